@@ -1,0 +1,172 @@
+//! From an outcome to what happens next. The relay only obeys; the model checker calls the same function.
+//!
+//! Architecture Invariant: no path leads from [`Outcome::Unknown`] to [`Decision::Retry`].
+
+use std::time::Duration;
+
+use crate::{outcome::Outcome, policy::RetryPolicy};
+
+/// What is known about a delivery when an attempt of it has ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Situation {
+    /// Attempts that concerned the message, before this one.
+    pub attempts_before: i16,
+    /// Since it first could have been sent, by the database's clock.
+    pub age: Duration,
+    /// Until `expires_at`, by the database's clock; zero when it has passed.
+    pub expires_in: Option<Duration>,
+    /// Failures of the route in a row, this one included.
+    pub route_failures: u32,
+    /// Chance for the jitter, in 0..1.
+    pub chance: f64,
+}
+
+/// What to do with the delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Terminal: a server has it.
+    Sent,
+    /// Terminal, with the reason a person will read.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// Terminal: its time has passed.
+    Expired,
+    /// Back to pending.
+    Retry {
+        /// Not before so long from now, by the database's clock.
+        after: Duration,
+        /// Whether the attempt counts against the message (its own fault) or not (the route's).
+        counts: bool,
+    },
+    /// Nobody knows; only evidence, policy or a person moves it on.
+    InDoubt,
+}
+
+/// The pause after failures of the route itself: from a second, doubling, to a minute.
+const ROUTE_PAUSE: RetryPolicy = RetryPolicy {
+    first: Duration::from_secs(1),
+    factor: 2.0,
+    cap: Duration::from_secs(60),
+    give_up_after: Duration::MAX,
+    jitter: 0.2,
+};
+
+/// Decides what follows from `outcome`.
+#[must_use]
+pub fn decide(outcome: &Outcome, retry: &RetryPolicy, now: Situation) -> Decision {
+    match outcome {
+        Outcome::Accepted { .. } => Decision::Sent,
+        Outcome::Unknown { .. } => Decision::InDoubt,
+        Outcome::Refused { permanent: true, phase, reply } => {
+            Decision::Failed { reason: format!("refused at {phase}: {} {}", reply.code, reply.text) }
+        }
+        Outcome::Refused { permanent: false, phase, reply } => {
+            let refusals = u32::from(now.attempts_before.unsigned_abs()) + 1;
+            let said = || format!("{phase}: {} {}", reply.code, reply.text);
+            patience(retry.pause(refusals, now.chance), true, retry, now, said)
+        }
+        Outcome::NotSent { phase, cause, reply, detail } if !phase.blames_route() => {
+            let refusals = u32::from(now.attempts_before.unsigned_abs()) + 1;
+            let said = || {
+                said_or(
+                    reply.as_ref().map(|reply| (reply.code, reply.text.as_str())),
+                    &format!("{cause} at {phase}: {detail}"),
+                )
+            };
+            patience(retry.pause(refusals, now.chance), true, retry, now, said)
+        }
+        Outcome::NotSent { phase, cause, reply, detail } => {
+            let said = || {
+                said_or(
+                    reply.as_ref().map(|reply| (reply.code, reply.text.as_str())),
+                    &format!("{cause} at {phase}: {detail}"),
+                )
+            };
+            patience(ROUTE_PAUSE.pause(now.route_failures.max(1), now.chance), false, retry, now, said)
+        }
+    }
+}
+
+fn said_or(reply: Option<(u16, &str)>, otherwise: &str) -> String {
+    reply.map_or_else(|| otherwise.to_owned(), |(code, text)| format!("{code} {text}"))
+}
+
+/// Retry after `pause`, unless the delivery expires or becomes too old before.
+fn patience(pause: Duration, counts: bool, retry: &RetryPolicy, now: Situation, said: impl Fn() -> String) -> Decision {
+    match now.expires_in {
+        Some(left) if left <= pause => return Decision::Expired,
+        _ => {}
+    }
+    if now.age.saturating_add(pause) > retry.give_up_after {
+        let hours = retry.give_up_after.as_secs() / 3600;
+        return Decision::Failed { reason: format!("gave up after {hours} h; last: {}", said()) };
+    }
+    Decision::Retry { after: pause, counts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::{Cause, Phase, Reply};
+
+    fn now() -> Situation {
+        Situation { attempts_before: 0, age: Duration::ZERO, expires_in: None, route_failures: 1, chance: 0.5 }
+    }
+
+    fn deferred() -> Outcome {
+        Outcome::Refused { permanent: false, phase: Phase::Rcpt, reply: Reply::new(450, "4.2.1 later") }
+    }
+
+    #[test]
+    fn unknown_is_never_retried_whatever_the_situation() {
+        let outcome = Outcome::Unknown { cause: Cause::Eof, reply: None, detail: String::new() };
+        for age in [0, 10_000_000] {
+            for expires_in in [None, Some(Duration::ZERO), Some(Duration::MAX)] {
+                let now = Situation { age: Duration::from_secs(age), expires_in, ..now() };
+                assert_eq!(decide(&outcome, &RetryPolicy::default(), now), Decision::InDoubt);
+            }
+        }
+    }
+
+    #[test]
+    fn accepted_is_sent_even_when_it_has_expired_meanwhile() {
+        let outcome = Outcome::Accepted { reply: Reply::new(250, "") };
+        let now = Situation { expires_in: Some(Duration::ZERO), ..now() };
+        assert_eq!(decide(&outcome, &RetryPolicy::default(), now), Decision::Sent);
+    }
+
+    #[test]
+    fn a_refusal_for_now_is_retried_until_it_expires_or_is_too_old() {
+        let policy = RetryPolicy::default();
+        let retry = Decision::Retry { after: Duration::from_secs(30), counts: true };
+        assert_eq!(decide(&deferred(), &policy, now()), retry);
+        let soon = Situation { expires_in: Some(Duration::from_secs(30)), ..now() };
+        assert_eq!(decide(&deferred(), &policy, soon), Decision::Expired);
+        let old = Situation { age: policy.give_up_after, ..now() };
+        assert_eq!(
+            decide(&deferred(), &policy, old),
+            Decision::Failed { reason: "gave up after 72 h; last: rcpt: 450 4.2.1 later".into() }
+        );
+    }
+
+    #[test]
+    fn a_failure_of_the_route_does_not_count_against_the_message() {
+        let outcome = Outcome::not_sent(Phase::Connect, Cause::Timeout, "no answer");
+        assert_eq!(
+            decide(&outcome, &RetryPolicy::default(), Situation { attempts_before: 9, ..now() }),
+            Decision::Retry { after: Duration::from_secs(1), counts: false }
+        );
+    }
+
+    #[test]
+    fn a_permanent_refusal_fails_with_the_servers_words() {
+        let outcome =
+            Outcome::Refused { permanent: true, phase: Phase::Rcpt, reply: Reply::new(550, "5.1.1 no such user") };
+        assert_eq!(
+            decide(&outcome, &RetryPolicy::default(), now()),
+            Decision::Failed { reason: "refused at rcpt: 550 5.1.1 no such user".into() }
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! What the outbox holds for one notification, as the relay reads it: shared by `store` (which fetches it) and
+//! `render` (which makes bytes of it).
+
+use std::time::Duration;
+
+use crate::{
+    ids::MessageId,
+    policy::{OnDoubt, Priority},
+};
+
+/// One committed notification. Immutable; two attempts of it see the same values.
+#[derive(Clone, PartialEq)]
+pub struct Notification {
+    /// The id `outbox.enqueue` returned.
+    pub id: MessageId,
+    /// When it was enqueued, in microseconds since the Unix epoch; becomes the Date header.
+    pub created_at_us: i64,
+    /// Names the template, the policy and the metric label.
+    pub kind: String,
+    /// `Name <address>` or `address`; the route's `from` when absent.
+    pub sender: Option<String>,
+    /// Reply-To.
+    pub reply_to: Option<String>,
+    /// The To list as enqueued.
+    pub recipients: Vec<String>,
+    /// The Cc list.
+    pub cc: Vec<String>,
+    /// The Bcc list: envelope only, never in a header.
+    pub bcc: Vec<String>,
+    /// What to say.
+    pub content: Content,
+    /// Further header fields, in order.
+    pub headers: Vec<(String, String)>,
+    /// Attachments.
+    pub attachments: Vec<Attachment>,
+    /// Its lane.
+    pub priority: Priority,
+    /// Until `expires_at` by the database's clock when the row was read; zero when it has passed.
+    pub expires_in: Option<Duration>,
+    /// Since it first could have been sent, by the database's clock when the row was read.
+    pub age: Duration,
+    /// The message's own doubt policy; the kind's applies when absent.
+    pub on_doubt: Option<OnDoubt>,
+    /// The route it asked for; the kind's or the default applies when absent.
+    pub route: Option<String>,
+    /// The tenant it belongs to.
+    pub tenant: Option<String>,
+    /// The locale of its template.
+    pub locale: Option<String>,
+}
+
+impl std::fmt::Debug for Notification {
+    /// Never an address, a subject or a body.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Notification").field("id", &self.id).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// Exactly one form of content.
+#[derive(Clone, PartialEq)]
+pub enum Content {
+    /// JSON for the kind's template.
+    Payload(String),
+    /// Ready to send.
+    Ready {
+        /// The subject.
+        subject: String,
+        /// The plain text.
+        text: Option<String>,
+        /// The HTML.
+        html: Option<String>,
+    },
+    /// A finished RFC 5322 message.
+    Raw(Vec<u8>),
+}
+
+/// One attachment, decoded.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// The name a reader sees.
+    pub filename: String,
+    /// The media type, `application/octet-stream` when none was given.
+    pub content_type: String,
+    /// Referred to by `cid:` in the HTML: shown inline.
+    pub content_id: Option<String>,
+    /// The bytes.
+    pub content: Vec<u8>,
+}

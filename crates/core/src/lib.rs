@@ -1,0 +1,25 @@
+//! The pure heart of Hapax: identities, states, outcomes, the certainty table, retry and doubt policy.
+//!
+//! Nothing here does I/O or knows tokio, Postgres or SMTP libraries; everything can be called from a model checker.
+//! The shells around it (`store`, `mail`, `relay`) act, this crate decides.
+//!
+//! Architecture Invariant: `core` depends on no other crate of the workspace.
+
+pub mod address;
+pub mod certainty;
+pub mod clock;
+pub mod decide;
+pub mod envelope;
+pub mod fault;
+pub mod ids;
+pub mod limits;
+pub mod outcome;
+pub mod policy;
+pub mod state;
+
+pub use address::Recipient;
+pub use decide::{Decision, decide};
+pub use ids::{DeliveryKey, Incarnation, Lease, MessageId, Token};
+pub use outcome::{Outcome, Phase, Reply};
+pub use policy::{OnDoubt, Priority, RetryPolicy};
+pub use state::State;

@@ -1,0 +1,187 @@
+//! Policies: how long to be patient, and what to do about a doubt. Pure numbers in, numbers out.
+
+use std::{str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// A word that is none of the allowed ones.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{found:?} is not one of {allowed}")]
+pub struct UnknownWord {
+    /// What was given.
+    pub found: String,
+    /// What would have been understood.
+    pub allowed: &'static str,
+}
+
+/// What becomes of a delivery whose outcome nobody can know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDoubt {
+    /// Wait for evidence or a person.
+    #[default]
+    Hold,
+    /// Send again once the first attempt can no longer be alive: twice is better than never.
+    Resend,
+    /// Call it sent: never is better than twice.
+    AssumeSent,
+}
+
+impl OnDoubt {
+    /// The word used in SQL and configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Resend => "resend",
+            Self::AssumeSent => "assume_sent",
+        }
+    }
+}
+
+impl FromStr for OnDoubt {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "hold" => Ok(Self::Hold),
+            "resend" => Ok(Self::Resend),
+            "assume_sent" => Ok(Self::AssumeSent),
+            _ => Err(UnknownWord { found: word.to_owned(), allowed: "hold, resend, assume_sent" }),
+        }
+    }
+}
+
+/// The lanes of the queue, served in this order with a reserve so that none starves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Somebody waits in front of a screen.
+    Urgent,
+    /// Everything that has no reason to be otherwise.
+    #[default]
+    Normal,
+    /// Whenever there is room.
+    Bulk,
+}
+
+impl Priority {
+    /// All, most urgent first.
+    pub const ALL: [Self; 3] = [Self::Urgent, Self::Normal, Self::Bulk];
+
+    /// The word used in SQL and configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Urgent => "urgent",
+            Self::Normal => "normal",
+            Self::Bulk => "bulk",
+        }
+    }
+
+    /// The number within a lane: `lane = route_group * 4 + priority`.
+    #[must_use]
+    pub const fn lane_offset(self) -> i16 {
+        match self {
+            Self::Urgent => 0,
+            Self::Normal => 1,
+            Self::Bulk => 2,
+        }
+    }
+}
+
+/// When to try again after a refusal for now, and when to give up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryPolicy {
+    /// The pause after the first refusal.
+    pub first: Duration,
+    /// Each further pause is so many times longer.
+    pub factor: f64,
+    /// No pause is longer.
+    pub cap: Duration,
+    /// Older deliveries are not tried again.
+    pub give_up_after: Duration,
+    /// Each pause is stretched or shortened by up to this fraction, so that crowds disperse.
+    pub jitter: f64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(30),
+            factor: 2.0,
+            cap: Duration::from_secs(6 * 3600),
+            give_up_after: Duration::from_secs(3 * 24 * 3600),
+            jitter: 0.2,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// The pause after `refusals` refusals (from 1), with `chance` in 0..1 deciding the jitter.
+    #[must_use]
+    pub fn pause(&self, refusals: u32, chance: f64) -> Duration {
+        let steps = i32::try_from(refusals.saturating_sub(1)).unwrap_or(i32::MAX).min(1_000);
+        let seconds = (self.first.as_secs_f64() * self.factor.powi(steps)).min(self.cap.as_secs_f64());
+        let stretched = seconds * (1.0 + self.jitter * (2.0 * chance.clamp(0.0, 1.0) - 1.0));
+        Duration::from_secs_f64(stretched.clamp(0.0, self.cap.as_secs_f64()))
+    }
+}
+
+/// What the reaper does about one doubt now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoubtDecision {
+    /// Nothing: its policy is to wait, or its attempt may still be alive.
+    Wait,
+    /// Send it again; counts against `max_resends`.
+    Resend,
+    /// Call it sent, evidence `policy`.
+    AssumeSent,
+}
+
+/// The doubt policy. `waited` is how long the doubt has been known to this process, by its own monotonic clock;
+/// `grace` how long its attempt may still be alive; `resends` how often policy has sent this delivery again before.
+#[must_use]
+pub fn decide_doubt(
+    policy: OnDoubt,
+    waited: Duration,
+    grace: Duration,
+    resends: i16,
+    max_resends: i16,
+) -> DoubtDecision {
+    match policy {
+        OnDoubt::Hold => DoubtDecision::Wait,
+        _ if waited < grace => DoubtDecision::Wait,
+        OnDoubt::AssumeSent => DoubtDecision::AssumeSent,
+        OnDoubt::Resend if resends < max_resends => DoubtDecision::Resend,
+        OnDoubt::Resend => DoubtDecision::Wait,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_from_thirty_seconds_to_six_hours() {
+        let policy = RetryPolicy::default();
+        let pauses: Vec<u64> = (1..=12).map(|refusals| policy.pause(refusals, 0.5).as_secs()).collect();
+        assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1920, 3840, 7680, 15360, 21600, 21600]);
+        assert_eq!(policy.pause(u32::MAX, 1.0), policy.cap);
+        assert_eq!(policy.pause(1, 0.0), Duration::from_secs(24));
+        assert_eq!(policy.pause(1, 1.0), Duration::from_secs(36));
+    }
+
+    #[test]
+    fn a_doubt_is_never_acted_on_within_its_grace_nor_beyond_its_resends() {
+        let grace = Duration::from_secs(10);
+        let early = Duration::from_secs(9);
+        for policy in [OnDoubt::Hold, OnDoubt::Resend, OnDoubt::AssumeSent] {
+            assert_eq!(decide_doubt(policy, early, grace, 0, 1), DoubtDecision::Wait);
+        }
+        assert_eq!(decide_doubt(OnDoubt::Hold, grace, grace, 0, 1), DoubtDecision::Wait);
+        assert_eq!(decide_doubt(OnDoubt::Resend, grace, grace, 0, 1), DoubtDecision::Resend);
+        assert_eq!(decide_doubt(OnDoubt::Resend, grace, grace, 1, 1), DoubtDecision::Wait);
+        assert_eq!(decide_doubt(OnDoubt::AssumeSent, grace, grace, 9, 1), DoubtDecision::AssumeSent);
+    }
+}

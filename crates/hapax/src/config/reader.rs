@@ -1,0 +1,328 @@
+//! Reads sections key by key: each read says what the key is, and what is left over at the end is unknown.
+//!
+//! Nothing here stops at the first problem: a key that cannot be read is reported and its default goes on.
+
+use std::{
+    fmt::Display,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use config::{Map, Value, ValueKind};
+
+use super::{
+    duration, layers,
+    mask::mask,
+    nearest::nearest,
+    origin::{Origin, Problem, Shown},
+};
+
+/// What has been found so far, over all sections.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
+    pub(crate) shown: Vec<Shown>,
+}
+
+/// A value that was given, as text.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    pub(crate) text: String,
+    pub(crate) origin: Origin,
+    quoted: bool,
+}
+
+impl Given {
+    /// As it stands in TOML, passwords masked.
+    pub(crate) fn shown(&self) -> String {
+        let masked = mask(&self.text);
+        if self.quoted { format!("{masked:?}") } else { masked }
+    }
+}
+
+/// One table of the configuration.
+pub(crate) struct Section<'a> {
+    pub(crate) reader: &'a mut Reader,
+    path: String,
+    table: Map<String, Value>,
+    known: Vec<&'static str>,
+    secret: Vec<&'static str>,
+}
+
+impl Reader {
+    /// Takes the table at `key` out of `parent`; an empty one when it is not there.
+    pub(crate) fn section<'a>(&'a mut self, parent: &mut Map<String, Value>, prefix: &str, key: &str) -> Section<'a> {
+        let path = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
+        let table = match parent.remove(key) {
+            None => Map::new(),
+            Some(Value { kind: ValueKind::Table(table), .. }) => table,
+            Some(value) => {
+                let origin = layers::origin(&value, &path);
+                let problem = Problem::new(&path, "is a section, not a value").of("***", origin);
+                self.problems.push(problem.hint(format!("write [{path}] and its keys below")));
+                Map::new()
+            }
+        };
+        Section { reader: self, path, table, known: Vec::new(), secret: Vec::new() }
+    }
+
+    /// Reports what was left over at the top.
+    pub(crate) fn unknown_sections(&mut self, root: Map<String, Value>, known: &[&'static str]) {
+        let mut left: Vec<_> = root.into_iter().collect();
+        left.sort_by(|a, b| a.0.cmp(&b.0));
+        for (key, value) in left {
+            self.unknown(&key, &key, &value, known, "section");
+        }
+    }
+
+    fn unknown(&mut self, path: &str, key: &str, value: &Value, known: &[&'static str], what: &str) {
+        let is_table = matches!(value.kind, ValueKind::Table(_));
+        let origin = origin_below(value, path);
+        let shown = if is_table || layers_secret(key) { None } else { Some(show(value)) };
+        let mut problem = Problem { origin: Some(origin), ..Problem::new(path, format!("unknown {what}")) };
+        problem.value = shown;
+        problem.hint = Some(match nearest(key, known.iter().copied()) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("known here: {}", known.join(", ")),
+        });
+        self.problems.push(problem);
+    }
+}
+
+/// A table made by one variable has no origin of its own: that of its first value.
+fn origin_below(value: &Value, path: &str) -> Origin {
+    if let ValueKind::Table(table) = &value.kind
+        && let Some((key, inner)) = table.iter().min_by(|a, b| a.0.cmp(b.0))
+    {
+        return origin_below(inner, &format!("{path}.{key}"));
+    }
+    layers::origin(value, path)
+}
+
+fn layers_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["pass", "token", "secret", "key"].iter().any(|word| key.contains(word))
+}
+
+fn show(value: &Value) -> String {
+    given(value, Origin::Default).map_or_else(|| "a list".to_owned(), |given| given.shown())
+}
+
+fn given(value: &Value, origin: Origin) -> Option<Given> {
+    let (text, quoted) = match &value.kind {
+        ValueKind::String(text) => (text.clone(), true),
+        ValueKind::Nil | ValueKind::Table(_) | ValueKind::Array(_) => return None,
+        _ => (value.clone().into_string().ok()?, false),
+    };
+    Some(Given { text, origin, quoted })
+}
+
+impl Section<'_> {
+    /// `section.key`.
+    pub(crate) fn path(&self, key: &str) -> String {
+        format!("{}.{key}", self.path)
+    }
+
+    /// The names of everything in it, sorted.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.table.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// Its tables, for sections of sections.
+    pub(crate) fn take_table(&mut self) -> Map<String, Value> {
+        std::mem::take(&mut self.table)
+    }
+
+    /// The value as text, if one was given.
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<Given> {
+        self.known.push(key);
+        let value = self.table.remove(key)?;
+        let path = self.path(key);
+        let origin = layers::origin(&value, &path);
+        let taken = given(&value, origin.clone());
+        if taken.is_none() {
+            let what = if matches!(value.kind, ValueKind::Table(_)) { "a section" } else { "a list" };
+            self.reader.problems.push(Problem::new(path, format!("is {what}, one value is expected")).of("...", origin));
+        }
+        taken
+    }
+
+    /// Reports a problem of a value that was given.
+    pub(crate) fn refuse(&mut self, key: &str, given: &Given, message: impl Into<String>) {
+        let problem = Problem::new(self.path(key), message).of(given.shown(), given.origin.clone());
+        self.reader.problems.push(problem);
+    }
+
+    /// As [`Section::refuse`], with a hint.
+    pub(crate) fn refuse_with(&mut self, key: &str, given: &Given, message: impl Into<String>, hint: &str) {
+        self.refuse(key, given, message);
+        if let Some(problem) = self.reader.problems.last_mut() {
+            problem.hint = Some(hint.to_owned());
+        }
+    }
+
+    /// Reports a value that is needed and not there.
+    pub(crate) fn missing(&mut self, key: &str, hint: impl Into<String>) {
+        self.reader.problems.push(Problem::new(self.path(key), "is missing").hint(hint));
+    }
+
+    /// Notes a value for `--print`.
+    pub(crate) fn show(&mut self, key: &str, given: Option<&Given>, default: Option<String>) {
+        let (value, origin) = match given {
+            Some(given) => (Some(given.shown()), given.origin.clone()),
+            None => (default, Origin::Default),
+        };
+        self.reader.shown.push(Shown { path: self.path(key), value, origin });
+    }
+
+    /// Any text.
+    pub(crate) fn text(&mut self, key: &'static str, default: Option<&str>) -> Option<String> {
+        let given = self.take(key);
+        self.show(key, given.as_ref(), default.map(|text| format!("{text:?}")));
+        given.map(|given| given.text).or_else(|| default.map(str::to_owned))
+    }
+
+    /// A duration within a range.
+    pub(crate) fn duration(&mut self, key: &'static str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+        let given = self.take(key);
+        self.show(key, given.as_ref(), Some(format!("{:?}", duration::format(default))));
+        self.parse_duration(key, given, range).unwrap_or(default)
+    }
+
+    /// A duration that may be absent.
+    pub(crate) fn duration_maybe(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
+        let given = self.take(key);
+        self.show(key, given.as_ref(), None);
+        self.parse_duration(key, given, range)
+    }
+
+    fn parse_duration(
+        &mut self,
+        key: &str,
+        given: Option<Given>,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let given = given?;
+        match duration::parse(&given.text) {
+            Some(value) if range.contains(&value) => Some(value),
+            Some(_) => {
+                let (least, most) = (duration::format(*range.start()), duration::format(*range.end()));
+                self.refuse(key, &given, format!("must be between {least} and {most}"));
+                None
+            }
+            None => {
+                self.refuse(key, &given, format!("is not {}", duration::SHAPE));
+                None
+            }
+        }
+    }
+
+    /// A number within a range.
+    pub(crate) fn number<T>(&mut self, key: &'static str, default: T, range: RangeInclusive<T>, what: &str) -> T
+    where
+        T: FromStr + PartialOrd + Display + Copy,
+    {
+        let given = self.take(key);
+        self.show(key, given.as_ref(), Some(default.to_string()));
+        let Some(given) = given else { return default };
+        match given.text.trim().parse::<T>() {
+            Ok(value) if range.contains(&value) => return value,
+            Ok(_) => self.refuse(key, &given, format!("must be between {} and {}", range.start(), range.end())),
+            Err(_) => {
+                self.refuse(key, &given, format!("is not {what} between {} and {}", range.start(), range.end()));
+            }
+        }
+        default
+    }
+
+    /// True or false.
+    pub(crate) fn switch(&mut self, key: &'static str, default: bool) -> bool {
+        let given = self.take(key);
+        self.show(key, given.as_ref(), Some(default.to_string()));
+        match given.as_ref().map(|given| given.text.as_str()) {
+            None => return default,
+            Some("true") => return true,
+            Some("false") => return false,
+            Some(_) => {}
+        }
+        if let Some(given) = given {
+            self.refuse(key, &given, "is neither true nor false");
+        }
+        default
+    }
+
+    /// One of some words; the error of the type says which.
+    pub(crate) fn word<T>(&mut self, key: &'static str, default: Option<&str>, words: &'static [&'static str]) -> Option<T>
+    where
+        T: FromStr,
+    {
+        let given = self.take(key);
+        self.show(key, given.as_ref(), default.map(|word| format!("{word:?}")));
+        let Some(given) = given else { return default.and_then(|word| word.parse().ok()) };
+        match given.text.parse() {
+            Ok(value) => Some(value),
+            Err(_) => {
+                let message = format!("is not one of {}", words.join(", "));
+                match nearest(&given.text, words.iter().copied()) {
+                    Some(near) => self.refuse_with(key, &given, message, &format!("did you mean {near}?")),
+                    None => self.refuse(key, &given, message),
+                }
+                default.and_then(|word| word.parse().ok())
+            }
+        }
+    }
+
+    /// A path; relative ones in a file are relative to that file.
+    pub(crate) fn file(&mut self, key: &'static str) -> Option<(PathBuf, Given)> {
+        let given = self.take(key);
+        self.show(key, given.as_ref(), None);
+        let given = given?;
+        if given.text.is_empty() {
+            self.refuse(key, &given, "is empty, a path is expected");
+            return None;
+        }
+        let base = match &given.origin {
+            Origin::File(file) => file.parent().unwrap_or(Path::new("")).to_owned(),
+            _ => PathBuf::new(),
+        };
+        Some((base.join(&given.text), given))
+    }
+
+    /// A secret that only the environment may hold; in a file it is refused. Never shown.
+    pub(crate) fn secret(&mut self, key: &'static str, instead: &str) -> Option<Given> {
+        let mut given = self.take(key)?;
+        self.secret.push(key);
+        given.quoted = false;
+        if matches!(given.origin, Origin::File(_)) {
+            let problem = Problem::new(self.path(key), "a secret does not belong in this file").of("***", given.origin);
+            self.reader.problems.push(problem.hint(instead));
+            return None;
+        }
+        Some(given)
+    }
+
+    /// A key that a later version will understand.
+    pub(crate) fn later(&mut self, key: &'static str) {
+        if let Some(given) = self.take(key) {
+            let problem = Problem::new(self.path(key), "has no effect yet, this version does not support it");
+            self.reader.warnings.push(problem.of(given.shown(), given.origin.clone()));
+            self.show(key, Some(&given), None);
+        }
+    }
+
+    /// Reports whatever nobody asked for.
+    pub(crate) fn finish(self) {
+        let mut known = self.known;
+        known.retain(|key| !self.secret.contains(key));
+        let mut left: Vec<_> = self.table.into_iter().collect();
+        left.sort_by(|a, b| a.0.cmp(&b.0));
+        for (key, value) in left {
+            self.reader.unknown(&format!("{}.{key}", self.path), &key, &value, &known, "key");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Where passwords come from, first found wins: the environment, `*_file`, `$CREDENTIALS_DIRECTORY/<name>`.
+//!
+//! Invariant: a secret is held by [`Secret`], which no formatting shows.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    origin::{Origin, Shown},
+    reader::{Given, Section},
+};
+
+/// A password or token.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// The secret itself, for the library that needs it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The largest file that is read as a secret.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// The names under which one secret can be given.
+pub(crate) struct Names<'a> {
+    /// The key for the environment: `password`.
+    pub(crate) key: &'static str,
+    /// The key of the file: `password_file`.
+    pub(crate) file_key: &'static str,
+    /// The file in `$CREDENTIALS_DIRECTORY`.
+    pub(crate) credential: &'a str,
+}
+
+/// Looks for a secret; problems are reported to the section.
+pub(crate) fn find(section: &mut Section<'_>, names: &Names<'_>, credentials: Option<&Path>) -> Option<Secret> {
+    let instead = format!(
+        "write it to a file that only hapax can read and name that with {}, or put it into $CREDENTIALS_DIRECTORY/{}",
+        names.file_key, names.credential
+    );
+    let direct = section.secret(names.key, &instead);
+    let file = section.file(names.file_key);
+    let path = section.path(names.key);
+    let mut note = |origin: Origin| {
+        section.reader.shown.push(Shown { path: path.clone(), value: Some("\"***\"".into()), origin });
+    };
+    if let Some(given) = direct {
+        note(given.origin);
+        return Some(Secret(given.text));
+    }
+    if let Some((path, given)) = file {
+        return from_file(section, names.file_key, &path, &given);
+    }
+    let path = credentials?.join(names.credential);
+    let text = read(&path).ok()?;
+    note(Origin::Credentials(names.credential.to_owned()));
+    Some(Secret(text))
+}
+
+fn from_file(section: &mut Section<'_>, key: &'static str, path: &PathBuf, given: &Given) -> Option<Secret> {
+    match read(path) {
+        Ok(text) if text.is_empty() => {
+            section.refuse(key, given, "the file is empty");
+            None
+        }
+        Ok(text) => Some(Secret(text)),
+        Err(problem) => {
+            section.refuse(key, given, format!("cannot be read: {problem}"));
+            None
+        }
+    }
+}
+
+/// The text of a secret file without its last line end.
+fn read(path: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if size > SECRET_BYTES_MAX {
+        return Err(format!("{size} bytes is too large for a secret"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}

@@ -1,0 +1,157 @@
+//! The settings themselves, typed, with their defaults, and what they become for the relay.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
+
+use hapax_core::{
+    OnDoubt, RetryPolicy,
+    limits::{Limits, Timeouts},
+};
+use hapax_mail::Transport;
+use hapax_relay::{KindPolicy, RelayConfig};
+use hapax_store::ConnectOptions;
+
+use super::secrets::Secret;
+
+/// Everything the configuration says.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) database: Database,
+    pub(crate) relay: Relay,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) templates: Option<PathBuf>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) kinds: BTreeMap<String, KindPolicy>,
+    pub(crate) log: Log,
+}
+
+/// `[database]`.
+#[derive(Clone)]
+pub(crate) struct Database {
+    /// May hold a password: never shown.
+    pub(crate) url: String,
+    pub(crate) password: Option<Secret>,
+    pub(crate) pool_size_max: usize,
+    pub(crate) statement_timeout: Duration,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("url", &super::mask::mask(&self.url)).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// How to connect, under a name for `pg_stat_activity`.
+    pub(crate) fn options(&self, application_name: &str) -> ConnectOptions {
+        ConnectOptions {
+            url: self.url.clone(),
+            password: self.password.as_ref().map(|secret| secret.expose().to_owned()),
+            pool_size_max: self.pool_size_max,
+            statement_timeout: self.statement_timeout,
+            application_name: application_name.to_owned(),
+        }
+    }
+}
+
+/// `[relay]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Relay {
+    pub(crate) name: String,
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) on_doubt: OnDoubt,
+}
+
+/// One of `[routes]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    pub(crate) name: String,
+    pub(crate) way: Way,
+    pub(crate) from: String,
+    pub(crate) max_connections: usize,
+    pub(crate) messages_per_connection_max: u32,
+    pub(crate) connection_age_max: Duration,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug)]
+pub(crate) enum Way {
+    /// To a server or a directory.
+    Transport(Box<Transport>),
+    /// To the built-in catcher, which writes into this directory.
+    Capture(Option<PathBuf>),
+}
+
+/// `[log]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Log {
+    pub(crate) level: Level,
+    pub(crate) format: Format,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$default:ident])? $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+        pub(crate) enum $name { $($(#[$default])? $variant),* }
+
+        impl $name {
+            /// The words of the configuration.
+            pub(crate) const WORDS: &'static [&'static str] = &[$($word),*];
+
+            /// The word of this one.
+            pub(crate) const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ();
+
+            fn from_str(word: &str) -> Result<Self, ()> {
+                match word { $($word => Ok(Self::$variant),)* _ => Err(()) }
+            }
+        }
+    };
+}
+
+words!(
+    /// How much is logged.
+    Level { Error = "error", Warn = "warn", #[default] Info = "info", Debug = "debug", Trace = "trace" }
+);
+words!(
+    /// How it is logged.
+    Format { #[default] Auto = "auto", Pretty = "pretty", Json = "json" }
+);
+
+impl Settings {
+    /// What the relay is told; `transports` are those of the routes, in their order, with every capture resolved.
+    pub(crate) fn relay_config(&self, transports: Vec<Transport>) -> RelayConfig {
+        let routes = self.routes.iter().zip(transports).map(|(route, transport)| hapax_relay::RouteConfig {
+            name: route.name.clone(),
+            transport,
+            from: route.from.clone(),
+            max_connections: route.max_connections,
+            messages_per_connection_max: route.messages_per_connection_max,
+            connection_age_max: route.connection_age_max,
+        });
+        RelayConfig {
+            name: self.relay.name.clone(),
+            host: host(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            limits: self.relay.limits,
+            timeouts: self.relay.timeouts,
+            retry: self.retry,
+            routes: routes.collect(),
+            kinds: self.kinds.clone(),
+            on_doubt: self.relay.on_doubt,
+        }
+    }
+}
+
+/// The machine's name.
+pub(crate) fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}

@@ -1,0 +1,177 @@
+//! Lines out, replies in, with one time limit for each wait. Knows nothing of phases.
+//!
+//! Invariant: a channel that has returned [`Lost`] is of no further use; its owner drops it, and that closes it hard.
+
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use hapax_core::{Reply, outcome::Cause};
+use tokio::{io::ReadBuf, time::timeout};
+
+use crate::{reply::ReplyBuffer, wire::Stream};
+
+/// How many bytes one read asks for.
+const READ_BYTES: usize = 4_096;
+
+/// The longest command line (RFC 5321 section 4.5.3.1.4, with room for extensions' parameters and AUTH: RFC 4954).
+const COMMAND_BYTES_MAX: usize = 12_288;
+
+/// Why there is no reply, or no complete write.
+pub(crate) type Lost = Cause;
+
+/// What is in the read buffer, without waiting.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pending {
+    Nothing,
+    Bytes,
+    Lost(Cause),
+}
+
+/// One connection's stream, its unread replies and the commands about to be written.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) stream: Stream,
+    pub(crate) replies: ReplyBuffer,
+    out: Vec<u8>,
+}
+
+impl Channel {
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self { stream, replies: ReplyBuffer::default(), out: Vec::new() }
+    }
+
+    /// Adds one command line, given without its line end, to what [`Channel::send`] will write.
+    ///
+    /// Whatever a caller was given: a line that could end early, or be cut short, is never written.
+    pub(crate) fn queue(&mut self, line: &[u8]) -> Result<(), Lost> {
+        let unsafe_byte = line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
+        if unsafe_byte || line.len() + 2 > COMMAND_BYTES_MAX {
+            self.out.clear();
+            return Err(Cause::Aborted);
+        }
+        self.out.extend_from_slice(line);
+        self.out.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+
+    /// Writes the queued commands, all of them in one write where the kernel takes them.
+    pub(crate) async fn send(&mut self, limit: Duration) -> Result<(), Lost> {
+        let Self { stream, out, .. } = self;
+        let mut written = 0;
+        let write = poll_fn(|cx| {
+            while written < out.len() {
+                written += ready!(stream.poll_write(cx, &out[written..]))?;
+            }
+            stream.poll_flush(cx)
+        });
+        let result = timeout(limit, write).await;
+        self.out.clear();
+        match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(cause_of(&error)),
+            Err(_) => Err(Cause::Timeout),
+        }
+    }
+
+    /// One command and its reply, if nothing was said before it.
+    pub(crate) async fn ask(&mut self, line: &[u8], limit: Duration) -> Result<Reply, Lost> {
+        match self.pending() {
+            Pending::Nothing => {}
+            Pending::Bytes => return Err(Cause::Unexpected),
+            Pending::Lost(cause) => return Err(cause),
+        }
+        self.queue(line)?;
+        if let Err(cause) = self.send(limit).await {
+            return Err(self.last_words().map_or(cause, |_| Cause::Unexpected));
+        }
+        self.reply(limit).await
+    }
+
+    /// Waits for a complete reply; `limit` is for all of it, however slowly it trickles in.
+    pub(crate) async fn reply(&mut self, limit: Duration) -> Result<Reply, Lost> {
+        // Most replies of a pipelined group have already arrived with the first: no timer for them.
+        if let Some(reply) = self.take()? {
+            return Ok(reply);
+        }
+        timeout(limit, self.read_reply()).await.unwrap_or(Err(Cause::Timeout))
+    }
+
+    /// Waits for a complete reply, for as long as it takes.
+    pub(crate) async fn read_reply(&mut self) -> Result<Reply, Lost> {
+        loop {
+            if let Some(reply) = self.take()? {
+                return Ok(reply);
+            }
+            poll_fn(|cx| self.poll_fill(cx)).await?;
+        }
+    }
+
+    /// A complete reply out of what has been read already.
+    pub(crate) fn take(&mut self) -> Result<Option<Reply>, Lost> {
+        self.replies.take().map_err(|_| Cause::Malformed)
+    }
+
+    /// Reads what there is into the buffer.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        let mut space = [MaybeUninit::<u8>::uninit(); READ_BYTES];
+        let mut buf = ReadBuf::uninit(&mut space);
+        match ready!(self.stream.poll_read(cx, &mut buf)) {
+            Ok(()) if !buf.filled().is_empty() => {
+                self.replies.push(buf.filled());
+                Poll::Ready(Ok(()))
+            }
+            // Half a reply and then nothing more is no reply: somebody said something, and nobody knows what.
+            _ if !self.replies.is_empty() => Poll::Ready(Err(Cause::Malformed)),
+            Ok(()) => Poll::Ready(Err(Cause::Eof)),
+            Err(error) => Poll::Ready(Err(cause_of(&error))),
+        }
+    }
+
+    /// Whether anything has arrived that nobody has read, up to this moment (one system call).
+    pub(crate) fn pending(&mut self) -> Pending {
+        if !self.replies.is_empty() {
+            return Pending::Bytes;
+        }
+        match self.poll_fill_now() {
+            Poll::Pending => Pending::Nothing,
+            Poll::Ready(Ok(())) => Pending::Bytes,
+            Poll::Ready(Err(cause)) => Pending::Lost(cause),
+        }
+    }
+
+    /// After a failed write: the complete reply the peer may have left before it went away, so that a definite refusal
+    /// is not lost with the connection.
+    pub(crate) fn last_words(&mut self) -> Option<Reply> {
+        loop {
+            match self.take() {
+                Ok(Some(reply)) => return Some(reply),
+                Ok(None) => {}
+                Err(_) => return None,
+            }
+            // Ends: the buffer is bounded, and each round adds to it.
+            let Poll::Ready(Ok(())) = self.poll_fill_now() else { return None };
+        }
+    }
+
+    fn poll_fill_now(&mut self) -> Poll<Result<(), Lost>> {
+        self.stream.wire().set_direct(true);
+        let read = self.poll_fill(&mut Context::from_waker(Waker::noop()));
+        self.stream.wire().set_direct(false);
+        read
+    }
+}
+
+/// The cause an I/O error stands for.
+pub(crate) fn cause_of(error: &io::Error) -> Cause {
+    match error.kind() {
+        // rustls: the peer closed the TCP connection without closing TLS.
+        io::ErrorKind::UnexpectedEof => Cause::Eof,
+        io::ErrorKind::TimedOut => Cause::Timeout,
+        _ => Cause::Io,
+    }
+}

@@ -1,0 +1,164 @@
+//! An RFC 5322 message as it goes on the wire: line ends normalised first, dots stuffed second (PROTOCOL 4.2).
+//!
+//! The order matters: `LF . LF` and `CR . CR` are end markers for lenient servers, and stuffing only after a real CRLF
+//! would let them through ("SMTP smuggling"). After normalisation there is no bare CR and no bare LF left, so every
+//! dot at the start of anything any server might take for a line is doubled.
+//!
+//! Invariant: the wire bytes contain no line that is a lone dot, whichever of CR, LF and CRLF a server takes for a line
+//! end, and do not end with the last line's CRLF: that belongs to the end marker ([`MARKER`]).
+
+/// The end of every message: its last line end, and the lone dot (RFC 5321 section 4.1.1.4).
+pub const MARKER: &[u8] = b"\r\n.\r\n";
+
+/// A message ready for the wire.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    wire: Vec<u8>,
+    ascii: bool,
+    longest_line: usize,
+    stuffed: usize,
+}
+
+impl std::fmt::Debug for Message {
+    /// Never the content.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Message")
+            .field("wire_len", &self.wire.len())
+            .field("ascii", &self.ascii)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Message {
+    /// Normalises and stuffs `raw`: each CRLF, bare CR and bare LF is one line end. A message without a line end at its
+    /// end gets one, because the protocol cannot carry it otherwise; an empty message is one empty line.
+    #[must_use]
+    pub fn new(raw: &[u8]) -> Self {
+        let mut wire = Vec::with_capacity(raw.len() + raw.len() / 64 + 16);
+        let (mut rest, mut longest_line, mut stuffed) = (raw, 0, 0);
+        loop {
+            let end = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+            let line = &rest[..end.unwrap_or(rest.len())];
+            if line.first() == Some(&b'.') {
+                wire.push(b'.');
+                stuffed += 1;
+            }
+            wire.extend_from_slice(line);
+            longest_line = longest_line.max(line.len());
+            let Some(end) = end else { break };
+            rest = &rest[end + if rest[end..].starts_with(b"\r\n") { 2 } else { 1 }..];
+            if rest.is_empty() {
+                break;
+            }
+            wire.extend_from_slice(b"\r\n");
+        }
+        let ascii = wire.is_ascii();
+        Self { wire, ascii, longest_line, stuffed }
+    }
+
+    /// The bytes between the 354 and the end marker: what is hashed, compared between attempts, and transmitted.
+    #[must_use]
+    pub fn wire_bytes(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// The message as a server stores it: without the stuffed dots, with its last line end.
+    #[must_use]
+    pub fn content(&self) -> Vec<u8> {
+        let mut content = Vec::with_capacity(self.size());
+        for line in self.wire.split_inclusive(|byte| *byte == b'\n') {
+            content.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+        }
+        content.extend_from_slice(b"\r\n");
+        content
+    }
+
+    /// The number of [`Message::wire_bytes`].
+    #[must_use]
+    pub fn wire_len(&self) -> usize {
+        self.wire.len()
+    }
+
+    /// The size to declare (RFC 1870 section 3): line ends counted as CRLF, stuffed dots and the lone dot not counted.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.wire.len() - self.stuffed + 2
+    }
+
+    /// Whether the server needs nothing but 7-bit transport.
+    #[must_use]
+    pub fn is_ascii(&self) -> bool {
+        self.ascii
+    }
+
+    /// Whether the server must offer 8BITMIME (RFC 6152).
+    #[must_use]
+    pub fn needs_8bit(&self) -> bool {
+        !self.ascii
+    }
+
+    /// The longest line in bytes, without its line end; servers need only take 998 (RFC 5321 section 4.5.3.1.6).
+    #[must_use]
+    pub fn longest_line(&self) -> usize {
+        self.longest_line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn line_ends_are_normalised_before_dots_are_stuffed() {
+        let cases: [(&[u8], &[u8]); 16] = [
+            (b"", b""),
+            (b"\r\n", b""),
+            (b"\r\n\r\n", b"\r\n"),
+            (b"a", b"a"),
+            (b"a\r\n", b"a"),
+            (b"a\n", b"a"),
+            (b"a\r", b"a"),
+            (b"a\r\nb", b"a\r\nb"),
+            (b".", b".."),
+            (b"..a\r\n.b", b"...a\r\n..b"),
+            (b"a\n.\nb", b"a\r\n..\r\nb"),
+            (b"a\r.\rb", b"a\r\n..\r\nb"),
+            (b"a\r\n.\nb", b"a\r\n..\r\nb"),
+            (b"a\n.\r\nb", b"a\r\n..\r\nb"),
+            (b"a\r\r\n.\r\r\nb", b"a\r\n\r\n..\r\n\r\nb"),
+            (b"a\n\r.\n\rb", b"a\r\n\r\n..\r\n\r\nb"),
+        ];
+        for (raw, wire) in cases {
+            let message = Message::new(raw);
+            assert_eq!(message.wire_bytes(), wire, "{}", raw.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_declared_size_is_that_of_the_unstuffed_message() {
+        assert_eq!(Message::new(b".a\r\n.b\r\n").size(), 8);
+        assert_eq!(Message::new(b"a\nb").size(), 6);
+        assert_eq!(Message::new(b"").size(), 2);
+        let message = Message::new("grüß\n.longer".as_bytes());
+        assert!(message.needs_8bit() && !message.is_ascii());
+        assert_eq!(message.longest_line(), 7);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_the_marker_looks_like_an_end_to_any_server(raw in "[\r\n.a]{0,40}") {
+            let mut sent = Message::new(raw.as_bytes()).wire_bytes().to_vec();
+            sent.extend_from_slice(MARKER);
+            // The most lenient reader there is: CR, LF and CRLF all end a line.
+            let text = String::from_utf8(sent).expect("ASCII").replace("\r\n", "\n").replace('\r', "\n");
+            let mut lines: Vec<&str> = text.strip_suffix('\n').expect("a last line end").split('\n').collect();
+            prop_assert_eq!(lines.pop(), Some("."));
+            prop_assert!(!lines.contains(&"."));
+            let received: Vec<&str> = lines.iter().map(|line| line.strip_prefix('.').unwrap_or(line)).collect();
+            let normal = raw.replace("\r\n", "\n").replace('\r', "\n");
+            prop_assert_eq!(received.join("\n"), normal.strip_suffix('\n').unwrap_or(&normal));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! From the 354 to the reply to the end marker: the only place where a delivery can become unknown.
+//!
+//! How the two sides of the marker are told apart (PROTOCOL 4.3, 4.4):
+//! 1. The whole body is written and flushed, through TLS too, so that the kernel has every byte of it before anything
+//!    of the marker exists. The write is raced against the read side: an early reply ends it.
+//! 2. Then, in one poll and without an await in between: the socket takes bytes, the read buffer is empty by the
+//!    kernel's own word, the gate is open and records that the marker has begun, the write system call.
+//! 3. [`Gate::marker_begun`] alone decides the phase of whatever happens: timeout, error, dropped future.
+//!
+//! Invariant: no path from here writes anything but body and marker: an abort is a dropped socket with SO_LINGER 0, no
+//! QUIT, no TLS closure, no dot.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    task::{Context, Poll},
+};
+
+use hapax_core::{
+    Outcome, Phase, Reply,
+    certainty::{Event, classify},
+    fault,
+    outcome::Cause,
+};
+use tokio::time::timeout;
+
+use crate::{
+    channel::{Pending, cause_of},
+    connection::{Connection, Inner, Session},
+    file,
+    gate::{Gate, Shut},
+    message::{MARKER, Message},
+};
+
+/// A transaction whose 354 has been read. Dropping it aborts it, and its connection.
+pub struct Data {
+    connection: Connection,
+    name_hint: String,
+}
+
+/// What a transmission came to.
+#[derive(Debug)]
+pub struct Transmitted {
+    /// The outcome of the attempt.
+    pub outcome: Outcome,
+    /// The connection, if it can be used again.
+    pub connection: Option<Connection>,
+    /// Whether the write of the end marker had begun.
+    pub marker_begun: bool,
+    /// Bytes of body and marker that were taken from us.
+    pub bytes: usize,
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Data({:?})", self.connection)
+    }
+}
+
+impl Data {
+    pub(crate) fn new(connection: Connection, name_hint: String) -> Self {
+        Self { connection, name_hint }
+    }
+
+    /// The server, as [`Connection::server`].
+    #[must_use]
+    pub fn server(&self) -> &str {
+        self.connection.server()
+    }
+
+    /// Writes the body, asks the gate, writes the end marker, and waits for the reply to it.
+    ///
+    /// Not to be cancelled; if it is dropped all the same, the connection is closed hard and
+    /// [`Gate::marker_begun`] tells whether the delivery is certainly not sent or unknown.
+    pub async fn transmit(mut self, message: &Message, gate: &Gate) -> Transmitted {
+        let mut bytes = 0;
+        // A gate that is spent has nothing to say about this attempt.
+        let spent = gate.marker_begun();
+        let (outcome, keep) = match &mut self.connection.inner {
+            Inner::Smtp(session) => {
+                let outcome = session.transmit(message, gate, &mut bytes).await;
+                let complete = matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused { .. });
+                // More than one reply: the next one's answer could be mistaken.
+                (outcome, complete && session.channel.replies.is_empty())
+            }
+            Inner::File(directory) => {
+                let outcome = file::transmit(directory, &self.name_hint, message, gate, &mut bytes).await;
+                (outcome, true)
+            }
+        };
+        let connection = keep.then_some(self.connection);
+        Transmitted { outcome, connection, marker_begun: !spent && gate.marker_begun(), bytes }
+    }
+
+    /// Gives up: certainly not sent. The same as dropping it.
+    pub fn abort(self) {
+        drop(self);
+    }
+}
+
+/// Why the marker was not written to its end.
+enum Stop {
+    /// Something was said before the marker began.
+    Early,
+    /// The connection failed; the gate knows whether the marker had begun.
+    Lost(Cause),
+}
+
+impl Session {
+    async fn transmit(&mut self, message: &Message, gate: &Gate, bytes: &mut usize) -> Outcome {
+        if let Err(outcome) = self.write_body(message.wire_bytes(), gate, bytes).await {
+            return outcome;
+        }
+        fault::point("body_written");
+        let final_reply = self.timeouts.final_reply;
+        let outcome = match timeout(final_reply, self.finish(gate, bytes)).await {
+            Ok(outcome) => outcome,
+            Err(_) => self.ended(gate, Cause::Timeout),
+        };
+        fault::point("reply_read");
+        outcome
+    }
+
+    /// Hands the whole body to the kernel, or says how it ended.
+    async fn write_body(&mut self, body: &[u8], gate: &Gate, bytes: &mut usize) -> Result<(), Outcome> {
+        match self.channel.pending() {
+            Pending::Nothing => {}
+            Pending::Bytes => return Err(self.early(*bytes).await),
+            Pending::Lost(cause) => return Err(classify(Phase::Body, Event::Lost(cause), self.trust)),
+        }
+        if let Some(shut) = gate.shut() {
+            return Err(aborted(shut));
+        }
+        loop {
+            let before = self.channel.stream.wire().accepted();
+            let written = timeout(self.timeouts.body, poll_fn(|cx| self.poll_body(cx, body, bytes))).await;
+            return match written {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(Stop::Early)) => Err(self.early(*bytes).await),
+                Ok(Err(Stop::Lost(cause))) => Err(match self.channel.last_words() {
+                    Some(reply) => early_outcome(reply, *bytes),
+                    None => classify(Phase::Body, Event::Lost(cause), self.trust),
+                }),
+                // The limit is for progress: the kernel took something since.
+                Err(_) if self.channel.stream.wire().accepted() > before => continue,
+                Err(_) => Err(classify(Phase::Body, Event::Lost(Cause::Timeout), self.trust)),
+            };
+        }
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>, body: &[u8], bytes: &mut usize) -> Poll<Result<(), Stop>> {
+        loop {
+            let step = match body.get(*bytes..) {
+                Some(rest) if !rest.is_empty() => self.channel.stream.poll_write(cx, rest).map_ok(Some),
+                _ => self.channel.stream.poll_flush(cx).map_ok(|()| None),
+            };
+            match step {
+                Poll::Ready(Ok(Some(taken))) => *bytes += taken,
+                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Stop::Lost(cause_of(&error)))),
+                Poll::Pending => return self.poll_silence(cx),
+            }
+        }
+    }
+
+    /// Pending for as long as the server says nothing.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        self.channel.poll_fill(cx).map(|filled| match filled {
+            Ok(()) => Err(Stop::Early),
+            Err(cause) => Err(Stop::Lost(cause)),
+        })
+    }
+
+    /// Writes the marker and reads its reply. The caller limits the time of it all.
+    async fn finish(&mut self, gate: &Gate, bytes: &mut usize) -> Outcome {
+        self.channel.stream.wire().arm(gate);
+        let mut written = 0;
+        let marker = poll_fn(|cx| self.poll_marker(cx, gate, &mut written)).await;
+        *bytes += written;
+        match marker {
+            Ok(()) => {}
+            Err(Stop::Early) => return self.early(*bytes).await,
+            Err(Stop::Lost(cause)) => return self.ended(gate, cause),
+        }
+        self.channel.stream.wire().disarm();
+        fault::point("marker_written");
+        match self.channel.read_reply().await {
+            Ok(reply) => classify(Phase::EndMarker, Event::Reply(reply), self.trust),
+            Err(cause) => classify(Phase::EndMarker, Event::Lost(cause), self.trust),
+        }
+    }
+
+    /// Until the marker has begun, each poll looks at the read buffer first. With TLS the marker's record may wait in
+    /// the encryption layer for a socket that takes it: it has not begun, and is dropped with the connection.
+    fn poll_marker(&mut self, cx: &mut Context<'_>, gate: &Gate, written: &mut usize) -> Poll<Result<(), Stop>> {
+        loop {
+            if !gate.marker_begun() {
+                match self.channel.pending() {
+                    Pending::Nothing => {}
+                    Pending::Bytes => return Poll::Ready(Err(Stop::Early)),
+                    Pending::Lost(cause) => return Poll::Ready(Err(Stop::Lost(cause))),
+                }
+            }
+            let step = match &MARKER[*written..] {
+                [] => self.channel.stream.poll_flush(cx).map_ok(|()| None),
+                rest => self.channel.stream.poll_write(cx, rest).map_ok(Some),
+            };
+            match step {
+                Poll::Ready(Ok(Some(taken))) => *written += taken,
+                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Stop::Lost(cause_of(&error)))),
+                Poll::Pending if gate.marker_begun() => return Poll::Pending,
+                Poll::Pending => return self.poll_silence(cx),
+            }
+        }
+    }
+
+    /// The marker was not written to its end, or not answered in time.
+    fn ended(&mut self, gate: &Gate, cause: Cause) -> Outcome {
+        if let Some(shut) = self.channel.stream.wire().refused() {
+            return aborted(shut);
+        }
+        if !gate.marker_begun() {
+            return classify(Phase::Body, Event::Lost(cause), self.trust);
+        }
+        // A refusal the server left behind before it went away counts (P6). A 2xx does not: it cannot be the answer to
+        // a marker that the server has not read to its end.
+        match self.channel.last_words() {
+            Some(reply) if (400..600).contains(&reply.code) => {
+                classify(Phase::EndMarker, Event::Reply(reply), self.trust)
+            }
+            reply => Outcome::Unknown {
+                cause,
+                reply,
+                detail: format!("{cause} after the write of the end marker had begun"),
+            },
+        }
+    }
+
+    /// Something was said before the marker: reads it to its end, if it has one, to know what it was.
+    async fn early(&mut self, bytes: usize) -> Outcome {
+        match self.channel.reply(self.timeouts.body).await {
+            Ok(reply) => early_outcome(reply, bytes),
+            Err(cause) => classify(Phase::Body, Event::Lost(cause), self.trust),
+        }
+    }
+}
+
+/// A reply that came before the marker (PROTOCOL 4.3, RC-49). A refusal, whatever it refuses, means the server has no
+/// message: not sent, but not this message's fault for certain, so a later attempt may try. A 2xx means that the server
+/// believes it has one. What it was sent so far may be what it has: in doubt, although no marker of ours was begun.
+fn early_outcome(reply: Reply, bytes: usize) -> Outcome {
+    let code = reply.code;
+    let positive = (200..300).contains(&code);
+    if positive && bytes > 0 {
+        let detail = format!("{code} before the end marker: the server may believe that it has a message");
+        return Outcome::Unknown { cause: Cause::Unexpected, reply: Some(reply), detail };
+    }
+    let detail = format!("{code} before the end marker");
+    Outcome::NotSent { phase: Phase::Body, cause: Cause::Unexpected, reply: Some(reply), detail }
+}
+
+pub(crate) fn aborted(shut: Shut) -> Outcome {
+    Outcome::not_sent(Phase::Body, Cause::Aborted, shut.to_string())
+}

@@ -1,0 +1,61 @@
+//! What a relay is told: limits, routes, kinds. Validated by the binary; here it is only held.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hapax_core::{
+    OnDoubt, Priority, RetryPolicy,
+    limits::{Limits, Timeouts},
+};
+
+/// Everything a relay process needs to know besides its store and its renderer.
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    /// A label for people; correctness never depends on it.
+    pub name: String,
+    /// The machine, a label too.
+    pub host: String,
+    /// Of the binary.
+    pub version: String,
+    /// Numbers that bound what it does.
+    pub limits: Limits,
+    /// The longest timeouts of any route: how long an attempt may be alive.
+    pub timeouts: Timeouts,
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// At least one. The first is the default for kinds that name none, unless one is called `default`.
+    pub routes: Vec<RouteConfig>,
+    /// Policies of kinds.
+    pub kinds: BTreeMap<String, KindPolicy>,
+    /// What becomes of doubts where neither message nor kind says.
+    pub on_doubt: OnDoubt,
+}
+
+/// One way out.
+#[derive(Clone, Debug)]
+pub struct RouteConfig {
+    /// Its name in configuration, ledger and metrics.
+    pub name: String,
+    /// Where it leads.
+    pub transport: hapax_mail::Transport,
+    /// The sender of notifications that name none: `Name <address>`.
+    pub from: String,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Messages over one connection before it is closed.
+    pub messages_per_connection_max: u32,
+    /// The age at which a connection is closed.
+    pub connection_age_max: Duration,
+}
+
+/// What the configuration says of a kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KindPolicy {
+    /// Its lane, for notifications that do not name one.
+    pub priority: Option<Priority>,
+    /// What becomes of its doubts.
+    pub on_doubt: Option<OnDoubt>,
+    /// Its route.
+    pub route: Option<String>,
+    /// It expires so long after it was enqueued.
+    pub expires_after: Option<Duration>,
+}

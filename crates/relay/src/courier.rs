@@ -1,0 +1,384 @@
+//! One task per SMTP connection: takes a delivery of its route, converses up to the 354, has the intent made durable,
+//! transmits, hands the outcome to the ledger, takes the next.
+//!
+//! Before the intent everything may be given up at any time (a dropped dialogue discards its connection). From a granted
+//! intent on nothing here is cancelled from outside: the gate decides whether the marker may still be written, and the
+//! reply decides the rest.
+
+use std::{sync::Arc, time::Duration};
+
+use hapax_core::{Decision, Outcome, Phase, Recipient, clock::Clock, decide, decide::Situation, fault, outcome::Cause};
+use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat};
+use hapax_render::Renderer;
+use hapax_store::{IntendRequest, Release, Settlement, Store, Verdict};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::RelayConfig,
+    fatal::Fatal,
+    job::{Job, Ready},
+    ledger::{Intended, Ledger},
+    registry::Registry,
+    route::Route,
+};
+
+/// What every courier needs.
+pub(crate) struct Office {
+    pub(crate) config: Arc<RelayConfig>,
+    pub(crate) store: Store,
+    pub(crate) renderer: Arc<Renderer>,
+    pub(crate) ledger: Ledger,
+    pub(crate) registry: Registry,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) heartbeat: Arc<Heartbeat>,
+    pub(crate) fatal: Fatal,
+    pub(crate) soft: CancellationToken,
+}
+
+/// Works for `route` until there is nothing to do for a while or the relay shuts down.
+pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
+    let alive = office.fatal.alive("courier");
+    let mut line = Line { connection: None, route: &route };
+    while let Some(job) = route.next(&office.soft).await {
+        if let Some(left) = route.closed_for() {
+            give_back(&office, job, left).await;
+            continue;
+        }
+        if !Box::pin(attempt(&office, &route, &mut line, job)).await {
+            route.courier_ended();
+            break;
+        }
+        line.retire_if_old().await;
+    }
+    line.hang_up().await;
+    alive.finished();
+}
+
+/// A courier's connection, counted in its route.
+struct Line<'a> {
+    connection: Option<Connection>,
+    route: &'a Route,
+}
+
+impl Line<'_> {
+    fn keep(&mut self, connection: Option<Connection>) {
+        match connection {
+            Some(connection) => self.connection = Some(connection),
+            None => self.route.closed(),
+        }
+    }
+
+    /// An idle connection that is still good, if there is one.
+    fn take_open(&mut self) -> Option<Connection> {
+        let mut connection = self.connection.take()?;
+        if connection.is_still_open() {
+            return Some(connection);
+        }
+        self.route.closed();
+        None
+    }
+
+    async fn retire_if_old(&mut self) {
+        let limits = &self.route.config;
+        let old = |connection: &Connection| {
+            connection.deliveries() >= limits.messages_per_connection_max
+                || connection.age() >= limits.connection_age_max
+        };
+        if self.connection.as_ref().is_some_and(old) {
+            self.hang_up().await;
+        }
+    }
+
+    async fn hang_up(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.route.closed();
+            connection.quit().await;
+        }
+    }
+}
+
+/// One attempt, from rendering to the hand-over of its outcome. Answers whether the courier goes on.
+async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: Job) -> bool {
+    let began = office.clock.boottime();
+    let clock = office.clock.as_ref();
+    if job.letter.expires_in(clock).is_some_and(|left| left.is_zero()) {
+        settle(office, route, job, Ending::unattempted(Verdict::Expired, None));
+        return true;
+    }
+    let letter = job.letter.clone();
+    let prepared = letter.recipient(job.claimed.key.recipient_no).and_then(|recipient| {
+        letter.ready(&office.renderer, &route.config).map(|ready| (recipient, ready)).map_err(str::to_owned)
+    });
+    let (recipient, ready) = match prepared {
+        Ok(prepared) => prepared,
+        Err(reason) => {
+            let outcome = Outcome::not_sent(Phase::Prepare, Cause::Aborted, reason.clone());
+            let verdict = Verdict::Failed(format!("cannot be rendered: {reason}"));
+            settle(office, route, job, Ending::unattempted(verdict, Some(outcome)));
+            return true;
+        }
+    };
+    fault::point("rendered");
+    let envelope = envelope(ready, recipient, &job);
+    let data = match converse(office, route, line, &envelope).await {
+        Conversed::Ready(data) => data,
+        Conversed::ShutDown => {
+            give_back(office, job, Duration::ZERO).await;
+            return true;
+        }
+        Conversed::NoConnection(outcome) => {
+            let Some((job, failures)) = route.failed(job, fastrand::f64()) else { return false };
+            settle(office, route, job, Ending { began, failures, ..Ending::of(outcome) });
+            return true;
+        }
+        Conversed::Ended(outcome, server) => {
+            settle(office, route, job, Ending { began, server: Some(server), ..Ending::of(outcome) });
+            return true;
+        }
+    };
+    let connection = Box::pin(deliver(office, route, job, ready, data, began)).await;
+    line.keep(connection);
+    true
+}
+
+fn envelope(ready: &Ready, recipient: Recipient, job: &Job) -> Envelope {
+    Envelope {
+        sender: ready.sender.clone(),
+        recipient,
+        size: ready.message.size(),
+        eight_bit: ready.message.needs_8bit(),
+        name_hint: format!("{}-{}", job.claimed.key.message_id, job.claimed.key.recipient_no),
+    }
+}
+
+enum Conversed {
+    Ready(Data),
+    /// The relay is shutting down: nothing was transmitted.
+    ShutDown,
+    NoConnection(Outcome),
+    Ended(Outcome, String),
+}
+
+/// Up to the 354. Everything in here may be dropped at any time: nothing has been transmitted.
+async fn converse(office: &Office, route: &Route, line: &mut Line<'_>, envelope: &Envelope) -> Conversed {
+    let mut fresh = false;
+    loop {
+        let connection = match line.take_open() {
+            Some(connection) if !fresh => connection,
+            spare => {
+                if spare.is_some() {
+                    route.closed();
+                }
+                fresh = true;
+                tokio::select! {
+                    opened = route.mailer.open() => match opened {
+                        Ok(connection) => { route.opened(); connection }
+                        Err(outcome) => return Conversed::NoConnection(outcome),
+                    },
+                    () = office.soft.cancelled() => return Conversed::ShutDown,
+                }
+            }
+        };
+        let server = connection.server().to_owned();
+        tokio::select! {
+            begun = connection.begin(envelope) => match begun {
+                Begun::Ready(data) => return Conversed::Ready(data),
+                // A connection that died idle is not an attempt: once more, on a fresh one.
+                Begun::Ended { stale: true, connection, .. } if !fresh => {
+                    drop(connection);
+                    route.closed();
+                    fresh = true;
+                }
+                Begun::Ended { outcome, connection, .. } => {
+                    line.keep(connection);
+                    return Conversed::Ended(outcome, server);
+                }
+            },
+            () = office.soft.cancelled() => {
+                route.closed();
+                return Conversed::ShutDown;
+            }
+        }
+    }
+}
+
+/// Intent, end marker, reply. Never cancelled. Answers the connection if it may be used again.
+async fn deliver(
+    office: &Office,
+    route: &Route,
+    mut job: Job,
+    ready: &Ready,
+    data: Data,
+    began: Duration,
+) -> Option<Connection> {
+    let server = Some(data.server().to_owned());
+    fault::point("before_intend");
+    let deadline = office.clock.boottime() + office.config.limits.transmit_deadline;
+    let request = IntendRequest {
+        key: job.claimed.key,
+        lease: job.claimed.lease,
+        token: job.token,
+        sha256: ready.sha256,
+        route: route.config.name.clone(),
+    };
+    office.registry.asked(job.token);
+    match office.ledger.intend(request, deadline).await {
+        Intended::Granted => {}
+        Intended::Refused => {
+            data.abort();
+            office.registry.settled(job.token);
+            tracing::info!(delivery = %job.claimed.key, "not ours any more: the intent was refused, nothing was transmitted");
+            return None;
+        }
+        Intended::Changed => {
+            data.abort();
+            let reason = "content changed: an earlier attempt, which is in doubt, transmitted other bytes";
+            let outcome = Outcome::not_sent(Phase::Intend, Cause::Aborted, reason);
+            let ending = Ending { began, server, verdict: Some(Verdict::Held(reason.into())), ..Ending::of(outcome) };
+            settle(office, route, job, ending);
+            return None;
+        }
+        Intended::Unavailable => {
+            data.abort();
+            let outcome = Outcome::not_sent(Phase::Intend, Cause::Aborted, "no durable intent in time");
+            settle(office, route, job, Ending { began, server, ..Ending::of(outcome) });
+            return None;
+        }
+    }
+    fault::point("intended");
+    if let Some(told) = job.intended.take() {
+        told.send(()).unwrap_or_default();
+    }
+    let gate = Gate::until(office.clock.clone(), deadline, office.heartbeat.clone());
+    let transmitted = data.transmit(&ready.message, &gate).await;
+    fault::point("before_settle");
+    let ending = Ending { began, server, intended: true, bytes: transmitted.bytes, ..Ending::of(transmitted.outcome) };
+    settle(office, route, job, ending);
+    transmitted.connection
+}
+
+/// How an attempt ended.
+struct Ending {
+    outcome: Option<Outcome>,
+    /// Decided already; otherwise `decide` does.
+    verdict: Option<Verdict>,
+    began: Duration,
+    server: Option<String>,
+    intended: bool,
+    bytes: usize,
+    failures: u32,
+}
+
+impl Ending {
+    fn of(outcome: Outcome) -> Self {
+        Self {
+            outcome: Some(outcome),
+            verdict: None,
+            began: Duration::MAX,
+            server: None,
+            intended: false,
+            bytes: 0,
+            failures: 0,
+        }
+    }
+
+    fn unattempted(verdict: Verdict, outcome: Option<Outcome>) -> Self {
+        Self {
+            outcome,
+            verdict: Some(verdict),
+            began: Duration::MAX,
+            server: None,
+            intended: false,
+            bytes: 0,
+            failures: 0,
+        }
+    }
+}
+
+/// Decides what follows and hands it to the ledger, with the permit; writes the attempt's closing line.
+fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
+    let clock = office.clock.as_ref();
+    let took = clock.boottime().saturating_sub(ending.began); // zero when nothing was attempted
+    let verdict = match (ending.verdict, &ending.outcome) {
+        (Some(verdict), _) => verdict,
+        (None, Some(outcome)) => {
+            let situation = Situation {
+                attempts_before: job.claimed.attempt_no,
+                age: job.letter.age(clock),
+                expires_in: job.letter.expires_in(clock),
+                route_failures: ending.failures.max(1),
+                chance: fastrand::f64(),
+            };
+            obey(decide(outcome, &office.config.retry, situation), outcome)
+        }
+        (None, None) => Verdict::Expired,
+    };
+    log_attempt(route, &job, ending.outcome.as_ref(), &verdict, took);
+    let settlement = Settlement {
+        key: job.claimed.key,
+        lease: job.claimed.lease,
+        token: job.token,
+        intended: ending.intended,
+        verdict,
+        outcome: ending.outcome,
+        route: route.config.name.clone(),
+        server: ending.server,
+        took,
+        bytes: ending.bytes,
+    };
+    office.ledger.settle(settlement, job.permit);
+}
+
+fn obey(decision: Decision, outcome: &Outcome) -> Verdict {
+    match decision {
+        Decision::Sent => Verdict::Sent,
+        Decision::Failed { reason } => Verdict::Failed(reason),
+        Decision::Expired => Verdict::Expired,
+        Decision::Retry { after, counts } => Verdict::Retry { after, counts },
+        Decision::InDoubt => Verdict::InDoubt(match outcome {
+            Outcome::Unknown { detail, .. } => detail.clone(),
+            _ => "unknown".into(),
+        }),
+    }
+}
+
+/// The one closing event of an attempt. Never an address, a subject, a body or the server's words.
+fn log_attempt(route: &Route, job: &Job, outcome: Option<&Outcome>, verdict: &Verdict, took: Duration) {
+    let key = job.claimed.key;
+    let word = outcome.map_or("none", Outcome::as_str);
+    let phase = outcome.map_or(Phase::Prepare, Outcome::phase).as_str();
+    let code = outcome.and_then(Outcome::reply).map(|reply| reply.code);
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let kind = job.letter.notification.kind.as_str();
+    let route = route.config.name.as_str();
+    let attempt = job.claimed.attempt_no + 1;
+    match verdict {
+        Verdict::Sent => {
+            tracing::info!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "sent");
+        }
+        Verdict::Retry { after, .. } => {
+            let after_s = after.as_secs();
+            tracing::warn!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, after_s, "not sent, will be tried again");
+        }
+        Verdict::Expired => {
+            tracing::warn!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "expired, not sent");
+        }
+        Verdict::Failed(_) => {
+            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "failed for good (hint: hapax show {key})");
+        }
+        Verdict::InDoubt(_) => {
+            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "in doubt: nobody knows whether the server took it (hint: hapax show {key})");
+        }
+        Verdict::Held(_) | Verdict::Poison(_) => {
+            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "held (hint: hapax show {key})");
+        }
+    }
+}
+
+/// Gives a delivery back untouched. If that fails its lease expires.
+pub(crate) async fn give_back(office: &Office, job: Job, after: Duration) {
+    let release = Release { key: job.claimed.key, lease: job.claimed.lease, after, lane: None };
+    if let Err(error) = office.store.release(&[release]).await {
+        tracing::warn!(error = %error, delivery = %job.claimed.key, "could not be given back, its lease will expire");
+    }
+}

@@ -1,0 +1,44 @@
+//! Why a relay stops.
+
+/// Anything that ends a relay process with a failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database refused what a relay cannot work without.
+    #[error("{doing}")]
+    Store {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: hapax_store::Error,
+    },
+    /// The answering server is not the one this relay was armed for.
+    #[error(
+        "this is not the database the relay was armed for, nothing more is sent (hint: after a failover or restore, check what was lost, then arm the outbox again)"
+    )]
+    Guard {
+        /// What the statement said.
+        #[source]
+        source: hapax_store::Error,
+    },
+    /// A route cannot be used at all.
+    #[error("routes.{route}")]
+    Route {
+        /// Its name.
+        route: String,
+        /// Why.
+        #[source]
+        source: hapax_mail::Error,
+    },
+    /// Another process speaks under this incarnation, or the row of this one is gone.
+    #[error("another process uses the identity of this relay, or its row in outbox.relay is gone: stopping")]
+    Incarnation,
+    /// A task ended that never should.
+    #[error("the {0} task died")]
+    Task(&'static str),
+    /// At the end of the grace period something was still open.
+    #[error(
+        "{0} deliveries were still between their end marker and its reply when the grace period ended: they will be in doubt"
+    )]
+    Abandoned(usize),
+}

@@ -1,0 +1,336 @@
+//! Two group committers: intents before the end marker, outcomes after the reply. Each collects what has arrived while
+//! its previous commit was under way; no timers. Bounded by the permits: whoever waits here holds one.
+//!
+//! Invariants: an answer [`Intended::Granted`] is given only for a commit whose answer was read. A settle is never given
+//! up while the process may live: the *mark* is repeated, never the send. Nothing is dropped because a row "was not
+//! there": that is information for `settle_late`.
+
+use std::{sync::Arc, time::Duration};
+
+use hapax_core::{clock::Clock, fault};
+use hapax_store::{IntendAnswer, IntendRequest, LateAnswer, Settlement, Store, Verdict, Wait};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{fatal::Fatal, job::Permit, registry::Registry};
+
+/// The most deliveries in one commit.
+const BATCH_MAX: usize = 512;
+
+/// Between two tries while the database is away.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// What became of an intent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intended {
+    /// Durable, ours: the end marker may be written.
+    Granted,
+    /// Not ours any more.
+    Refused,
+    /// Other bytes than an attempt in doubt.
+    Changed,
+    /// No answer in time: it may or may not have been written, and nothing may be transmitted.
+    Unavailable,
+}
+
+struct Asked {
+    request: IntendRequest,
+    /// CLOCK_BOOTTIME after which an answer is of no use.
+    deadline: Duration,
+    answer: oneshot::Sender<Intended>,
+}
+
+struct Ended {
+    settlement: Settlement,
+    permit: Option<Permit>,
+    /// How often the hot statement has passed it over.
+    passed_over: u32,
+}
+
+/// Where couriers hand in intents and outcomes.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    intents: mpsc::UnboundedSender<Asked>,
+    outcomes: mpsc::UnboundedSender<Ended>,
+}
+
+impl Ledger {
+    /// Starts both committers on `tasks`. They end when every handle has been dropped and all work is done; with `hard`
+    /// cancelled they stop trying while the database is away.
+    pub(crate) fn start(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        registry: Registry,
+        fatal: Fatal,
+        hard: CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let (intents, asked) = mpsc::unbounded_channel();
+        let (outcomes, ended) = mpsc::unbounded_channel();
+        let work = Work { store, clock, registry, fatal, hard, tasks: tasks.clone() };
+        tasks.spawn(intend_loop(work.clone(), asked));
+        tasks.spawn(settle_loop(work, ended, outcomes.downgrade()));
+        Self { intents, outcomes }
+    }
+
+    /// Asks for an intent, useful until `deadline` (CLOCK_BOOTTIME).
+    pub(crate) async fn intend(&self, request: IntendRequest, deadline: Duration) -> Intended {
+        let (answer, answered) = oneshot::channel();
+        if self.intents.send(Asked { request, deadline, answer }).is_err() {
+            return Intended::Unavailable;
+        }
+        answered.await.unwrap_or(Intended::Unavailable)
+    }
+
+    /// Hands in an outcome with the permit that is given back once it is durable.
+    pub(crate) fn settle(&self, settlement: Settlement, permit: Permit) {
+        let ended = Ended { settlement, permit: Some(permit), passed_over: 0 };
+        // The receiver lives as long as any handle; when it is gone the process is going down, and what has an intent
+        // will be in doubt.
+        if self.outcomes.send(ended).is_err() {
+            tracing::error!("an outcome came after the ledger was closed");
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Work {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    registry: Registry,
+    fatal: Fatal,
+    hard: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Work {
+    /// Waits a little before trying again; false when it is time to give up.
+    async fn pause(&self) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_PAUSE) => true,
+            () = self.hard.cancelled() => false,
+            () = self.fatal.reported() => false,
+        }
+    }
+}
+
+async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
+    let alive = work.fatal.alive("intend");
+    let mut batch = Vec::new();
+    while asked.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let requests: Vec<IntendRequest> = batch.iter().map(|asked| asked.request.clone()).collect();
+        fault::point("intend_sent");
+        match work.store.intend(&requests, Wait::Skip).await {
+            Ok(answers) => {
+                for (asked, answer) in batch.drain(..).zip(answers) {
+                    match answer {
+                        IntendAnswer::Granted => tell(asked, Intended::Granted),
+                        IntendAnswer::Refused => tell(asked, Intended::Refused),
+                        IntendAnswer::Changed => tell(asked, Intended::Changed),
+                        IntendAnswer::Busy => drop(work.tasks.spawn(intend_alone(work.clone(), asked))),
+                    }
+                }
+            }
+            Err(error) => {
+                let Ok(error) = work.fatal.check_guard(error) else { break };
+                tracing::warn!(error = %error, deliveries = batch.len(), "intents have no answer, each is asked for again");
+                for asked in batch.drain(..) {
+                    work.tasks.spawn(intend_alone(work.clone(), asked));
+                }
+            }
+        }
+    }
+    alive.finished();
+}
+
+/// One intent that was passed over or whose answer was lost: the same statement again, waiting for the row, never a
+/// SELECT, until it is definite or of no use.
+async fn intend_alone(work: Work, asked: Asked) {
+    let answer = loop {
+        if work.clock.boottime() >= asked.deadline {
+            break Intended::Unavailable;
+        }
+        match work.store.intend(std::slice::from_ref(&asked.request), Wait::ForLocks).await {
+            Ok(answers) => match answers.first() {
+                Some(IntendAnswer::Granted) => break Intended::Granted,
+                Some(IntendAnswer::Changed) => break Intended::Changed,
+                _ => break Intended::Refused,
+            },
+            Err(error) => {
+                let Ok(error) = work.fatal.check_guard(error) else { break Intended::Unavailable };
+                tracing::debug!(error = %error, "an intent has no answer yet");
+                if !work.pause().await {
+                    break Intended::Unavailable;
+                }
+            }
+        }
+    };
+    tell(asked, answer);
+}
+
+/// A courier that has gone meanwhile needs no answer: dropping a dialogue before the marker is always safe.
+fn tell(asked: Asked, answer: Intended) {
+    if asked.answer.send(answer).is_err() {
+        tracing::debug!(delivery = %asked.request.key, ?answer, "nobody waits for this intent any more");
+    }
+}
+
+async fn settle_loop(work: Work, mut ended: mpsc::UnboundedReceiver<Ended>, again: mpsc::WeakUnboundedSender<Ended>) {
+    let alive = work.fatal.alive("settle");
+    let mut batch = Vec::new();
+    while ended.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let (mut left, mut open) = (std::mem::take(&mut batch), true);
+        while !left.is_empty() && open {
+            (left, open) = settle_batch(&work, left, &again).await;
+        }
+        if !open {
+            break;
+        }
+    }
+    alive.finished();
+}
+
+/// One commit. Answers what the hot statement passed over once (it goes into the next batch), and whether to go on.
+async fn settle_batch(work: &Work, batch: Vec<Ended>, again: &mpsc::WeakUnboundedSender<Ended>) -> (Vec<Ended>, bool) {
+    let settlements: Vec<Settlement> = batch.iter().map(|ended| ended.settlement.clone()).collect();
+    fault::point("settle_sent");
+    match work.store.settle(&settlements).await {
+        Ok(settled) => {
+            fault::point("settled");
+            let mut left = Vec::new();
+            for (mut ended, settled) in batch.into_iter().zip(settled) {
+                ended.passed_over += 1;
+                if settled {
+                    finish(work, ended);
+                } else if ended.passed_over == 1 {
+                    left.push(ended);
+                } else {
+                    work.tasks.spawn(settle_late(work.clone(), ended, again.clone()));
+                }
+            }
+            (left, true)
+        }
+        Err(error) => {
+            let Ok(error) = work.fatal.check_guard(error) else { return (Vec::new(), false) };
+            if error.is_transient() || error.is_ambiguous() {
+                tracing::warn!(error = %error, deliveries = batch.len(), "outcomes are not durable yet, settling again");
+                let go_on = work.pause().await;
+                return (batch, go_on);
+            }
+            (bisect(work, batch, &error, again).await, true)
+        }
+    }
+}
+
+/// Something in the batch is not to the database's liking (a byte in a server's reply, say): halves are tried until the
+/// culprit is alone, and that one is settled with its code only.
+async fn bisect(
+    work: &Work,
+    mut batch: Vec<Ended>,
+    error: &hapax_store::Error,
+    again: &mpsc::WeakUnboundedSender<Ended>,
+) -> Vec<Ended> {
+    if batch.len() > 1 {
+        let second = batch.split_off(batch.len() / 2);
+        let mut left = Box::pin(settle_batch(work, batch, again)).await.0;
+        left.extend(Box::pin(settle_batch(work, second, again)).await.0);
+        return left;
+    }
+    for ended in &mut batch {
+        tracing::error!(error = %error, delivery = %ended.settlement.key, "an outcome cannot be stored as it is, storing its code only");
+        ended.settlement = bare(&ended.settlement);
+        ended.passed_over = 0;
+    }
+    if work.pause().await { batch } else { Vec::new() }
+}
+
+/// The same outcome without any text that came from outside.
+fn bare(settlement: &Settlement) -> Settlement {
+    use hapax_core::{Outcome, Reply};
+    let plain = |reply: &Reply| Reply::new(reply.code, "");
+    let outcome = settlement.outcome.as_ref().map(|outcome| match outcome {
+        Outcome::Accepted { reply } => Outcome::Accepted { reply: plain(reply) },
+        Outcome::Refused { permanent, phase, reply } => {
+            Outcome::Refused { permanent: *permanent, phase: *phase, reply: plain(reply) }
+        }
+        Outcome::NotSent { phase, cause, reply, .. } => Outcome::NotSent {
+            phase: *phase,
+            cause: *cause,
+            reply: reply.as_ref().map(plain),
+            detail: "details could not be stored".into(),
+        },
+        Outcome::Unknown { cause, reply, .. } => Outcome::Unknown {
+            cause: *cause,
+            reply: reply.as_ref().map(plain),
+            detail: "details could not be stored".into(),
+        },
+    });
+    let word = "details could not be stored".to_owned();
+    let verdict = match &settlement.verdict {
+        Verdict::Failed(_) => Verdict::Failed(word),
+        Verdict::InDoubt(_) => Verdict::InDoubt(word),
+        Verdict::Held(_) => Verdict::Held(word),
+        Verdict::Poison(_) => Verdict::Poison(word),
+        other => other.clone(),
+    };
+    Settlement { outcome, verdict, server: None, ..settlement.clone() }
+}
+
+/// An outcome whose delivery has moved on, or is locked by somebody for long.
+async fn settle_late(work: Work, mut ended: Ended, again: mpsc::WeakUnboundedSender<Ended>) {
+    if ended.settlement.outcome.is_none() {
+        // Nothing was attempted (it had expired): nothing to tell anybody.
+        return finish(&work, ended);
+    }
+    loop {
+        match work.store.settle_late(&ended.settlement).await {
+            Ok(LateAnswer::Again) => {
+                ended.passed_over = 0;
+                match again.upgrade() {
+                    Some(outcomes) => {
+                        if let Err(mpsc::error::SendError(ended)) = outcomes.send(ended) {
+                            settle_alone(&work, ended).await;
+                        }
+                    }
+                    None => settle_alone(&work, ended).await,
+                }
+                return;
+            }
+            Ok(answer) => {
+                tracing::info!(delivery = %ended.settlement.key, ?answer, "an outcome came late");
+                return finish(&work, ended);
+            }
+            Err(error) => {
+                let Ok(error) = work.fatal.check_guard(error) else { return };
+                if !error.is_transient() && !error.is_ambiguous() {
+                    tracing::error!(error = %error, delivery = %ended.settlement.key, "a late outcome cannot be stored as it is, storing its code only");
+                    ended.settlement = bare(&ended.settlement);
+                }
+                if !work.pause().await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// As the loop does it, when the loop has ended.
+async fn settle_alone(work: &Work, ended: Ended) {
+    loop {
+        match work.store.settle(std::slice::from_ref(&ended.settlement)).await {
+            Ok(settled) if settled == [true] => return finish(work, ended),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(error = %error, delivery = %ended.settlement.key, "an outcome is not durable yet")
+            }
+        }
+        if !work.pause().await {
+            return;
+        }
+    }
+}
+
+fn finish(work: &Work, mut ended: Ended) {
+    work.registry.settled(ended.settlement.token);
+    drop(ended.permit.take());
+}

@@ -1,0 +1,228 @@
+//! Joins store, render and mail: a delivery flows one way through claim, render, converse, intend, transmit, settle.
+//!
+//! The one rule everything else serves: no byte of an end marker leaves before the intent of that delivery is durable,
+//! and a delivery whose intent is durable is never handed out again.
+//!
+//! `pump` claims and hands out, `courier` (one per connection) converses and transmits, `ledger` makes intents and
+//! outcomes durable in groups, `reaper` marks doubts, `heartbeat` keeps the gates open. `fatal` ends the process when any
+//! of them dies.
+
+mod config;
+mod courier;
+mod error;
+mod fatal;
+mod heartbeat;
+mod job;
+mod ledger;
+mod pump;
+mod reaper;
+mod registry;
+mod route;
+
+use std::{sync::Arc, time::Duration};
+
+pub use config::{KindPolicy, RelayConfig, RouteConfig};
+pub use error::Error;
+use hapax_core::clock::{Clock, SystemClock};
+use hapax_mail::Heartbeat;
+use hapax_render::Renderer;
+use hapax_store::{Release, Store};
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    courier::Office, fatal::Fatal, ledger::Ledger, pump::Pump, reaper::Reaper, registry::Registry, route::Route,
+};
+
+/// The two ways to ask a relay to end.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Claim nothing new, give back what has no intent, wait for the rest.
+    pub soft: CancellationToken,
+    /// Give up what has not begun its end marker; leave the rest to become doubts.
+    pub hard: CancellationToken,
+}
+
+/// How long after a hard shutdown couriers and ledger may take to wind up.
+const WIND_UP: Duration = Duration::from_secs(5);
+
+/// Runs a relay until it is shut down.
+///
+/// # Errors
+/// What made it stop otherwise: a lost incarnation, another database, a task that died.
+pub async fn run(store: Store, renderer: Arc<Renderer>, config: RelayConfig, shutdown: Shutdown) -> Result<(), Error> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let config = Arc::new(config);
+    let routes = introduce(&store, &config, &clock).await?;
+    let fatal = Fatal::default();
+    let registry = Registry::default();
+    let heartbeat = Arc::new(Heartbeat::new(config.limits.transmit_deadline));
+    let (ledger_tasks, couriers, watchers) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+    let ledger = Ledger::start(
+        store.clone(),
+        clock.clone(),
+        registry.clone(),
+        fatal.clone(),
+        shutdown.hard.clone(),
+        &ledger_tasks,
+    );
+    let office = Arc::new(Office {
+        config: config.clone(),
+        store: store.clone(),
+        renderer,
+        ledger,
+        registry: registry.clone(),
+        clock: clock.clone(),
+        heartbeat: heartbeat.clone(),
+        fatal: fatal.clone(),
+        soft: shutdown.soft.clone(),
+    });
+    let stop = CancellationToken::new();
+    watchers.spawn(heartbeat::beat(
+        store.clone(),
+        config.clone(),
+        heartbeat.clone(),
+        clock.clone(),
+        fatal.clone(),
+        stop.clone(),
+    ));
+    let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
+    let reaper = Reaper {
+        store: store.clone(),
+        config: config.clone(),
+        clock,
+        registry: registry.clone(),
+        fatal: fatal.clone(),
+        lanes,
+    };
+    watchers.spawn(reaper.run(stop.clone()));
+    let default_route = routes.iter().position(|route| route.config.name == "default").unwrap_or(0);
+    let pump = Pump {
+        office: office.clone(),
+        groups: routes.iter().flat_map(|route| route.groups.iter().map(|group| (route.clone(), *group))).collect(),
+        routes: routes.clone(),
+        default_route,
+        permits: Arc::new(Semaphore::new(config.limits.max_in_flight)),
+        couriers: couriers.clone(),
+    };
+    let pump = watchers.spawn(pump.run());
+    tracing::info!(relay.incarnation = %store.incarnation(), relay.name = config.name, routes = routes.len(), "the relay is running");
+
+    tokio::select! {
+        () = shutdown.soft.cancelled() => {}
+        () = shutdown.hard.cancelled() => {}
+        () = fatal.reported() => {}
+    }
+    if let Some(error) = fatal.take() {
+        heartbeat.close();
+        return Err(error);
+    }
+    shutdown.soft.cancel();
+    let ending =
+        Ending { store, config, registry, heartbeat, pump, couriers, ledger_tasks, watchers, stop, shutdown, fatal };
+    ending.wind_up(office, &routes).await
+}
+
+/// Registers incarnation, routes and kinds.
+async fn introduce(store: &Store, config: &RelayConfig, clock: &Arc<dyn Clock>) -> Result<Vec<Arc<Route>>, Error> {
+    let fail = |doing| move |source| Error::Store { doing, source };
+    let grace = config.limits.doubt_grace(&config.timeouts);
+    store.register(&config.name, &config.host, &config.version, grace).await.map_err(fail("registering this relay"))?;
+    let default = config.routes.iter().position(|route| route.name == "default").unwrap_or(0);
+    let names: Vec<String> = config.routes.iter().map(|route| route.name.clone()).collect();
+    let groups = store.register_routes(&names).await.map_err(fail("registering the routes"))?;
+    let kinds: Vec<_> = config
+        .kinds
+        .iter()
+        .map(|(name, kind)| (name.clone(), kind.priority.map(hapax_core::Priority::as_str), kind.route.clone()))
+        .collect();
+    store.register_kinds(&kinds).await.map_err(fail("registering the kinds"))?;
+    let permits = pump::route_permits(config);
+    let mut routes = Vec::with_capacity(config.routes.len());
+    for (index, route) in config.routes.iter().enumerate() {
+        let own = groups.iter().find(|(name, _)| *name == route.name).map_or(0, |(_, group)| *group);
+        // Group 0 holds everything that names no route, and is the default route's too.
+        let groups = if index == default { vec![own, 0] } else { vec![own] };
+        routes.push(Arc::new(Route::new(route.clone(), groups, permits, clock.clone())?));
+    }
+    Ok(routes)
+}
+
+/// Everything that has to end, in order.
+struct Ending {
+    store: Store,
+    config: Arc<RelayConfig>,
+    registry: Registry,
+    heartbeat: Arc<Heartbeat>,
+    pump: JoinHandle<()>,
+    couriers: TaskTracker,
+    ledger_tasks: TaskTracker,
+    watchers: TaskTracker,
+    stop: CancellationToken,
+    shutdown: Shutdown,
+    fatal: Fatal,
+}
+
+impl Ending {
+    /// The incarnation signs off only after all sockets are closed and all settles done: until then heartbeats go on.
+    async fn wind_up(mut self, office: Arc<Office>, routes: &[Arc<Route>]) -> Result<(), Error> {
+        tracing::info!(open = self.registry.len(), "shutting down: claiming nothing new, waiting for open deliveries");
+        // After the pump nobody hands anything out any more; each of its calls to the database has a time limit.
+        if (&mut self.pump).await.is_err() {
+            return Err(Error::Task("pump"));
+        }
+        self.couriers.close();
+        self.give_back_queued(&office, routes).await;
+        tokio::select! {
+            () = self.couriers.wait() => {}
+            () = self.shutdown.hard.cancelled() => {}
+            () = tokio::time::sleep(self.config.limits.shutdown_grace) => {
+                tracing::warn!("the grace period is over");
+            }
+        }
+        self.give_back_queued(&office, routes).await;
+        if !self.couriers.is_empty() {
+            // Whoever has not begun its end marker now never will.
+            self.heartbeat.close();
+            drop(tokio::time::timeout(WIND_UP, self.couriers.wait()).await);
+        }
+        let abandoned = if self.couriers.is_empty() { 0 } else { self.registry.len() };
+        drop(office);
+        self.ledger_tasks.close();
+        let settled = tokio::time::timeout(
+            self.config.limits.shutdown_grace.min(Duration::from_secs(60)),
+            self.ledger_tasks.wait(),
+        );
+        let settled = abandoned == 0 && settled.await.is_ok();
+        self.shutdown.hard.cancel();
+        self.stop.cancel();
+        self.watchers.close();
+        drop(tokio::time::timeout(WIND_UP, self.watchers.wait()).await);
+        if let Some(error) = self.fatal.take() {
+            return Err(error);
+        }
+        if !settled {
+            return Err(Error::Abandoned(self.registry.len().max(abandoned)));
+        }
+        if let Err(error) = self.store.sign_off().await {
+            tracing::warn!(error = %error, "could not sign off");
+        }
+        tracing::info!("the relay has ended");
+        Ok(())
+    }
+
+    async fn give_back_queued(&self, office: &Office, routes: &[Arc<Route>]) {
+        let jobs: Vec<_> = routes.iter().flat_map(|route| route.drain()).collect();
+        if jobs.is_empty() {
+            return;
+        }
+        tracing::debug!(deliveries = ?pump::keys(&jobs), "given back");
+        let releases: Vec<Release> = jobs
+            .iter()
+            .map(|job| Release { key: job.claimed.key, lease: job.claimed.lease, after: Duration::ZERO, lane: None })
+            .collect();
+        if let Err(error) = office.store.release(&releases).await {
+            tracing::warn!(error = %error, "could not give back what was waiting, its leases will expire");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Claims exactly as many deliveries as there are free permits, lane by lane, and hands them to their routes.
+//!
+//! Polling adapts: at once after a claim that found something, `poll_interval_min` while something happened lately,
+//! backing off to `poll_interval_max`. A claim that comes back short, and every rescan interval, begins at the start of
+//! the index again: rows committed late lie behind the cursor.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use hapax_core::{
+    DeliveryKey, MessageId, Outcome, Phase, Token, envelope::Notification, fault, outcome::Cause, policy::Priority,
+};
+use hapax_store::{Claimed, Cursor, Release, Settlement, Verdict};
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    config::RelayConfig,
+    courier::{self, Office},
+    job::{Job, Letter, Permit},
+    route::Route,
+};
+
+/// At least so often every lane is read from its start.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long after the last delivery polling stays at its fastest.
+const ACTIVE_FOR: Duration = Duration::from_secs(1);
+
+pub(crate) struct Pump {
+    pub(crate) office: Arc<Office>,
+    pub(crate) routes: Vec<Arc<Route>>,
+    /// The lane groups this relay serves, with their routes.
+    pub(crate) groups: Vec<(Arc<Route>, i16)>,
+    /// Index of the default route in `routes`.
+    pub(crate) default_route: usize,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) couriers: TaskTracker,
+}
+
+#[derive(Default)]
+struct Cursors {
+    lanes: HashMap<i16, Cursor>,
+    rescan_at: Duration,
+    round: usize,
+}
+
+impl Pump {
+    /// Runs until the soft token is cancelled.
+    pub(crate) async fn run(self) {
+        let alive = self.office.fatal.alive("pump");
+        let limits = self.office.config.limits;
+        let mut cursors = Cursors::default();
+        let mut active_until = Duration::ZERO;
+        let mut pause = limits.poll_interval_min;
+        while !self.office.soft.is_cancelled() {
+            let found = match self.round(&mut cursors).await {
+                Ok(found) => found,
+                Err(error) => {
+                    let Ok(error) = self.office.fatal.check_guard(error) else { break };
+                    tracing::warn!(error = %error, "claiming failed, trying again");
+                    self.rest(Duration::from_millis(500)).await;
+                    continue;
+                }
+            };
+            let now = self.office.clock.boottime();
+            if found > 0 {
+                (active_until, pause) = (now + ACTIVE_FOR, limits.poll_interval_min);
+                self.wait_for_a_permit().await;
+                continue;
+            }
+            if now >= active_until {
+                pause = pause.mul_f64(1.5).min(limits.poll_interval_max);
+            }
+            self.rest(pause.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+        }
+        alive.finished();
+    }
+
+    async fn rest(&self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.office.soft.cancelled() => {}
+        }
+    }
+
+    async fn wait_for_a_permit(&self) {
+        tokio::select! {
+            permit = self.permits.acquire() => drop(permit),
+            () = self.office.soft.cancelled() => {}
+        }
+    }
+
+    /// One look at every lane that has room. Answers how many deliveries were taken.
+    async fn round(&self, cursors: &mut Cursors) -> Result<usize, hapax_store::Error> {
+        let now = self.office.clock.boottime();
+        if now >= cursors.rescan_at {
+            cursors.lanes.clear();
+            cursors.rescan_at = now + RESCAN_INTERVAL;
+        }
+        cursors.round = cursors.round.wrapping_add(1);
+        let mut taken = 0;
+        for (priority, share) in order(cursors.round) {
+            for (route, group) in &self.groups {
+                let free = self.permits.available_permits().min(route.free());
+                let limit = free.div_ceil(share);
+                if limit == 0 || self.office.soft.is_cancelled() {
+                    continue;
+                }
+                let lane = *group * 4 + priority.lane_offset();
+                let from = cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START);
+                let (next, claimed) =
+                    self.office.store.claim(lane, from, limit, self.office.config.limits.lease).await?;
+                let short = claimed.len() < limit;
+                cursors.lanes.insert(lane, if short { Cursor::START } else { next });
+                if !claimed.is_empty() {
+                    fault::point("claimed");
+                    taken += claimed.len();
+                    self.dispatch(route, claimed).await?;
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Fetches what the claimed deliveries say and hands them on.
+    async fn dispatch(&self, lane_route: &Arc<Route>, claimed: Vec<Claimed>) -> Result<(), hapax_store::Error> {
+        let mut ids: Vec<MessageId> = claimed.iter().map(|claimed| claimed.key.message_id).collect();
+        ids.dedup();
+        let contents = match self.office.store.contents(&ids).await {
+            Ok(contents) => contents,
+            Err(error) => {
+                self.release(claimed.iter().map(|claimed| (claimed, None)).collect()).await;
+                return Err(error);
+            }
+        };
+        let letters = self.letters(contents);
+        let (mut elsewhere, mut suspects) = (Vec::new(), Vec::new());
+        for claimed in claimed {
+            let letter = match letters.get(&claimed.key.message_id) {
+                Some(Ok(letter)) => letter.clone(),
+                other => {
+                    let missing = || "content missing: the message is not in outbox.message any more".to_owned();
+                    let reason =
+                        other.and_then(|unreadable| unreadable.as_ref().err().cloned()).unwrap_or_else(missing);
+                    self.settle_unsent(lane_route, &claimed, Verdict::Failed(reason)).await;
+                    continue;
+                }
+            };
+            let route = match self.route_of(&letter) {
+                Ok(route) => route,
+                Err(name) => {
+                    let reason = format!(
+                        "route {name:?} is not configured on this relay (hint: add [routes.{name}] and release it)"
+                    );
+                    self.settle_unsent(lane_route, &claimed, Verdict::Held(reason)).await;
+                    continue;
+                }
+            };
+            if claimed.claims > self.office.config.limits.suspect_after_claims {
+                suspects.push((route, claimed, letter));
+                continue;
+            }
+            match self.permit(&route) {
+                Some(permit) => {
+                    let job = Job { claimed, letter, token: Token::fresh(), permit, intended: None };
+                    self.push(&route, job);
+                }
+                // Its route is busy and this lane is not the route's own: into the right one, where it waits.
+                None => elsewhere.push((claimed, Some(route.groups[0] * 4 + letter.priority().lane_offset()))),
+            }
+        }
+        self.release(elsewhere.iter().map(|(claimed, lane)| (claimed, *lane)).collect()).await;
+        self.try_suspects(suspects).await;
+        Ok(())
+    }
+
+    /// What each message says, or why it cannot be read.
+    fn letters(
+        &self,
+        contents: Vec<Result<Notification, hapax_store::Error>>,
+    ) -> HashMap<MessageId, Result<Arc<Letter>, String>> {
+        let clock = self.office.clock.as_ref();
+        let read = |content: Result<Notification, hapax_store::Error>| match content {
+            Ok(notification) => {
+                let policy = self.office.config.kinds.get(&notification.kind).cloned().unwrap_or_default();
+                Some((notification.id, Ok(Arc::new(Letter::new(notification, policy, clock)))))
+            }
+            Err(hapax_store::Error::Row { key, reason, .. }) => {
+                Some((MessageId(key.parse().ok()?), Err(format!("content cannot be read: {reason}"))))
+            }
+            Err(_) => None,
+        };
+        contents.into_iter().filter_map(read).collect()
+    }
+
+    /// Deliveries that may kill their relay: one alone, with nothing else in flight before its intent, the others given
+    /// back first, so that no innocent neighbour is counted when the process dies. Whoever dies alone is poison.
+    async fn try_suspects(&self, mut suspects: Vec<(Arc<Route>, Claimed, Arc<Letter>)>) {
+        let limits = &self.office.config.limits;
+        suspects.sort_by_key(|(_, claimed, _)| std::cmp::Reverse(claimed.claims));
+        let mut suspects = suspects.into_iter();
+        let Some((route, claimed, letter)) = suspects.next() else { return };
+        let others: Vec<Claimed> = suspects.map(|(_, claimed, _)| claimed).collect();
+        self.release(others.iter().map(|claimed| (claimed, None)).collect()).await;
+        if claimed.claims > limits.suspect_after_claims + 1 {
+            let reason = format!(
+                "poison: the relay died {} times while it was in hand, the last time with nothing else",
+                claimed.claims - 1
+            );
+            return self.settle_unsent(&route, &claimed, Verdict::Poison(reason)).await;
+        }
+        let Some(permit) = self.permit(&route) else {
+            return self.release(vec![(&claimed, None)]).await;
+        };
+        tracing::warn!(delivery = %claimed.key, claims = claimed.claims, "suspected to kill its relay: alone until its intent");
+        let (intended, done) = oneshot::channel();
+        let job = Job { claimed, letter, token: Token::fresh(), permit, intended: Some(intended) };
+        let others = u32::try_from(limits.max_in_flight.saturating_sub(1)).unwrap_or(u32::MAX);
+        let alone = tokio::select! {
+            alone = self.permits.acquire_many(others) => alone,
+            () = self.office.soft.cancelled() => return courier::give_back(&self.office, job, Duration::ZERO).await,
+        };
+        self.push(&route, job);
+        // Told when the intent is durable; an error means that the attempt has ended without one.
+        drop(done.await);
+        drop(alone);
+    }
+
+    /// The route of a message: its own word, its kind's, or the default.
+    fn route_of(&self, letter: &Letter) -> Result<Arc<Route>, String> {
+        let Some(name) = letter.notification.route.as_ref().or(letter.policy.route.as_ref()) else {
+            return Ok(self.routes[self.default_route].clone());
+        };
+        self.routes.iter().find(|route| route.config.name == *name).cloned().ok_or_else(|| name.clone())
+    }
+
+    fn permit(&self, route: &Route) -> Option<Permit> {
+        let of_route = route.permits.clone().try_acquire_owned().ok()?;
+        let global = self.permits.clone().try_acquire_owned().ok()?;
+        Some(Permit { _global: global, _route: Some(of_route) })
+    }
+
+    fn push(&self, route: &Arc<Route>, job: Job) {
+        if route.push(job) {
+            self.couriers.spawn(courier::work(self.office.clone(), route.clone()));
+        }
+    }
+
+    /// Settles what cannot even be tried, without a permit: the pump waits for it.
+    async fn settle_unsent(&self, route: &Route, claimed: &Claimed, verdict: Verdict) {
+        let reason = match &verdict {
+            Verdict::Failed(reason) | Verdict::Held(reason) | Verdict::Poison(reason) => reason.clone(),
+            _ => String::new(),
+        };
+        tracing::error!(delivery = %claimed.key, reason, "cannot be tried");
+        let settlement = Settlement {
+            key: claimed.key,
+            lease: claimed.lease,
+            token: Token::fresh(),
+            intended: false,
+            verdict,
+            outcome: Some(Outcome::not_sent(Phase::Prepare, Cause::Aborted, reason)),
+            route: route.config.name.clone(),
+            server: None,
+            took: Duration::ZERO,
+            bytes: 0,
+        };
+        if let Err(error) = self.office.store.settle(&[settlement]).await {
+            tracing::warn!(error = %error, delivery = %claimed.key, "could not be settled, its lease will expire");
+        }
+    }
+
+    async fn release(&self, batch: Vec<(&Claimed, Option<i16>)>) {
+        if batch.is_empty() {
+            return;
+        }
+        let releases: Vec<Release> = batch
+            .iter()
+            .map(|(claimed, lane)| Release {
+                key: claimed.key,
+                lease: claimed.lease,
+                after: Duration::ZERO,
+                lane: *lane,
+            })
+            .collect();
+        if let Err(error) = self.office.store.release(&releases).await {
+            tracing::warn!(error = %error, deliveries = releases.len(), "could not be given back, their leases will expire");
+        }
+    }
+}
+
+/// In which order the lanes are served in a round, and which fraction (1 / share) of the free permits each may take.
+/// Urgent comes first with everything; now and then normal and bulk come first with a quarter, so that none starves.
+fn order(round: usize) -> [(Priority, usize); 3] {
+    match round % 8 {
+        7 => [(Priority::Bulk, 4), (Priority::Urgent, 1), (Priority::Normal, 1)],
+        3 => [(Priority::Normal, 4), (Priority::Urgent, 1), (Priority::Bulk, 1)],
+        _ => [(Priority::Urgent, 1), (Priority::Normal, 1), (Priority::Bulk, 1)],
+    }
+}
+
+/// Permits of one route: all of them when it is the only one, else a share that leaves the others theirs.
+pub(crate) fn route_permits(config: &RelayConfig) -> usize {
+    let routes = config.routes.len().max(1);
+    if routes == 1 { config.limits.max_in_flight } else { config.limits.max_in_flight.div_ceil(routes).max(1) }
+}
+
+/// Keys of jobs that were never begun, for the log at shutdown.
+pub(crate) fn keys(jobs: &[Job]) -> Vec<DeliveryKey> {
+    jobs.iter().map(|job| job.claimed.key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_lane_comes_first_within_eight_rounds() {
+        for priority in Priority::ALL {
+            assert!((0..8).any(|round| order(round)[0].0 == priority));
+        }
+        for round in 0..8 {
+            let mut lanes = order(round).map(|(priority, _)| priority);
+            lanes.sort();
+            assert_eq!(lanes, Priority::ALL);
+        }
+    }
+}

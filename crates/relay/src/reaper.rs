@@ -1,0 +1,258 @@
+//! Puts in doubt what dead relays have left behind an intent, and lets policies decide doubts.
+//!
+//! Dead is what this process has itself observed: a heartbeat counter unchanged for `dead_after` of its own
+//! CLOCK_BOOTTIME with the database reachable throughout, an incarnation that signed off, or one that does not exist.
+//! Never a comparison of wall clocks: a clock jump or a database outage would put everything on the wire in doubt.
+//! The reaper never makes anything pending.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use hapax_core::{
+    Incarnation, MessageId, Outcome, Phase, Token,
+    clock::Clock,
+    outcome::Cause,
+    policy::{DoubtDecision, Priority, decide_doubt},
+};
+use hapax_store::{Doubt, RelaySeen, Settlement, Store, Verdict};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{config::RelayConfig, fatal::Fatal, registry::Registry};
+
+/// Between two listings of this process's own intents, and between two marks by age.
+const SELF_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Between two calls of `outbox.maintain()`.
+const MAINTAIN_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Between two looks for ordering keys without a head.
+const FREE_ORDERED_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Doubts looked at in one statement.
+const DOUBTS_PAGE: i64 = 500;
+
+/// What one observer has seen of other incarnations' counters. Pure: fed with what was read and when.
+#[derive(Debug, Default)]
+pub(crate) struct Observer {
+    seen: HashMap<Incarnation, (i64, Duration)>,
+}
+
+impl Observer {
+    /// The database was not reachable: nobody could beat, so nothing is known about anybody.
+    pub(crate) fn interrupted(&mut self) {
+        self.seen.clear();
+    }
+
+    /// Reads the counters at `now`; answers who is dead.
+    pub(crate) fn observe(&mut self, relays: &[RelaySeen], now: Duration, dead_after: Duration) -> Vec<Incarnation> {
+        self.seen.retain(|incarnation, _| relays.iter().any(|relay| relay.incarnation == *incarnation));
+        let mut dead = Vec::new();
+        for relay in relays {
+            let entry = self.seen.entry(relay.incarnation).or_insert((relay.beat, now));
+            if entry.0 != relay.beat {
+                *entry = (relay.beat, now);
+            }
+            if relay.signed_off || now.saturating_sub(entry.1) >= dead_after {
+                dead.push(relay.incarnation);
+            }
+        }
+        dead
+    }
+}
+
+/// The reaper's loop and its memory.
+pub(crate) struct Reaper {
+    pub(crate) store: Store,
+    pub(crate) config: Arc<RelayConfig>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) registry: Registry,
+    pub(crate) fatal: Fatal,
+    pub(crate) lanes: Vec<i16>,
+}
+
+#[derive(Default)]
+struct Memory {
+    observer: Observer,
+    /// Dead incarnations whose intents have been marked.
+    reaped: HashSet<Incarnation>,
+    /// When each open doubt was first seen.
+    doubts: HashMap<Token, Duration>,
+    /// Own intents that no courier works on, seen once.
+    orphans: HashSet<Token>,
+    next_self_check: Duration,
+    next_maintain: Duration,
+    next_free_ordered: Duration,
+}
+
+impl Reaper {
+    /// Runs until `stop`.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let alive = self.fatal.alive("reaper");
+        let mut memory = Memory::default();
+        while !stop.is_cancelled() {
+            if let Err(error) = self.round(&mut memory).await {
+                memory.observer.interrupted();
+                match self.fatal.check_guard(error) {
+                    Ok(error) => tracing::warn!(error = %error, "the reaper could not finish its round"),
+                    Err(()) => break,
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(self.config.limits.heartbeat_interval) => {}
+            }
+        }
+        alive.finished();
+    }
+
+    async fn round(&self, memory: &mut Memory) -> Result<(), hapax_store::Error> {
+        let relays = self.store.relays().await?;
+        let now = self.clock.boottime();
+        let mut dead = memory.observer.observe(&relays, now, self.config.limits.dead_after);
+        dead.retain(|incarnation| *incarnation != self.store.incarnation());
+        let self_check = now >= memory.next_self_check;
+        if self_check || dead.iter().any(|incarnation| !memory.reaped.contains(incarnation)) {
+            self.mark(&dead).await?;
+            memory.reaped = dead.into_iter().collect();
+        }
+        if self_check {
+            self.settle_orphans(memory).await?;
+            memory.next_self_check = now + SELF_CHECK_INTERVAL;
+        }
+        if now >= memory.next_free_ordered {
+            self.store.free_ordered().await?;
+            memory.next_free_ordered = now + FREE_ORDERED_INTERVAL;
+        }
+        self.apply_policies(memory).await?;
+        if now >= memory.next_maintain {
+            for (action, detail) in self.store.maintain().await? {
+                tracing::info!(action, detail, "outbox.maintain");
+            }
+            memory.next_maintain = now + MAINTAIN_INTERVAL;
+        }
+        Ok(())
+    }
+
+    async fn mark(&self, dead: &[Incarnation]) -> Result<(), hapax_store::Error> {
+        let age = self.config.limits.doubt_grace(&self.config.timeouts);
+        for marked in self.store.mark_in_doubt(dead, age).await? {
+            tracing::error!(
+                delivery = %marked.key,
+                attempt.token = %marked.token,
+                relay = marked.relay.map(|relay| relay.to_string()),
+                "in doubt: its relay vanished between intent and outcome (hint: hapax ls --in-doubt)"
+            );
+        }
+        Ok(())
+    }
+
+    /// Own intents that no courier has worked on for two listings were never transmitted: only a courier transmits.
+    async fn settle_orphans(&self, memory: &mut Memory) -> Result<(), hapax_store::Error> {
+        let own = self.store.own_sending().await?;
+        let orphans: Vec<_> = own.into_iter().filter(|(_, token)| !self.registry.is_live(*token)).collect();
+        for (key, token) in orphans.iter().filter(|(_, token)| memory.orphans.contains(token)) {
+            tracing::warn!(delivery = %key, "an intent of this relay that nobody works on is given back");
+            let settlement = Settlement {
+                key: *key,
+                lease: hapax_core::Lease(Uuid::nil()),
+                token: *token,
+                intended: true,
+                verdict: Verdict::Retry { after: Duration::ZERO, counts: false },
+                outcome: Some(Outcome::not_sent(Phase::Intend, Cause::Aborted, "the intent was never used")),
+                route: String::new(),
+                server: None,
+                took: Duration::ZERO,
+                bytes: 0,
+            };
+            self.store.settle(&[settlement]).await?;
+        }
+        memory.orphans = orphans.into_iter().map(|(_, token)| token).collect();
+        Ok(())
+    }
+
+    async fn apply_policies(&self, memory: &mut Memory) -> Result<(), hapax_store::Error> {
+        let (mut after, mut open) = (MessageId(Uuid::nil()), HashSet::new());
+        loop {
+            let page = self.store.doubts(&self.lanes, after, DOUBTS_PAGE).await?;
+            for doubt in &page {
+                open.insert(doubt.token);
+                self.apply_policy(doubt, memory).await?;
+            }
+            match page.last() {
+                Some(last) if page.len() == usize::try_from(DOUBTS_PAGE).unwrap_or(usize::MAX) => {
+                    after = last.key.message_id;
+                }
+                _ => break,
+            }
+        }
+        memory.doubts.retain(|token, _| open.contains(token));
+        Ok(())
+    }
+
+    async fn apply_policy(&self, doubt: &Doubt, memory: &mut Memory) -> Result<(), hapax_store::Error> {
+        let now = self.clock.boottime();
+        let first_seen = *memory.doubts.entry(doubt.token).or_insert(now);
+        let kind = self.config.kinds.get(&doubt.kind).and_then(|kind| kind.on_doubt);
+        let policy = doubt.on_doubt.or(kind).unwrap_or(self.config.on_doubt);
+        let waited = now.saturating_sub(first_seen);
+        let verdict = match decide_doubt(policy, waited, doubt.grace, doubt.resends, self.config.limits.max_resends) {
+            DoubtDecision::Wait => return Ok(()),
+            DoubtDecision::Resend => "resend",
+            DoubtDecision::AssumeSent => "sent",
+        };
+        let reason = format!("policy on_doubt = {}", policy.as_str());
+        let answer = self.store.decide_doubt(doubt, verdict, &reason).await?;
+        tracing::warn!(delivery = %doubt.key, policy = policy.as_str(), answer, "a doubt was decided by policy");
+        Ok(())
+    }
+}
+
+/// Every lane of the given route groups.
+pub(crate) fn lanes_of(groups: impl IntoIterator<Item = i16>) -> Vec<i16> {
+    groups.into_iter().flat_map(|group| Priority::ALL.map(|priority| group * 4 + priority.lane_offset())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+    fn seen(incarnation: Incarnation, beat: i64) -> RelaySeen {
+        RelaySeen { incarnation, beat, signed_off: false }
+    }
+
+    #[test]
+    fn only_a_counter_that_stood_still_for_the_whole_time_is_dead() {
+        let (a, b) = (Incarnation::fresh(), Incarnation::fresh());
+        let mut observer = Observer::default();
+        let at = Duration::from_secs;
+        assert!(
+            observer.observe(&[seen(a, 1), seen(b, 1)], at(100), DEAD_AFTER).is_empty(),
+            "first sight proves nothing"
+        );
+        assert!(observer.observe(&[seen(a, 1), seen(b, 2)], at(129), DEAD_AFTER).is_empty());
+        assert_eq!(observer.observe(&[seen(a, 1), seen(b, 3)], at(130), DEAD_AFTER), [a]);
+        assert!(observer.observe(&[seen(a, 2), seen(b, 4)], at(131), DEAD_AFTER).is_empty(), "it woke up");
+    }
+
+    #[test]
+    fn a_database_outage_kills_nobody() {
+        let a = Incarnation::fresh();
+        let mut observer = Observer::default();
+        observer.observe(&[seen(a, 1)], Duration::from_secs(0), DEAD_AFTER);
+        observer.interrupted();
+        assert!(observer.observe(&[seen(a, 1)], Duration::from_secs(900), DEAD_AFTER).is_empty());
+        assert_eq!(observer.observe(&[seen(a, 1)], Duration::from_secs(930), DEAD_AFTER), [a]);
+    }
+
+    #[test]
+    fn who_signed_off_is_gone_at_once() {
+        let relay = RelaySeen { signed_off: true, ..seen(Incarnation::fresh(), 7) };
+        assert_eq!(Observer::default().observe(&[relay], Duration::ZERO, DEAD_AFTER), [relay.incarnation]);
+    }
+}

@@ -1,0 +1,191 @@
+//! A route at work: its queue of deliveries, its couriers, and a breaker for when the route itself fails.
+//!
+//! Invariant: connection-level failures count against the route, never against the message. While the breaker is closed
+//! for a while, nothing is claimed for the route but one probe at a time.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hapax_core::{RetryPolicy, clock::Clock};
+use hapax_mail::Mailer;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::RouteConfig, error::Error, job::Job};
+
+/// How long a courier without work keeps its connection.
+const IDLE_MAX: Duration = Duration::from_secs(20);
+
+/// How long a server that refused another connection is asked for no more than it gave.
+const CAP_FOR: Duration = Duration::from_secs(30);
+
+/// The pause after failures of the route in a row.
+const PAUSE: RetryPolicy = RetryPolicy {
+    first: Duration::from_secs(1),
+    factor: 2.0,
+    cap: Duration::from_secs(60),
+    give_up_after: Duration::MAX,
+    jitter: 0.2,
+};
+
+/// One way out, shared by the pump and its couriers.
+pub(crate) struct Route {
+    pub(crate) config: RouteConfig,
+    /// `lane / 4` of its deliveries: its own group first, and group 0 for the default route.
+    pub(crate) groups: Vec<i16>,
+    pub(crate) mailer: Mailer,
+    pub(crate) permits: Arc<Semaphore>,
+    state: Mutex<State>,
+    arrived: Notify,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    couriers: usize,
+    idle: usize,
+    /// Couriers that hold an open connection.
+    connected: usize,
+    failures: u32,
+    closed_until: Option<Duration>,
+    cap: Option<(usize, Duration)>,
+}
+
+impl Route {
+    pub(crate) fn new(
+        config: RouteConfig,
+        groups: Vec<i16>,
+        permits: usize,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Error> {
+        let mailer = Mailer::new(config.transport.clone(), clock.clone())
+            .map_err(|source| Error::Route { route: config.name.clone(), source })?;
+        let permits = Arc::new(Semaphore::new(permits));
+        Ok(Self { config, groups, mailer, permits, state: Mutex::default(), arrived: Notify::new(), clock })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many deliveries it would take now: its free permits, none while its breaker is closed, one as a probe.
+    pub(crate) fn free(&self) -> usize {
+        let free = self.permits.available_permits();
+        let state = self.state();
+        match state.closed_until {
+            Some(until) if self.clock.boottime() < until => 0,
+            Some(_) if state.failures > 0 => {
+                free.min(usize::from(state.queue.is_empty() && state.idle == state.couriers))
+            }
+            _ => free,
+        }
+    }
+
+    /// Hands a delivery to the couriers. Answers whether one more courier is wanted (and counted).
+    pub(crate) fn push(&self, job: Job) -> bool {
+        let mut state = self.state();
+        state.queue.push_back(job);
+        let most = match state.cap {
+            Some((cap, until)) if self.clock.boottime() < until => cap.max(1),
+            _ => self.config.max_connections.max(1),
+        };
+        let wanted = state.idle < state.queue.len() && state.couriers < most;
+        if wanted {
+            state.couriers += 1;
+        }
+        drop(state);
+        self.arrived.notify_one();
+        wanted
+    }
+
+    /// The next delivery for a courier; none when it has waited long enough or the relay is shutting down: then the
+    /// courier has been counted out and must end.
+    pub(crate) async fn next(&self, soft: &CancellationToken) -> Option<Job> {
+        let waited = tokio::time::sleep(IDLE_MAX);
+        tokio::pin!(waited);
+        let mut idle = false;
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let mut state = self.state();
+                if idle {
+                    state.idle -= 1;
+                }
+                let ended = soft.is_cancelled() || waited.is_elapsed();
+                if !soft.is_cancelled()
+                    && let Some(job) = state.queue.pop_front()
+                {
+                    if !state.queue.is_empty() {
+                        self.arrived.notify_one();
+                    }
+                    return Some(job);
+                }
+                if ended {
+                    state.couriers -= 1;
+                    return None;
+                }
+                state.idle += 1;
+                idle = true;
+            }
+            tokio::select! {
+                () = arrived => {}
+                () = soft.cancelled() => {}
+                () = &mut waited => {}
+            }
+        }
+    }
+
+    /// What is still waiting, to be given back.
+    pub(crate) fn drain(&self) -> Vec<Job> {
+        self.state().queue.drain(..).collect()
+    }
+
+    /// How long it is closed yet, if it is.
+    pub(crate) fn closed_for(&self) -> Option<Duration> {
+        let left = self.state().closed_until?.saturating_sub(self.clock.boottime());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// A connection was opened and authenticated.
+    pub(crate) fn opened(&self) {
+        let mut state = self.state();
+        state.connected += 1;
+        state.failures = 0;
+        state.closed_until = None;
+    }
+
+    /// A connection was given up, by whomever.
+    pub(crate) fn closed(&self) {
+        let mut state = self.state();
+        state.connected = state.connected.saturating_sub(1);
+    }
+
+    /// No connection could be had. Other couriers that have one go on with the work: then the job goes back to the queue
+    /// (none is returned). Otherwise the route is at fault: answers the job with the failures in a row.
+    pub(crate) fn failed(&self, job: Job, chance: f64) -> Option<(Job, u32)> {
+        let now = self.clock.boottime();
+        let mut state = self.state();
+        if state.connected > 0 {
+            state.cap = Some((state.connected, now + CAP_FOR));
+            state.queue.push_front(job);
+            drop(state);
+            self.arrived.notify_one();
+            return None;
+        }
+        if state.closed_until.is_none_or(|until| now >= until) {
+            state.failures = state.failures.saturating_add(1);
+            state.closed_until = Some(now + PAUSE.pause(state.failures, chance));
+        }
+        Some((job, state.failures))
+    }
+
+    /// A courier ends without having asked for more work.
+    pub(crate) fn courier_ended(&self) {
+        let mut state = self.state();
+        state.couriers = state.couriers.saturating_sub(1);
+    }
+}

@@ -1,0 +1,171 @@
+//! The MIME tree (RFC 2045, 2046, 2387): `mixed( alternative( text, related( html, inline ... ) ), attachment ... )`,
+//! each level only where it has more than one part.
+//!
+//! Invariants: encoded lines have at most 76 characters; a text comes back as it was, line ends as CRLF; boundaries
+//! follow from the message and are the same at every attempt. mail-builder writes the tree; it invents a boundary from
+//! the clock where none is given, so every multipart here gets one.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hapax_core::envelope::Attachment;
+use mail_builder::{
+    headers::{content_type::ContentType, raw::Raw},
+    mime::{BodyPart, MimePart},
+};
+use sha2::{Digest, Sha256};
+
+use crate::{error::Error, wire};
+
+/// What 76 characters of base64 hold.
+const BASE64_LINE_INPUT_BYTES: usize = 57;
+/// The longest attachment name and content id, in bytes.
+const NAME_BYTES_MAX: usize = 500;
+
+/// The body: text and / or HTML, and attachments.
+pub(crate) fn build(
+    id: &str,
+    text: Option<&str>,
+    html: Option<&str>,
+    attachments: &[Attachment],
+) -> Result<MimePart<'static>, Error> {
+    let boundaries = Boundaries::new(id, text, html);
+    let (mut inline, mut attached) = (Vec::new(), Vec::new());
+    for (index, attachment) in attachments.iter().enumerate() {
+        let is_inline = attachment.content_id.is_some() && html.is_some();
+        let part =
+            attachment_part(attachment, is_inline).map_err(|what| Error::Attachment { number: index + 1, what })?;
+        if is_inline { &mut inline } else { &mut attached }.push(part);
+    }
+    let html = html.map(|html| match inline.is_empty() {
+        true => text_part("text/html", html),
+        false => {
+            inline.insert(0, text_part("text/html", html));
+            boundaries.multipart("related", inline)
+        }
+    });
+    let body = match (text.map(|text| text_part("text/plain", text)), html) {
+        (Some(text), Some(html)) => boundaries.multipart("alternative", vec![text, html]),
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => return Err(Error::NoBody),
+    };
+    if attached.is_empty() {
+        return Ok(body);
+    }
+    attached.insert(0, body);
+    Ok(boundaries.multipart("mixed", attached))
+}
+
+/// Boundaries from the hash of the message's id and texts: nobody can write a text that contains one, and `=_` occurs
+/// neither in quoted-printable nor in base64.
+struct Boundaries {
+    seed: Sha256,
+}
+
+impl Boundaries {
+    fn new(id: &str, text: Option<&str>, html: Option<&str>) -> Self {
+        let mut seed = Sha256::new();
+        for part in [id, text.unwrap_or_default(), html.unwrap_or_default()] {
+            seed.update((part.len() as u64).to_be_bytes());
+            seed.update(part);
+        }
+        Self { seed }
+    }
+
+    fn multipart(&self, subtype: &str, parts: Vec<MimePart<'static>>) -> MimePart<'static> {
+        let hash = self.seed.clone().chain_update(subtype).finalize();
+        let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let mut content_type =
+            ContentType::new(format!("multipart/{subtype}")).attribute("boundary", format!("=_{hex}"));
+        if subtype == "related" {
+            content_type = content_type.attribute("type", "text/html");
+        }
+        MimePart::new(content_type, BodyPart::Multipart(parts))
+    }
+}
+
+/// A text: as it is where that is safe, else quoted-printable or base64, whichever is shorter (mail-builder chooses).
+/// It would send control characters as they are; those need base64.
+fn text_part(media_type: &'static str, text: &str) -> MimePart<'static> {
+    let content_type = ContentType::new(media_type).attribute("charset", "utf-8");
+    let text = wire::crlf(text.as_bytes());
+    if text.iter().any(|byte| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n')) {
+        return MimePart::new(content_type, base64_lines(&text)).transfer_encoding("base64");
+    }
+    MimePart::new(content_type, BodyPart::Text(String::from_utf8_lossy(&text).into_owned().into()))
+}
+
+/// An attachment is opaque: always base64, whatever its type.
+fn attachment_part(attachment: &Attachment, is_inline: bool) -> Result<MimePart<'static>, &'static str> {
+    let name = attachment.filename.trim();
+    if name.chars().any(char::is_control) {
+        return Err("has a control character in its filename");
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err("has a filename of more than 500 bytes");
+    }
+    let mut disposition = ContentType::new(if is_inline { "inline" } else { "attachment" });
+    if !name.is_empty() {
+        disposition = disposition.attribute("filename", name.to_owned());
+    }
+    let mut part = MimePart::new(media_type(&attachment.content_type)?, base64_lines(&attachment.content))
+        .transfer_encoding("base64")
+        .header("Content-Disposition", disposition);
+    if let Some(id) = &attachment.content_id {
+        part = part.header("Content-ID", Raw::new(format!("<{}>", content_id(id)?)));
+    }
+    Ok(part)
+}
+
+fn content_id(id: &str) -> Result<&str, &'static str> {
+    let id = id.trim();
+    let id = id.strip_prefix('<').and_then(|id| id.strip_suffix('>')).unwrap_or(id);
+    let fits = !id.is_empty() && id.len() <= NAME_BYTES_MAX;
+    match fits && id.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>')) {
+        true => Ok(id),
+        false => Err("has a content id that is not 1 to 500 printable ASCII characters without spaces and <>"),
+    }
+}
+
+/// `type/subtype; key=value ...`, checked (RFC 2045 section 5.1).
+fn media_type(text: &str) -> Result<ContentType<'static>, &'static str> {
+    const SHAPE: &str = "has a content type that is not type/subtype; key=value";
+    let mut pieces = text.split(';').map(str::trim);
+    let name = pieces.next().unwrap_or_default().to_ascii_lowercase();
+    let (kind, subtype) = name.split_once('/').ok_or(SHAPE)?;
+    if !is_token(kind) || !is_token(subtype) {
+        return Err(SHAPE);
+    }
+    match kind {
+        "multipart" => return Err("has a multipart content type, which would need its parts"),
+        // RFC 2046 section 5.2 forbids to encode a message; readers know an .eml file by its name.
+        "message" => return Ok(ContentType::new("application/octet-stream")),
+        _ => {}
+    }
+    let mut content_type = ContentType::new(name.clone());
+    for piece in pieces.filter(|piece| !piece.is_empty()) {
+        let (key, value) = piece.split_once('=').ok_or(SHAPE)?;
+        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+        let plain = |byte: u8| (b' '..=b'~').contains(&byte) && !matches!(byte, b'"' | b'\\');
+        if !is_token(key) || value.len() > NAME_BYTES_MAX || !value.bytes().all(plain) {
+            return Err(SHAPE);
+        }
+        content_type = content_type.attribute(key.to_ascii_lowercase(), value.to_owned());
+    }
+    Ok(content_type)
+}
+
+/// A token of RFC 2045 of a sane length.
+fn is_token(text: &str) -> bool {
+    let special = |byte: u8| b"()<>@,;:\\\"/[]?=".contains(&byte);
+    (1..=127).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && !special(byte))
+}
+
+fn base64_lines(content: &[u8]) -> BodyPart<'static> {
+    let mut out = String::with_capacity(content.len() / 57 * 78 + 80);
+    for line in content.chunks(BASE64_LINE_INPUT_BYTES) {
+        if !out.is_empty() {
+            out.push_str("\r\n");
+        }
+        STANDARD.encode_string(line, &mut out);
+    }
+    BodyPart::Binary(out.into_bytes().into())
+}

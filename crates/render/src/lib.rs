@@ -1,0 +1,135 @@
+//! From a notification to the bytes of a message: templates and MIME, the same bytes at every attempt.
+//!
+//! [`Renderer::render`] is a pure function of the notification, the route's `from` and the templates read at start. The
+//! bytes are the same for every recipient of a message and at every attempt, so that a mail server's or a reader's own
+//! de-duplication can see that two copies are one (Message-ID, Date and boundaries derive from the notification).
+//!
+//! What comes out is fit for the wire: CRLF only, lines of at most 998 octets, no NUL, no Bcc, and no text of an
+//! application or a customer can become a header field. Dot-stuffing is `mail`'s.
+//!
+//! This crate must not: read a clock or chance, touch a disk after [`Renderer::new`], log, or put a payload value, an
+//! address, a subject or a body into an error.
+
+mod body;
+mod compose;
+mod error;
+mod header;
+mod raw;
+mod source;
+mod templates;
+mod wire;
+
+use hapax_core::{
+    Recipient,
+    envelope::{Content, Notification},
+};
+
+use crate::{
+    compose::Identity,
+    templates::{Library, Texts},
+};
+pub use crate::{
+    error::{Error, Problem},
+    source::Templates,
+};
+
+/// What a renderer may use.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The templates for notifications that bring a payload.
+    pub templates: Templates,
+    /// How much work one template may do; also bounds its memory to about 64 bytes a unit.
+    pub template_fuel_max: u64,
+    /// The longest text one template may write.
+    pub template_output_bytes_max: usize,
+    /// The largest message, encoded.
+    pub message_bytes_max: usize,
+}
+
+impl Default for Options {
+    /// No templates, 500,000 units of fuel (32 MB), 2 MiB a text, 50 MiB a message.
+    fn default() -> Self {
+        Self {
+            templates: Templates::none(),
+            template_fuel_max: 500_000,
+            template_output_bytes_max: 2 << 20,
+            message_bytes_max: 50 << 20,
+        }
+    }
+}
+
+/// Makes messages. Immutable after `new`: share it in an `Arc`.
+pub struct Renderer {
+    library: Library,
+    message_bytes_max: usize,
+}
+
+/// A message, ready for `mail`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// The Message-ID with its angle brackets, as the message has it.
+    pub message_id_header: String,
+    /// MAIL FROM: the notification's sender, or the route's `from`.
+    pub envelope_sender: Recipient,
+    /// The message (RFC 5322): CRLF only, ends with one, lines of at most 998 octets; not dot-stuffed.
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Rendered {
+    /// Never the message.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rendered").field("bytes", &self.bytes.len()).finish_non_exhaustive()
+    }
+}
+
+impl Renderer {
+    /// Reads and compiles all templates.
+    ///
+    /// # Errors
+    /// [`Error::Templates`] with every problem of every template: unreadable, incomplete, not UTF-8, syntax errors.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        Ok(Self { library: Library::load(&options)?, message_bytes_max: options.message_bytes_max })
+    }
+
+    /// The message of a notification. `route_from` is the route's `from` (`Name <address>` or `address`), used when the
+    /// notification names no sender. The Message-ID's domain is the sender's unless `hostname_for_message_id` is given,
+    /// which must then be the same on every relay and after every restart.
+    ///
+    /// # Errors
+    /// Why the notification cannot be rendered, now and at any later attempt with the same templates.
+    pub fn render(
+        &self,
+        notification: &Notification,
+        route_from: &str,
+        hostname_for_message_id: Option<&str>,
+    ) -> Result<Rendered, Error> {
+        let sender = match &notification.sender {
+            Some(sender) => header::parse(|| "sender".to_owned(), sender)?,
+            None => header::parse(|| "the route's from".to_owned(), route_from)?,
+        };
+        let identity = Identity::new(notification, sender, hostname_for_message_id)?;
+        let (bytes, message_id_header) = match &notification.content {
+            Content::Raw(raw) => raw::finish(raw, notification, &identity)?,
+            Content::Ready { subject, text, html } => {
+                let texts = Texts { subject: subject.clone(), text: text.clone(), html: html.clone() };
+                (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
+            }
+            Content::Payload(payload) => {
+                let texts = self.library.render(&notification.kind, &notification.id.to_string(), payload)?;
+                (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
+            }
+        };
+        if bytes.len() > self.message_bytes_max {
+            return Err(Error::TooLarge { actual_bytes: bytes.len(), limit_bytes: self.message_bytes_max });
+        }
+        match wire::first_fault(&bytes) {
+            Some((what, line)) => Err(Error::Wire { what, line }),
+            None => Ok(Rendered { message_id_header, envelope_sender: identity.sender, bytes }),
+        }
+    }
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync>() {}
+    shareable::<Renderer>();
+};

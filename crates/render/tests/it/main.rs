@@ -1,0 +1,9 @@
+//! Messages as a reader would see them: rendered here, taken apart by an independent parser.
+
+mod content;
+mod headers;
+mod injection;
+mod properties;
+mod raw;
+mod support;
+mod templates;

@@ -1,0 +1,151 @@
+//! The data directory: made once by `initdb`, then copied.
+//!
+//! `initdb` costs about a second, a copy a tenth of it. The first cluster runs `initdb` in its own directory and leaves
+//! a copy in the cache; everybody later copies from there. The key covers everything that shapes the result: the binary
+//! (path, size, modification time), the options, the user. A template appears by rename, so it is complete or absent;
+//! makers hold a file lock, so it is made once. The cache directory is private to us (0700, our own): if somebody else
+//! got there first, we do without a cache.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::binaries::{Binaries, ServerUser};
+use super::error::Error;
+
+/// `-N`: a template needs no fsync, and neither does its copy before the first start.
+const INITDB_OPTIONS: &[&str] = &["-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"];
+
+/// Fills `data` (which must not exist, in a directory that the server's user may write) with a fresh cluster.
+pub(crate) fn make_data_directory(binaries: &Binaries, user: Option<ServerUser>, data: &Path) -> Result<(), Error> {
+    let Ok(cache) = cache_directory() else {
+        return initdb(binaries, user, data);
+    };
+    let template = cache.join(key(binaries, user)?);
+    if !template.is_dir() {
+        let lock_path = template.with_extension("lock");
+        let open = File::options().create(true).append(true).mode(0o600).open(&lock_path);
+        let lock = open.map_err(Error::file("could not open", &lock_path))?;
+        lock.lock().map_err(Error::file("could not lock", &lock_path))?;
+        // Somebody else may have made it while we waited.
+        if !template.is_dir() {
+            initdb(binaries, user, data)?;
+            return keep_copy(data, &template, user);
+        }
+    }
+    copy_tree(&template, data, user).map_err(Error::file("could not copy the template", &template))
+}
+
+fn keep_copy(data: &Path, template: &Path, user: Option<ServerUser>) -> Result<(), Error> {
+    let partial = template.with_extension("partial");
+    let attempt = || {
+        if partial.exists() {
+            fs::remove_dir_all(&partial)?;
+        }
+        copy_tree(data, &partial, user)?;
+        fs::rename(&partial, template)
+    };
+    attempt().map_err(Error::file("could not keep the template", template))
+}
+
+fn initdb(binaries: &Binaries, user: Option<ServerUser>, data: &Path) -> Result<(), Error> {
+    let parent = data.parent().expect("the data directory lies in the cluster's directory");
+    let program = binaries.path("initdb");
+    let output = binaries
+        .command("initdb", user, parent)
+        .args(INITDB_OPTIONS)
+        .arg("-D")
+        .arg(data)
+        .output()
+        .map_err(Error::file("could not run", program))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = [output.stdout, output.stderr].concat();
+    Err(Error::Program {
+        program: "initdb",
+        status: output.status,
+        output: String::from_utf8_lossy(&text).into_owned(),
+    })
+}
+
+fn key(binaries: &Binaries, user: Option<ServerUser>) -> Result<String, Error> {
+    let program = binaries.path("initdb");
+    let metadata = fs::metadata(&program).map_err(Error::file("could not read", &program))?;
+    let user = user.map_or(0, |user| user.uid);
+    let identity = format!(
+        "{} {} {} {} {user} {}",
+        program.display(),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        INITDB_OPTIONS.join(" ")
+    );
+    let digest = Sha256::digest(identity.as_bytes());
+    Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn cache_directory() -> io::Result<PathBuf> {
+    let base = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+    private_directory(&base.unwrap_or_else(std::env::temp_dir), "hapax-pg-template")
+}
+
+/// `base/name-<uid>`, made if need be, and refused unless it is a real directory that only we can write.
+pub(crate) fn private_directory(base: &Path, name: &str) -> io::Result<PathBuf> {
+    let own = rustix::process::geteuid().as_raw();
+    let path = base.join(format!("{name}-{own}"));
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let metadata = fs::symlink_metadata(&path)?;
+    if metadata.is_dir() && metadata.uid() == own && metadata.mode() & 0o022 == 0 {
+        return Ok(path);
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{} belongs to somebody else", path.display())))
+}
+
+fn copy_tree(from: &Path, to: &Path, user: Option<ServerUser>) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target, user)?;
+        } else {
+            // `fs::copy` reflinks where the file system can, and keeps the permissions.
+            fs::copy(entry.path(), &target)?;
+            give(&target, user)?;
+        }
+    }
+    give(to, user)
+}
+
+/// Hands a path over to the user that runs the server, when that is not us.
+pub(crate) fn give(path: &Path, user: Option<ServerUser>) -> io::Result<()> {
+    match user {
+        Some(user) => chown(path, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_directory_is_refused_when_others_can_write_it_or_it_is_a_link() {
+        let base = tempfile::tempdir().unwrap();
+        let path = private_directory(base.path(), "mine").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(private_directory(base.path(), "mine").is_err());
+
+        let own = rustix::process::geteuid().as_raw();
+        std::os::unix::fs::symlink("/", base.path().join(format!("link-{own}"))).unwrap();
+        assert!(private_directory(base.path(), "link").is_err());
+    }
+}

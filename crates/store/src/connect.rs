@@ -1,0 +1,214 @@
+//! The pool: where to connect, how to trust the server, and what the server says unasked.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use futures_util::future::{BoxFuture, FutureExt, poll_fn};
+use tokio::task::JoinHandle;
+use tokio_postgres::{AsyncMessage, Client, Config, config::SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::{error::Error, tls};
+
+/// How to reach the database.
+#[derive(Clone)]
+pub struct ConnectOptions {
+    /// A `postgres://` URL or a libpq keyword string; may name several hosts. `sslmode` understands libpq's words.
+    pub url: String,
+    /// The password, where it is not in the URL.
+    pub password: Option<String>,
+    /// Connections at most.
+    pub pool_size_max: usize,
+    /// Client-side limit of one statement.
+    pub statement_timeout: Duration,
+    /// Shown in `pg_stat_activity`, unless the URL names one.
+    pub application_name: String,
+}
+
+impl std::fmt::Debug for ConnectOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectOptions").field("pool_size_max", &self.pool_size_max).finish_non_exhaustive()
+    }
+}
+
+/// Counts what the server said with severity WARNING, on any connection of the pool.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notices(Arc<AtomicU64>);
+
+impl Notices {
+    pub(crate) fn warnings(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn heard(&self, message: &AsyncMessage) {
+        if let AsyncMessage::Notice(notice) = message {
+            // Matched by SQLSTATE class, severity words are translated: 01 is warning, 00 is success (NOTICE, INFO).
+            if notice.code().code().starts_with("01") {
+                tracing::warn!(db.warning = notice.message(), "the database warned");
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// What `sslmode` asks for (libpq's words).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verify {
+    /// `disable`: no TLS.
+    Disabled,
+    /// `prefer` and `require`: encrypted, not verified.
+    Encrypted,
+    /// `verify-ca`, `verify-full`: verified against the platform's roots or `sslrootcert`.
+    Full(Option<PathBuf>),
+}
+
+/// Takes a URL apart: tokio-postgres knows neither `verify-full` nor `sslrootcert`.
+///
+/// # Errors
+/// Says what is wrong, without the password.
+pub fn parse_url(url: &str) -> Result<(), Error> {
+    parse(url).map(|_| ())
+}
+
+fn parse(url: &str) -> Result<(Config, Verify), Error> {
+    let (mut mode, mut root) = (None, None);
+    let separator = if url.contains("://") { '&' } else { ' ' };
+    let (head, query) = match url.split_once('?') {
+        Some((head, query)) if separator == '&' => (Some(head), query),
+        _ if separator == '&' => (Some(url), ""),
+        _ => (None, url),
+    };
+    let kept: Vec<&str> = query
+        .split(separator)
+        .filter(|pair| !pair.is_empty())
+        .filter(|pair| match pair.split_once('=') {
+            Some(("sslmode", value)) => {
+                mode = Some(value.to_owned());
+                false
+            }
+            Some(("sslrootcert", value)) => {
+                root = Some(PathBuf::from(value.replace("%2F", "/").replace("%2f", "/")));
+                false
+            }
+            _ => true,
+        })
+        .collect();
+    let rest = match head {
+        Some(head) if kept.is_empty() => head.to_owned(),
+        Some(head) => format!("{head}?{}", kept.join("&")),
+        None => kept.join(" "),
+    };
+    let mut config: Config = rest.parse().map_err(|error: tokio_postgres::Error| Error::Config {
+        reason: format!(
+            "not a connection string: {} (hint: postgres://user@host:5432/database?sslmode=verify-full)",
+            std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
+        ),
+    })?;
+    let (ssl, verify) = match mode.as_deref() {
+        Some("disable") => (SslMode::Disable, Verify::Disabled),
+        None | Some("prefer" | "allow") => (SslMode::Prefer, Verify::Encrypted),
+        Some("require") if root.is_none() => (SslMode::Require, Verify::Encrypted),
+        Some("require" | "verify-ca" | "verify-full") => (SslMode::Require, Verify::Full(root)),
+        Some(other) => {
+            return Err(Error::Config {
+                reason: format!("sslmode={other} is not disable, allow, prefer, require, verify-ca or verify-full"),
+            });
+        }
+    };
+    config.ssl_mode(ssl);
+    Ok((config, verify))
+}
+
+/// Builds the pool; connects nowhere yet.
+pub(crate) fn pool(options: &ConnectOptions) -> Result<(Pool, Notices), Error> {
+    let (config, dial) = prepare(options)?;
+    let notices = dial.notices.clone();
+    let manager = Manager::from_connect(config, dial, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let pool = Pool::builder(manager)
+        .max_size(options.pool_size_max)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(options.statement_timeout))
+        .create_timeout(Some(options.statement_timeout))
+        .build()
+        .map_err(|error| Error::Config { reason: error.to_string() })?;
+    Ok((pool, notices))
+}
+
+/// One connection outside any pool, for migrations.
+pub(crate) async fn single(options: &ConnectOptions) -> Result<(Client, JoinHandle<()>), Error> {
+    let (config, dial) = prepare(options)?;
+    dial.connect(&config).await.map_err(|source| Error::Query { operation: "connect", source })
+}
+
+fn prepare(options: &ConnectOptions) -> Result<(Config, Dial), Error> {
+    let (mut config, verify) = parse(&options.url)?;
+    if let Some(password) = &options.password {
+        config.password(password);
+    }
+    if config.get_application_name().is_none() {
+        config.application_name(&options.application_name);
+    }
+    config.connect_timeout(Duration::from_secs(5));
+    config.tcp_user_timeout(Duration::from_secs(30));
+    config.keepalives_idle(Duration::from_secs(30));
+    Ok((config, Dial { tls: tls::connector(&verify)?, notices: Notices::default() }))
+}
+
+/// Opens connections whose driver listens to notices.
+struct Dial {
+    tls: MakeRustlsConnect,
+    notices: Notices,
+}
+
+impl Connect for Dial {
+    fn connect(&self, config: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
+        let config = config.clone();
+        async move {
+            let (client, mut connection) = config.connect(self.tls.clone()).await?;
+            let notices = self.notices.clone();
+            let driver = tokio::spawn(async move {
+                loop {
+                    match poll_fn(|cx| connection.poll_message(cx)).await {
+                        Some(Ok(message)) => notices.heard(&message),
+                        Some(Err(error)) => {
+                            tracing::debug!(error = %error, "a database connection ended");
+                            return;
+                        }
+                        None => return,
+                    }
+                }
+            });
+            Ok((client, driver))
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sslmode_has_the_words_of_libpq() {
+        let verify = |mode: &str| {
+            parse(&format!("postgres://u@h/d?{mode}")).map(|(config, verify)| (config.get_ssl_mode(), verify))
+        };
+        assert_eq!(verify("").expect("parses"), (SslMode::Prefer, Verify::Encrypted));
+        assert_eq!(verify("sslmode=disable").expect("parses"), (SslMode::Disable, Verify::Disabled));
+        assert_eq!(verify("sslmode=verify-full").expect("parses"), (SslMode::Require, Verify::Full(None)));
+        assert_eq!(
+            verify("sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem&application_name=x").expect("parses"),
+            (SslMode::Require, Verify::Full(Some("/etc/ca.pem".into())))
+        );
+        assert!(verify("sslmode=full").expect_err("no such mode").to_string().contains("verify-full"));
+        assert!(parse("host=h user=u sslmode=require").is_ok());
+        assert!(parse("http://h").is_err());
+    }
+}

@@ -1,0 +1,164 @@
+//! What can go wrong with the database, and what it means for the caller: nothing happened, something may have happened,
+//! or this is not the database it should be.
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+/// A failed call. `Display` says what, [`std::error::Error::source`] why.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration of the connection does not make sense.
+    #[error("database.url: {reason}")]
+    Config {
+        /// What is wrong with it; never the password.
+        reason: String,
+    },
+    /// No connection could be had.
+    #[error("{operation}: no connection to the database")]
+    Unreachable {
+        /// What was wanted.
+        operation: &'static str,
+        /// Why not.
+        source: Box<PoolError>,
+    },
+    /// The client-side time was up; the server may still do it.
+    #[error("{operation}: no answer from the database in time")]
+    Timeout {
+        /// What was asked.
+        operation: &'static str,
+    },
+    /// The server warned while it committed: its durability is in question.
+    #[error("{operation}: the database warned while committing")]
+    Warned {
+        /// What was asked.
+        operation: &'static str,
+    },
+    /// The statement failed, or the connection was lost while it ran.
+    #[error("{operation}: {}", describe(source))]
+    Query {
+        /// What was asked.
+        operation: &'static str,
+        /// Why it failed.
+        source: tokio_postgres::Error,
+    },
+    /// The statement was refused because the server is not the one it was meant for.
+    #[error("this is not the database the relay was armed for: {detail}")]
+    NotArmed {
+        /// Expected and found.
+        detail: String,
+    },
+    /// The database has no outbox.
+    #[error("there is no outbox in this database (hint: hapax migrate up)")]
+    NoOutbox,
+    /// A standby cannot be written to.
+    #[error(
+        "the database is a standby (hint: name the primary, or several hosts with target_session_attrs=read-write)"
+    )]
+    Standby,
+    /// The server would lose commits in a crash.
+    #[error(
+        "the server runs with fsync = off: it could lose intents, and every lost intent is a duplicate (hint: turn it on)"
+    )]
+    FsyncOff,
+    /// Postgres before 15.
+    #[error("Postgres {version_num} is too old, 15 is the oldest supported")]
+    TooOld {
+        /// `server_version_num`.
+        version_num: i32,
+    },
+    /// A row has something no version of Hapax writes.
+    #[error("{operation}: the row of {key} is not readable: {reason}")]
+    Row {
+        /// What was read.
+        operation: &'static str,
+        /// Which row.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A migration could not be applied.
+    #[error("migration {name}")]
+    Migration {
+        /// Its file name.
+        name: &'static str,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// The schema is not one this binary can work with.
+    #[error("{0}")]
+    Schema(String),
+}
+
+/// The words of a database error, with the parts that could carry data (DETAIL, row contents) left out, except ours.
+fn describe(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
+}
+
+impl Error {
+    pub(crate) fn query(operation: &'static str, source: tokio_postgres::Error) -> Self {
+        match source.as_db_error() {
+            Some(db) if db.code().code() == "HX001" => {
+                Self::NotArmed { detail: db.detail().unwrap_or("no detail").to_owned() }
+            }
+            _ => Self::Query { operation, source },
+        }
+    }
+
+    pub(crate) fn explain_missing_schema(self) -> Self {
+        match self.sqlstate() {
+            Some(state) if *state == SqlState::UNDEFINED_TABLE || *state == SqlState::INVALID_SCHEMA_NAME => {
+                Self::NoOutbox
+            }
+            _ => self,
+        }
+    }
+
+    /// The SQLSTATE, where the server gave one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&SqlState> {
+        match self {
+            Self::Query { source, .. } => source.code(),
+            Self::Migration { source, .. } => source.sqlstate(),
+            _ => None,
+        }
+    }
+
+    /// The HINT the server gave, for people.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Query { source, .. } => source.as_db_error()?.hint(),
+            _ => None,
+        }
+    }
+
+    /// Whether the statement may nevertheless have been committed, or may still be.
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
+        match self {
+            Self::Timeout { .. } | Self::Warned { .. } => true,
+            // An ErrorResponse means a rollback, except where the server died or was told to stop at the COMMIT.
+            Self::Query { source, .. } => source.as_db_error().is_none_or(|db| db.code().code().starts_with("57P")),
+            _ => false,
+        }
+    }
+
+    /// Whether the same statement may succeed when it is tried again later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Warned { .. } | Self::Standby => true,
+            Self::Query { source, .. } => source.as_db_error().is_none_or(|db| {
+                let class = &db.code().code()[..2];
+                matches!(class, "08" | "25" | "40" | "53" | "55" | "57" | "58")
+            }),
+            _ => false,
+        }
+    }
+
+    /// Whether the answering server is not the one this relay was armed for: stop at once.
+    #[must_use]
+    pub fn is_guard(&self) -> bool {
+        matches!(self, Self::NotArmed { .. })
+    }
+}

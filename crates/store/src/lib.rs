@@ -1,0 +1,136 @@
+//! The only user of Postgres: every statement of the protocol, the migrations, and what the command line reads.
+//!
+//! One statement a file in `queries/`, embedded; no ad-hoc SQL in code. Statements are unnamed and typed, one round trip
+//! and one implicit transaction each, so that they work through PgBouncer in transaction mode without settings; the
+//! durability each needs is set inside the statement itself. Every call has a client-side timeout, after which the
+//! connection is thrown away: its backend may still commit, which the protocol expects.
+//!
+//! Architecture Invariant: no other crate of the daemon names tokio-postgres, and this one never sees `mail`.
+
+mod connect;
+mod error;
+mod hot;
+pub mod migrate;
+mod rows;
+mod tls;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+pub use connect::{ConnectOptions, parse_url};
+use deadpool_postgres::{Object, Pool};
+pub use error::Error;
+use hapax_core::Incarnation;
+pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Verdict, Wait};
+pub use rows::{Claimed, Cursor};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
+use uuid::Uuid;
+pub use watch::{Doubt, Marked, RelaySeen};
+
+/// What the relay was armed for: an argument of claim, intend, settle and heartbeat, compared inside the statements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Armed {
+    /// The outbox's arming epoch.
+    pub epoch: Uuid,
+    /// System identifier and timeline of the server.
+    pub identity: String,
+}
+
+/// A handle to one outbox. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: Pool,
+    armed: Arc<Armed>,
+    incarnation: Incarnation,
+    notices: connect::Notices,
+    statement_timeout: Duration,
+}
+
+/// A parameter with its type: unnamed statements carry their types, so that one round trip is enough.
+type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+
+impl Store {
+    /// Connects, and reads what this outbox is armed for. Waits for nobody: the caller decides how patient to be.
+    ///
+    /// # Errors
+    /// Unreachable or refusing database, no outbox schema, `fsync = off`, a standby, or an outbox armed for another
+    /// database ([`Error::NotArmed`]).
+    pub async fn connect(options: &ConnectOptions, incarnation: Incarnation) -> Result<Self, Error> {
+        let (pool, notices) = connect::pool(options)?;
+        let unarmed = Arc::new(Armed { epoch: Uuid::nil(), identity: String::new() });
+        let mut store =
+            Self { pool, armed: unarmed, incarnation, notices, statement_timeout: options.statement_timeout };
+        store.armed = Arc::new(store.read_armed().await?);
+        Ok(store)
+    }
+
+    /// What this store's statements name.
+    #[must_use]
+    pub fn armed(&self) -> &Armed {
+        &self.armed
+    }
+
+    /// The incarnation this store's intents and settles carry.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    async fn read_armed(&self) -> Result<Armed, Error> {
+        let row = self
+            .rows("armed", include_str!("../queries/armed.sql"), &[])
+            .await
+            .map_err(Error::explain_missing_schema)?
+            .into_iter()
+            .next()
+            .ok_or(Error::NoOutbox)?;
+        if row.get::<_, i32>("version") < 150_000 {
+            return Err(Error::TooOld { version_num: row.get("version") });
+        }
+        if row.get("in_recovery") {
+            return Err(Error::Standby);
+        }
+        if !row.get::<_, bool>("fsync") {
+            return Err(Error::FsyncOff);
+        }
+        let (identity, found): (String, String) = (row.get("identity"), row.get("found"));
+        if identity != found {
+            return Err(Error::NotArmed { detail: format!("armed for {identity}, but this server is {found}") });
+        }
+        Ok(Armed { epoch: row.get("epoch"), identity })
+    }
+
+    /// Runs one statement; `operation` names it in errors and logs.
+    async fn rows(&self, operation: &'static str, sql: &str, params: &[Typed<'_>]) -> Result<Vec<Row>, Error> {
+        let client = self.client(operation).await?;
+        match tokio::time::timeout(self.statement_timeout, client.query_typed(sql, params)).await {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(source)) => {
+                if source.as_db_error().is_none() {
+                    drop(Object::take(client));
+                }
+                Err(Error::query(operation, source))
+            }
+            Err(_elapsed) => {
+                // Its answer may still come: nobody else may read it.
+                drop(Object::take(client));
+                Err(Error::Timeout { operation })
+            }
+        }
+    }
+
+    /// As [`Store::rows`], for statements whose COMMIT must not be doubted: a WARNING from the server meanwhile (a
+    /// cancelled wait for a synchronous standby) counts as no answer.
+    async fn durable_rows(&self, operation: &'static str, sql: &str, params: &[Typed<'_>]) -> Result<Vec<Row>, Error> {
+        let before = self.notices.warnings();
+        let rows = self.rows(operation, sql, params).await?;
+        if self.notices.warnings() == before { Ok(rows) } else { Err(Error::Warned { operation }) }
+    }
+
+    async fn client(&self, operation: &'static str) -> Result<Object, Error> {
+        self.pool.get().await.map_err(|source| Error::Unreachable { operation, source: Box::new(source) })
+    }
+}

@@ -1,0 +1,266 @@
+//! The migrator: plain numbered SQL, embedded in the binary, each file applied once in a transaction of its own.
+//!
+//! Safe when twenty run at once (one advisory lock, taken inside the transaction, so that a pooler cannot leak it),
+//! idempotent, and careful: a file that was changed after it was applied is an error, and so is a database that is ahead
+//! by a migration this binary would break on.
+
+use sha2::{Digest, Sha256};
+use tokio_postgres::{Client, Row, error::SqlState};
+
+use crate::{connect::ConnectOptions, error::Error};
+
+/// One embedded file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migration {
+    /// Its number: the order.
+    pub version: i32,
+    /// Its file name.
+    pub name: &'static str,
+    /// Its text.
+    pub sql: &'static str,
+}
+
+const BOOTSTRAP: &str = include_str!("../../../migrations/0000_bootstrap.sql");
+
+macro_rules! embedded {
+    ($($version:literal $name:literal),* $(,)?) => {
+        &[$(Migration { version: $version, name: $name, sql: include_str!(concat!("../../../migrations/", $name)) }),*]
+    };
+}
+
+/// Every migration, in order.
+pub const MIGRATIONS: &[Migration] = embedded![
+    1 "0001_schema.sql",
+    2 "0002_tables.sql",
+    3 "0003_protocol.sql",
+    10 "0010_decide.sql",
+];
+
+/// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.
+const LOCK: i64 = 0x0068_6170_6178;
+
+/// How often a migration that met a lock is tried again.
+const LOCK_RETRIES_MAX: u32 = 20;
+
+impl Migration {
+    /// sha256 of the text, in hexadecimal.
+    #[must_use]
+    pub fn checksum(&self) -> String {
+        Sha256::digest(self.sql.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether older relays must not run on the schema it makes.
+    #[must_use]
+    pub fn breaking(&self) -> bool {
+        self.sql.lines().next().is_some_and(|line| line.trim() == "-- breaking: yes")
+    }
+}
+
+/// What the database says about one migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Its number.
+    pub version: i32,
+    /// Its name when it was applied.
+    pub name: String,
+    /// The checksum of the file that was applied.
+    pub checksum: String,
+    /// Whether older relays must not run on it.
+    pub breaking: bool,
+    /// When, in ISO 8601.
+    pub applied_at: String,
+}
+
+/// The database's migrations beside the binary's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// What was applied, in order.
+    pub applied: Vec<Applied>,
+}
+
+impl Status {
+    fn read(rows: &[Row]) -> Self {
+        let applied = |row: &Row| Applied {
+            version: row.get("version"),
+            name: row.get("name"),
+            checksum: row.get("checksum"),
+            breaking: row.get("breaking"),
+            applied_at: row.get("applied_at"),
+        };
+        Self { applied: rows.iter().map(applied).collect() }
+    }
+
+    /// The binary's migrations that the database lacks.
+    #[must_use]
+    pub fn pending(&self) -> Vec<Migration> {
+        MIGRATIONS
+            .iter()
+            .filter(|m| !self.applied.iter().any(|applied| applied.version == m.version))
+            .copied()
+            .collect()
+    }
+
+    /// Everything that keeps this binary from working with the database, in words; empty when nothing does.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for applied in &self.applied {
+            match MIGRATIONS.iter().find(|m| m.version == applied.version) {
+                Some(known) if known.checksum() != applied.checksum => problems.push(format!(
+                    "migration {} was changed after it was applied (hint: never edit a migration; restore the file, or add a new one)",
+                    applied.name
+                )),
+                None if applied.breaking => problems.push(format!(
+                    "the database is ahead: migration {} is not known to this binary and older relays must not run on it (hint: upgrade hapax)",
+                    applied.name
+                )),
+                _ => {}
+            }
+        }
+        problems
+    }
+}
+
+/// A connection for migrations alone; it needs the owner's privileges, not the relay's.
+pub struct Migrator {
+    client: Client,
+    _driver: tokio::task::JoinHandle<()>,
+}
+
+impl Migrator {
+    /// Connects with the URL's own user.
+    ///
+    /// # Errors
+    /// Unreachable database.
+    pub async fn connect(options: &ConnectOptions) -> Result<Self, Error> {
+        let (client, driver) = crate::connect::single(options).await?;
+        Ok(Self { client, _driver: driver })
+    }
+
+    /// Reads what was applied; a database without an outbox has an empty status.
+    ///
+    /// # Errors
+    /// Any of the database's.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let sql = include_str!("../queries/migrations.sql");
+        match self.client.query_typed(sql, &[]).await {
+            Ok(rows) => Ok(Status::read(&rows)),
+            Err(error) if matches!(error.code(), Some(code) if *code == SqlState::UNDEFINED_TABLE || *code == SqlState::INVALID_SCHEMA_NAME) => {
+                Ok(Status::default())
+            }
+            Err(error) => Err(Error::query("migrate status", error)),
+        }
+    }
+
+    /// Applies what is pending, calling `applied` after each. Answers how many were applied by this call.
+    ///
+    /// # Errors
+    /// A failed migration changes nothing and names its file; a database ahead of this binary is refused.
+    pub async fn up(&mut self, mut applied: impl FnMut(&Migration)) -> Result<usize, Error> {
+        let mut count = 0;
+        for migration in MIGRATIONS {
+            if self.apply_patiently(migration).await? {
+                applied(migration);
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    async fn apply_patiently(&mut self, migration: &Migration) -> Result<bool, Error> {
+        let mut tries = 0;
+        loop {
+            match self.apply(migration).await {
+                Err(error) if error.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE) && tries < LOCK_RETRIES_MAX => {
+                    tries += 1;
+                    tracing::info!(migration = migration.name, tries, "a lock is held by somebody, trying again");
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn apply(&mut self, migration: &Migration) -> Result<bool, Error> {
+        let wrap =
+            |source| Error::Migration { name: migration.name, source: Box::new(Error::query("migrate up", source)) };
+        let transaction = self.client.transaction().await.map_err(wrap)?;
+        transaction.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await.map_err(wrap)?;
+        transaction.batch_execute(BOOTSTRAP).await.map_err(wrap)?;
+        let rows = transaction.query_typed(include_str!("../queries/migrations.sql"), &[]).await.map_err(wrap)?;
+        let status = Status::read(&rows);
+        if let Some(problem) = status.problems().into_iter().next() {
+            return Err(Error::Schema(problem));
+        }
+        if status.applied.iter().any(|applied| applied.version == migration.version) {
+            return Ok(false);
+        }
+        transaction.batch_execute(migration.sql).await.map_err(wrap)?;
+        transaction.batch_execute(&bookkeeping(migration)).await.map_err(wrap)?;
+        transaction.commit().await.map_err(wrap)?;
+        Ok(true)
+    }
+}
+
+fn bookkeeping(migration: &Migration) -> String {
+    // All three are this binary's own constants: digits, a file name, hexadecimal.
+    format!(
+        "INSERT INTO outbox.migration (version, name, checksum, breaking) VALUES ({}, '{}', '{}', {});",
+        migration.version,
+        migration.name,
+        migration.checksum(),
+        migration.breaking()
+    )
+}
+
+/// The SQL of the migrations after `from` up to and including `to`, for other tools: each in its transaction, with the
+/// books kept, so that plain psql makes the identical schema.
+#[must_use]
+pub fn script(from: i32, to: i32) -> String {
+    let mut script = String::from("-- Made by `hapax migrate sql`. Apply with: psql -v ON_ERROR_STOP=1 -f FILE\n");
+    for migration in MIGRATIONS.iter().filter(|m| m.version > from && m.version <= to) {
+        script.push_str(&format!(
+            "\n-- {}\nBEGIN;\nSELECT pg_advisory_xact_lock({LOCK});\n{BOOTSTRAP}{}{}\nCOMMIT;\n",
+            migration.name,
+            migration.sql,
+            bookkeeping(migration)
+        ));
+    }
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_ascend_and_begin_the_file_names() {
+        assert!(MIGRATIONS.windows(2).all(|pair| pair[0].version < pair[1].version));
+        for migration in MIGRATIONS {
+            assert!(migration.name.starts_with(&format!("{:04}_", migration.version)), "{}", migration.name);
+        }
+    }
+
+    #[test]
+    fn every_migration_says_whether_it_breaks_and_waits_for_no_lock_for_long() {
+        for migration in MIGRATIONS {
+            let first = migration.sql.lines().next().unwrap_or_default();
+            assert!(first == "-- breaking: no" || first == "-- breaking: yes", "{}: {first}", migration.name);
+            assert!(migration.sql.contains("SET LOCAL lock_timeout"), "{}", migration.name);
+        }
+    }
+
+    #[test]
+    fn a_database_ahead_is_refused_only_when_it_breaks() {
+        let ahead = |breaking| Status {
+            applied: vec![Applied {
+                version: 9999,
+                name: "9999_x.sql".into(),
+                checksum: String::new(),
+                breaking,
+                applied_at: String::new(),
+            }],
+        };
+        assert!(ahead(false).problems().is_empty());
+        assert!(ahead(true).problems()[0].contains("upgrade hapax"));
+    }
+}

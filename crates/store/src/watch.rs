@@ -1,0 +1,256 @@
+//! Incarnations and doubts: register, heartbeat, what the reaper reads and marks, upkeep.
+
+use std::time::Duration;
+
+use hapax_core::{DeliveryKey, Incarnation, MessageId, OnDoubt, Token};
+use tokio_postgres::{Row, types::Type};
+use uuid::Uuid;
+
+use crate::{Store, error::Error, rows::seconds};
+
+/// Another relay's heartbeat counter, as it stands in the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelaySeen {
+    /// Whose.
+    pub incarnation: Incarnation,
+    /// The counter.
+    pub beat: i64,
+    /// It has said goodbye after closing everything.
+    pub signed_off: bool,
+}
+
+/// A delivery the reaper has put in doubt.
+#[derive(Clone, Copy, Debug)]
+pub struct Marked {
+    /// Which one.
+    pub key: DeliveryKey,
+    /// The attempt nobody knows about.
+    pub token: Token,
+    /// The incarnation that vanished.
+    pub relay: Option<Incarnation>,
+}
+
+/// A doubt a policy may decide.
+#[derive(Clone, Debug)]
+pub struct Doubt {
+    /// Which delivery.
+    pub key: DeliveryKey,
+    /// The attempt nobody knows about.
+    pub token: Token,
+    /// Its kind, whose policy applies when the message has none.
+    pub kind: String,
+    /// The message's own policy.
+    pub on_doubt: Option<OnDoubt>,
+    /// How often it was sent again before.
+    pub resends: i16,
+    /// How long after the mark its attempt may still be alive; zero when it certainly is not.
+    pub grace: Duration,
+}
+
+fn key(row: &Row) -> DeliveryKey {
+    DeliveryKey { message_id: MessageId(row.get("message_id")), recipient_no: row.get("recipient_no") }
+}
+
+impl Store {
+    /// Introduces this process.
+    ///
+    /// # Errors
+    /// Any; after an ambiguous one take a fresh incarnation.
+    pub async fn register(&self, name: &str, host: &str, version: &str, doubt_grace: Duration) -> Result<(), Error> {
+        let pid = i32::try_from(std::process::id()).unwrap_or(0);
+        self.rows(
+            "register",
+            include_str!("../queries/register.sql"),
+            &[
+                (&self.incarnation.0, Type::UUID),
+                (&name, Type::TEXT),
+                (&host, Type::TEXT),
+                (&pid, Type::INT4),
+                (&version, Type::TEXT),
+                (&doubt_grace.as_secs_f64(), Type::FLOAT8),
+            ],
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// Advances the heartbeat counter from `beat`. Answers the counter that stands now, or none when the row is gone or
+    /// signed off.
+    ///
+    /// # Errors
+    /// Any; call again with the same `beat`.
+    pub async fn heartbeat(&self, beat: i64) -> Result<Option<i64>, Error> {
+        let rows = self
+            .rows(
+                "heartbeat",
+                include_str!("../queries/heartbeat.sql"),
+                &[
+                    (&self.incarnation.0, Type::UUID),
+                    (&beat, Type::INT8),
+                    (&self.armed.epoch, Type::UUID),
+                    (&self.armed.identity, Type::TEXT),
+                ],
+            )
+            .await?;
+        Ok(rows.first().and_then(|row| row.get(0)))
+    }
+
+    /// Says goodbye: all sockets are closed, all settles done.
+    ///
+    /// # Errors
+    /// Any; an incarnation that did not sign off is reaped like one that died.
+    pub async fn sign_off(&self) -> Result<(), Error> {
+        self.rows("sign_off", include_str!("../queries/sign_off.sql"), &[(&self.incarnation.0, Type::UUID)])
+            .await
+            .map(|_| ())
+    }
+
+    /// The heartbeat counters of all incarnations of late.
+    ///
+    /// # Errors
+    /// Any; then the observation must begin anew.
+    pub async fn relays(&self) -> Result<Vec<RelaySeen>, Error> {
+        let rows = self.rows("relays", include_str!("../queries/relays.sql"), &[]).await?;
+        let seen = |row: &Row| RelaySeen {
+            incarnation: Incarnation(row.get("incarnation")),
+            beat: row.get("beat"),
+            signed_off: row.get("signed_off"),
+        };
+        Ok(rows.iter().map(seen).collect())
+    }
+
+    /// Puts in doubt what incarnations observed to be dead have left behind an intent, and what is older than `age`.
+    ///
+    /// # Errors
+    /// Any; call again.
+    pub async fn mark_in_doubt(&self, dead: &[Incarnation], age: Duration) -> Result<Vec<Marked>, Error> {
+        let dead: Vec<Uuid> = dead.iter().map(|incarnation| incarnation.0).collect();
+        let rows = self
+            .durable_rows(
+                "mark_in_doubt",
+                include_str!("../queries/mark_in_doubt.sql"),
+                &[
+                    (&self.armed.epoch, Type::UUID),
+                    (&self.armed.identity, Type::TEXT),
+                    (&dead, Type::UUID_ARRAY),
+                    (&age.as_secs_f64(), Type::FLOAT8),
+                ],
+            )
+            .await?;
+        let marked = |row: &Row| Marked {
+            key: key(row),
+            token: Token(row.get("token")),
+            relay: row.get::<_, Option<Uuid>>("relay").map(Incarnation),
+        };
+        Ok(rows.iter().map(marked).collect())
+    }
+
+    /// The intents this incarnation is said to hold.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn own_sending(&self) -> Result<Vec<(DeliveryKey, Token)>, Error> {
+        let rows = self
+            .rows("own_sending", include_str!("../queries/own_sending.sql"), &[(&self.incarnation.0, Type::UUID)])
+            .await?;
+        Ok(rows.iter().map(|row| (key(row), Token(row.get("intent")))).collect())
+    }
+
+    /// Deliveries in doubt of the given lanes, in key order after `after`.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn doubts(&self, lanes: &[i16], after: MessageId, limit: i64) -> Result<Vec<Doubt>, Error> {
+        let lanes = lanes.to_vec();
+        let rows = self
+            .rows(
+                "doubts",
+                include_str!("../queries/doubts.sql"),
+                &[(&lanes, Type::INT2_ARRAY), (&after.0, Type::UUID), (&limit, Type::INT8)],
+            )
+            .await?;
+        let doubt = |row: &Row| Doubt {
+            key: key(row),
+            token: Token(row.get("intent")),
+            kind: row.get("kind"),
+            on_doubt: row.get::<_, Option<&str>>("on_doubt").and_then(|word| word.parse().ok()),
+            resends: row.get("resends"),
+            grace: match (row.get::<_, Option<&str>>("doubt_by"), row.get("signed_off")) {
+                (Some("reaper"), false) => seconds(row.get("grace_s")),
+                _ => Duration::ZERO,
+            },
+        };
+        Ok(rows.iter().map(doubt).collect())
+    }
+
+    /// Decides one doubt by policy. Answers what was done, in words.
+    ///
+    /// # Errors
+    /// Any; the token makes a repetition harmless.
+    pub async fn decide_doubt(&self, doubt: &Doubt, verdict: &str, reason: &str) -> Result<String, Error> {
+        let number = i32::from(doubt.key.recipient_no);
+        let rows = self
+            .durable_rows(
+                "decide_doubt",
+                include_str!("../queries/decide_doubt.sql"),
+                &[
+                    (&self.armed.epoch, Type::UUID),
+                    (&self.armed.identity, Type::TEXT),
+                    (&doubt.key.message_id.0, Type::UUID),
+                    (&number, Type::INT4),
+                    (&verdict, Type::TEXT),
+                    (&reason, Type::TEXT),
+                    (&doubt.token.0, Type::UUID),
+                ],
+            )
+            .await?;
+        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
+    }
+
+    /// Frees ordering keys whose head ended while their next delivery was being committed.
+    ///
+    /// # Errors
+    /// Any; call again.
+    pub async fn free_ordered(&self) -> Result<i64, Error> {
+        let rows = self.rows("free_ordered", include_str!("../queries/free_ordered.sql"), &[]).await?;
+        Ok(rows.first().map_or(0, |row| row.get(0)))
+    }
+
+    /// Makes partitions ahead and removes expired keys.
+    ///
+    /// # Errors
+    /// Any; call again.
+    pub async fn maintain(&self) -> Result<Vec<(String, String)>, Error> {
+        let rows = self.rows("maintain", include_str!("../queries/maintain.sql"), &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Registers the names of routes; answers the lane group of each.
+    ///
+    /// # Errors
+    /// Any; call again.
+    pub async fn register_routes(&self, names: &[String]) -> Result<Vec<(String, i16)>, Error> {
+        let names = names.to_vec();
+        let rows = self
+            .rows("register_routes", include_str!("../queries/register_routes.sql"), &[(&names, Type::TEXT_ARRAY)])
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Registers what the configuration says of kinds: name, priority, route.
+    ///
+    /// # Errors
+    /// Any; call again.
+    pub async fn register_kinds(&self, kinds: &[(String, Option<&'static str>, Option<String>)]) -> Result<(), Error> {
+        let names: Vec<&str> = kinds.iter().map(|(name, ..)| name.as_str()).collect();
+        let priorities: Vec<Option<&str>> = kinds.iter().map(|(_, priority, _)| *priority).collect();
+        let routes: Vec<Option<&str>> = kinds.iter().map(|(.., route)| route.as_deref()).collect();
+        self.rows("register_kinds", include_str!("../queries/register_kinds.sql"), &[
+            (&names, Type::TEXT_ARRAY),
+            (&priorities, Type::TEXT_ARRAY),
+            (&routes, Type::TEXT_ARRAY),
+        ])
+        .await
+        .map(|_| ())
+    }
+}

@@ -1,0 +1,97 @@
+-- breaking: no
+-- Roles and privileges: nothing for PUBLIC, for each role exactly what it is there for.
+SET LOCAL lock_timeout = '5s';
+
+-- Roles belong to the cluster, not to the database: another outbox may have made them, or may be making them right now.
+DO $migration$
+DECLARE
+  wanted text;
+  missing text[] := '{}';
+BEGIN
+  FOREACH wanted IN ARRAY ARRAY['outbox_producer', 'outbox_relay', 'outbox_operator', 'outbox_viewer', 'outbox_monitor'] LOOP
+    CONTINUE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = wanted);
+    IF NOT (SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user) THEN
+      missing := missing || wanted;
+      CONTINUE;
+    END IF;
+    BEGIN
+      EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN
+      NULL; -- somebody else was faster
+    END;
+  END LOOP;
+  IF missing <> '{}' THEN
+    RAISE NOTICE USING MESSAGE = format('outbox: %s may not create roles; as a role that may, run: %s SELECT outbox.grant_roles();', current_user,
+      (SELECT string_agg(format('CREATE ROLE %I NOLOGIN;', m), ' ') FROM unnest(missing) m));
+  END IF;
+END $migration$;
+
+-- One table of who may do what, applied again by every later migration that adds an object. Functions are named without
+-- arguments: all overloads. What does not exist (yet) is skipped, so are roles that do not exist (yet).
+CREATE FUNCTION outbox.grant_roles() RETURNS TABLE (grantee text, grants int) LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  rule record;
+  object record;
+BEGIN
+  -- First nothing: for PUBLIC, and for our roles what an older version gave.
+  REVOKE ALL ON SCHEMA outbox FROM PUBLIC;
+  REVOKE ALL ON ALL TABLES IN SCHEMA outbox FROM PUBLIC;
+  REVOKE ALL ON ALL SEQUENCES IN SCHEMA outbox FROM PUBLIC;
+  REVOKE ALL ON ALL ROUTINES IN SCHEMA outbox FROM PUBLIC;
+  FOR grantee IN SELECT r.rolname FROM pg_roles r WHERE r.rolname IN ('outbox_producer', 'outbox_relay', 'outbox_operator', 'outbox_viewer', 'outbox_monitor') ORDER BY 1 LOOP
+    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA outbox FROM %I', grantee);
+    EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA outbox FROM %I', grantee);
+    EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA outbox FROM %I', grantee);
+    EXECUTE format('GRANT USAGE ON SCHEMA outbox TO %I', grantee);
+    grants := 1;
+    FOR rule IN
+      SELECT r.privileges, unnest(r.names) AS name FROM (VALUES
+        -- Producers: enqueue, look, cancel. Nothing of anybody else's: an id cannot be guessed, and the view shows nothing.
+        ('outbox_producer', 'EXECUTE', '{enqueue,enqueue_many,status,cancel,release_key}'::text[]),
+        ('outbox_producer', 'SELECT, INSERT', '{notification}'),
+        -- Relays: the statements in crates/store/queries, no DDL, no dedup keys, no audit. EXECUTE on what their SQL calls
+        -- by name; the rest runs inside SECURITY DEFINER functions.
+        ('outbox_relay', 'SELECT, UPDATE, DELETE', '{queue}'),
+        ('outbox_relay', 'SELECT, INSERT, UPDATE', '{attempt,relay,kind}'),
+        ('outbox_relay', 'SELECT, INSERT', '{done,route}'),
+        ('outbox_relay', 'SELECT', '{message,control,migration,queue_health}'),
+        ('outbox_relay', 'EXECUTE', '{assert_armed,database_identity,durable_commit,settle_late,resolve_doubt,mark_in_doubt,maintain,free_ordered}'),
+        -- Operators: decide, read what was decided, and see addresses.
+        ('outbox_operator', 'EXECUTE', '{resolve,cancel,retry,hold,release,pause,resume,erase,send_again,release_key,force_release_key,unmasked}'),
+        ('outbox_operator', 'SELECT', '{audit}'),
+        -- Everybody who looks; the functions are those the views call, which run as the reader.
+        ('outbox_operator outbox_viewer', 'SELECT', '{deliveries,attempts,in_doubt,suspected_duplicates,queue_health}'),
+        ('outbox_operator outbox_viewer', 'EXECUTE', '{status,backlog,mask_address,mask_text,may_see_addresses,state_of,state_reason,may_be_alive_until,uuid_time}'),
+        -- Monitors: numbers only.
+        ('outbox_monitor', 'SELECT', '{queue_health}'),
+        ('outbox_monitor outbox_relay', 'EXECUTE', '{backlog,state_of,uuid_time}')
+      ) AS r(roles, privileges, names)
+      WHERE grantee = ANY (string_to_array(r.roles, ' '))
+    LOOP
+      FOR object IN
+        SELECT format('FUNCTION %s', p.oid::regprocedure) AS what FROM pg_proc p
+        WHERE rule.privileges = 'EXECUTE' AND p.pronamespace = 'outbox'::regnamespace AND p.proname = rule.name
+        UNION ALL
+        SELECT format('TABLE %s', c.oid::regclass) FROM pg_class c
+        WHERE rule.privileges <> 'EXECUTE' AND c.relnamespace = 'outbox'::regnamespace AND c.relname = rule.name
+      LOOP
+        EXECUTE format('GRANT %s ON %s TO %I', rule.privileges, object.what, grantee);
+        grants := grants + 1;
+      END LOOP;
+    END LOOP;
+    RETURN NEXT;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION outbox.grant_roles() IS
+'Gives outbox_producer, outbox_relay, outbox_operator, outbox_viewer and outbox_monitor exactly their privileges, and PUBLIC none. Run it as the owner after creating one of these roles by hand; migrations run it themselves. It takes back whatever else those five were granted here: give roles of your own, not these, anything more.';
+
+-- Functions are executable by PUBLIC from birth. Where the owner is ours alone, from now on they are not. Without IN SCHEMA:
+-- a per-schema revoke has no effect. An owner that has other schemas too keeps its defaults, they are not ours to change;
+-- every migration ends in grant_roles() anyway.
+DO $migration$
+BEGIN
+  IF current_user = 'outbox_owner' THEN
+    ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+  END IF;
+  PERFORM outbox.grant_roles();
+END $migration$;

@@ -1,0 +1,3 @@
+//! What several of the whole's test suites share. Each module says what it is for; the suites are in `tests/`.
+
+pub mod database;

@@ -1,0 +1,16 @@
+//! The SQL contract, as the applications, the DBAs and the relay meet it: every refusal with its exact words, every
+//! accepted form, de-duplication under concurrency, the views, and who may do what.
+//!
+//! Only SQL speaks here: no code of Hapax takes part.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may panic, too")]
+
+mod contract {
+    mod accepted;
+    mod dedup;
+    mod many;
+    mod observing;
+    mod privileges;
+    mod refusals;
+    mod support;
+}
