@@ -19,24 +19,24 @@ COMMENT ON FUNCTION outbox.digest_of(outbox.notification) IS
 CREATE FUNCTION outbox.take_key(door text, n outbox.notification) RETURNS uuid LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   scope text := coalesce(n.tenant, '');
-  digest bytea := outbox.digest_of(n);
+  content bytea := outbox.digest_of(n);
   at timestamptz := clock_timestamp();
   until timestamptz := at + coalesce(n.dedup_ttl, interval '30 days');
   known outbox.dedup_key;
 BEGIN
   LOOP
-    INSERT INTO outbox.dedup_key (tenant, key, digest, message_id, expires_at) VALUES (scope, n.dedup_key, digest, n.id, until)
+    INSERT INTO outbox.dedup_key (tenant, key, digest, message_id, expires_at) VALUES (scope, n.dedup_key, content, n.id, until)
     ON CONFLICT (tenant, key) DO NOTHING;
     IF FOUND THEN RETURN n.id; END IF;
     SELECT * INTO known FROM outbox.dedup_key k WHERE k.tenant = scope AND k.key = n.dedup_key;
     CONTINUE WHEN NOT FOUND; -- removed between the two statements
     IF known.expires_at <= at THEN
-      UPDATE outbox.dedup_key k SET digest = take_key.digest, message_id = n.id, expires_at = until
+      UPDATE outbox.dedup_key k SET digest = content, message_id = n.id, expires_at = until
       WHERE k.tenant = scope AND k.key = n.dedup_key AND k.expires_at <= at;
       IF FOUND THEN RETURN n.id; END IF;
       CONTINUE; -- somebody else was faster
     END IF;
-    IF known.digest = digest THEN RETURN known.message_id; END IF;
+    IF known.digest = content THEN RETURN known.message_id; END IF;
     RAISE EXCEPTION USING ERRCODE = '23H01', MESSAGE = format('%s: dedup_key: was used for other content', door),
       DETAIL = format('first message: %s, remembered until %s', known.message_id, date_trunc('second', known.expires_at)),
       HINT = 'use a key that names this very event, or send the same content again; a key of a cancelled or failed message is freed by outbox.release_key()',

@@ -28,10 +28,22 @@ BEGIN
   IF FOUND THEN
     PERFORM outbox.refuse('22H17', format('%s: element %s', door, bad.no), 'notifications', 'is not an object', 'write [{"kind": "order_confirmed", "recipients": ["ada@example.org"], "payload": {}}]');
   END IF;
-  SELECT e.no, k.key, outbox.json_type_of(k.key) AS type INTO bad
-  FROM json_array_elements(notifications) WITH ORDINALITY AS e(doc, no), json_each(e.doc) AS k
-  WHERE outbox.json_type_of(k.key) IS NULL OR outbox.json_type_of(k.key) <> 'any' AND json_typeof(k.value) NOT IN (outbox.json_type_of(k.key), 'null')
-  ORDER BY e.no LIMIT 1;
+  BEGIN
+    SELECT e.no, k.key, outbox.json_type_of(k.key) AS type INTO bad
+    FROM json_array_elements(notifications) WITH ORDINALITY AS e(doc, no), json_each(e.doc) AS k
+    WHERE outbox.json_type_of(k.key) IS NULL OR outbox.json_type_of(k.key) <> 'any' AND json_typeof(k.value) NOT IN (outbox.json_type_of(k.key), 'null')
+    ORDER BY e.no LIMIT 1;
+  EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    -- The object cannot even be taken apart; jsonb finds which one.
+    FOR bad IN SELECT e.doc, e.no FROM json_array_elements(notifications) WITH ORDINALITY AS e(doc, no) ORDER BY e.no LOOP
+      BEGIN
+        PERFORM bad.doc::jsonb;
+      EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+        PERFORM outbox.refuse('22H17', format('%s: element %s', door, bad.no), 'notifications', 'has a value that cannot be stored (\u0000, half a surrogate pair, a number out of range)', 'remove it');
+      END;
+    END LOOP;
+    PERFORM outbox.refuse('22H17', door, 'notifications', 'has a value that cannot be stored', 'remove it');
+  END;
   IF NOT FOUND THEN RETURN; END IF;
   door := format('%s: element %s', door, bad.no);
   IF bad.type IS NOT NULL THEN
@@ -66,14 +78,14 @@ BEGIN
   PERFORM outbox.check_document(notifications);
   BEGIN
     RETURN ARRAY(SELECT outbox.read_element(e.doc) FROM json_array_elements(notifications) WITH ORDINALITY AS e(doc, no) ORDER BY e.no);
-  EXCEPTION WHEN data_exception OR program_limit_exceeded OR syntax_error_or_access_rule_violation THEN
+  EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
     NULL; -- some value does not fit its type
   END;
   FOR element IN SELECT e.doc, e.no FROM json_array_elements(notifications) WITH ORDINALITY AS e(doc, no) ORDER BY e.no LOOP
     FOR argument IN SELECT json_object_keys(element.doc) LOOP
       BEGIN
         PERFORM outbox.read_element(json_build_object(argument, element.doc -> argument));
-      EXCEPTION WHEN data_exception OR program_limit_exceeded OR syntax_error_or_access_rule_violation THEN
+      EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
         door := format('outbox.enqueue_many: element %s', element.no);
         IF argument IN ('not_before', 'expires_at') THEN
           PERFORM outbox.refuse('22H17', door, argument, 'is not a timestamp', 'write ISO 8601 with a time zone: "2030-01-31T12:00:00Z"');
@@ -82,7 +94,7 @@ BEGIN
         ELSIF argument = 'raw_message_base64' THEN
           PERFORM outbox.refuse('22H17', door, argument, 'is not base64', 'encode the finished message with standard base64');
         ELSE
-          PERFORM outbox.refuse('22H17', door, argument, 'has a value that cannot be stored (\u0000, half a surrogate pair, arrays of different lengths)', 'remove it');
+          PERFORM outbox.refuse('22H17', door, argument, 'does not fit its type', 'write strings as strings, lists of addresses as ["ada@example.org"]');
         END IF;
       END;
     END LOOP;

@@ -72,14 +72,22 @@ COMMENT ON VIEW outbox.attempts IS
 COMMENT ON COLUMN outbox.attempts.token IS 'The attempt''s own token: what outbox.resolve() is told.';
 COMMENT ON COLUMN outbox.attempts.relay_host IS 'NULL when the relay''s record is gone (30 days after its end).';
 
--- Parked rows have due_at = infinity: one index range per lane, however long the queue is. The recursion walks from lane
--- to lane in the index.
+-- Walks from lane to lane in the index. A function of its own, because as a recursive query inside the views its estimates
+-- are so far off that their plans are compiled (JIT): a second for what takes milliseconds.
+CREATE FUNCTION outbox.lanes() RETURNS SETOF smallint LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp ROWS 3 AS $$
+DECLARE
+  seen smallint := -1;
+BEGIN
+  LOOP
+    SELECT q.lane INTO seen FROM outbox.queue q WHERE q.lane > seen ORDER BY q.lane LIMIT 1;
+    EXIT WHEN NOT FOUND;
+    RETURN NEXT seen;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION outbox.lanes() IS 'The lanes that have deliveries now.';
+
+-- Parked rows have due_at = infinity: one index range per lane, however long the queue is.
 CREATE VIEW outbox.in_doubt AS
-WITH RECURSIVE lanes AS (
-  (SELECT q.lane FROM outbox.queue q ORDER BY q.lane LIMIT 1)
-  UNION ALL
-  SELECT (SELECT q.lane FROM outbox.queue q WHERE q.lane > l.lane ORDER BY q.lane LIMIT 1) FROM lanes l WHERE l.lane IS NOT NULL
-)
 SELECT q.message_id, q.recipient_no::int AS recipient_no, q.intent AS token,
   CASE WHEN outbox.may_see_addresses(current_user) THEN (m.recipients || m.cc || m.bcc)[q.recipient_no]
        ELSE outbox.mask_address((m.recipients || m.cc || m.bcc)[q.recipient_no]) END AS recipient,
@@ -88,7 +96,7 @@ SELECT q.message_id, q.recipient_no::int AS recipient_no, q.intent AS token,
   coalesce(q.pinned_route, m.route) AS route, q.message_id::text AS message_id_header, q.intent_at, q.resends::int AS resends,
   outbox.may_be_alive_until(q.doubt_by, q.doubt_since, q.intent_by) AS may_be_alive_until,
   CASE WHEN outbox.may_see_addresses(current_user) THEN q.note ELSE outbox.mask_text(q.note) END AS note
-FROM lanes l
+FROM outbox.lanes() AS l(lane)
 CROSS JOIN LATERAL (SELECT x.* FROM outbox.queue x WHERE x.lane = l.lane AND x.due_at = 'infinity' AND x.parked = 'doubt') q
 LEFT JOIN outbox.message m ON m.id = q.message_id
 LEFT JOIN outbox.relay r ON r.incarnation = q.intent_by;
@@ -102,16 +110,11 @@ COMMENT ON COLUMN outbox.in_doubt.may_be_alive_until IS 'Until when the attempt 
 
 -- Narrow tables only, and never more than 20,000 index entries of a lane: an estimate that costs the same on a full queue.
 CREATE VIEW outbox.queue_health AS
-WITH RECURSIVE lanes AS (
-  (SELECT q.lane FROM outbox.queue q ORDER BY q.lane LIMIT 1)
-  UNION ALL
-  SELECT (SELECT q.lane FROM outbox.queue q WHERE q.lane > l.lane ORDER BY q.lane LIMIT 1) FROM lanes l WHERE l.lane IS NOT NULL
-),
-unfinished AS (
+WITH unfinished AS (
   SELECT outbox.state_of(s.parked, s.intent, s.lease, s.lease_until) AS state,
          CASE WHEN s.parked = 'doubt' THEN s.doubt_since WHEN s.intent IS NOT NULL THEN s.intent_at WHEN s.parked IS NULL THEN s.due_at
               ELSE outbox.uuid_time(s.message_id) END AS at
-  FROM lanes l CROSS JOIN LATERAL (
+  FROM outbox.lanes() AS l(lane) CROSS JOIN LATERAL (
     (SELECT q.* FROM outbox.queue q WHERE q.lane = l.lane AND q.due_at < 'infinity' ORDER BY q.due_at, q.message_id, q.recipient_no LIMIT 20000)
     UNION ALL
     (SELECT q.* FROM outbox.queue q WHERE q.lane = l.lane AND q.due_at = 'infinity' ORDER BY q.message_id, q.recipient_no LIMIT 20000)) s
@@ -119,45 +122,41 @@ unfinished AS (
 finished AS (
   SELECT d.state, d.finished_at AS at FROM outbox.done d ORDER BY d.message_id DESC, d.recipient_no DESC LIMIT 20000
 ),
-seen AS (
+seen AS MATERIALIZED (
   SELECT u.state, count(*) AS n, min(u.at) AS oldest, max(u.at) AS newest, false AS terminal FROM unfinished u GROUP BY u.state
   UNION ALL
   SELECT f.state, count(*), min(f.at), max(f.at), true FROM finished f GROUP BY f.state
 ),
 sizes AS (
-  SELECT (SELECT count(*) FROM unfinished) AS unfinished, (SELECT count(*) FROM finished) AS finished,
+  SELECT coalesce(sum(x.n) FILTER (WHERE NOT x.terminal), 0) AS unfinished, coalesce(sum(x.n) FILTER (WHERE x.terminal), 0) AS finished,
     (SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c WHERE c.oid = 'outbox.queue'::regclass) AS queue_estimate,
     (SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c WHERE c.oid = 'outbox.done'::regclass) AS done_estimate
+  FROM seen x
 )
 SELECT w.state,
   CASE
-    WHEN w.terminal AND z.finished >= 20000 THEN greatest(s.n, round(z.done_estimate * (s.n::numeric / z.finished)))
-    WHEN w.state = 'pending' AND z.unfinished >= 20000 THEN greatest(s.n, z.queue_estimate - (z.unfinished - s.n))
-    ELSE s.n END::bigint AS deliveries,
+    WHEN w.terminal AND z.finished >= 20000 THEN greatest(coalesce(s.n, 0), round(z.done_estimate * (coalesce(s.n, 0) / z.finished)))
+    WHEN w.state = 'pending' AND z.unfinished >= 20000 THEN greatest(coalesce(s.n, 0), z.queue_estimate - (z.unfinished - coalesce(s.n, 0)))
+    ELSE coalesce(s.n, 0) END::bigint AS deliveries,
   CASE WHEN w.terminal THEN z.finished < 20000 ELSE z.unfinished < 20000 END AS exact,
   CASE WHEN NOT w.terminal OR z.finished < 20000 THEN s.oldest END AS oldest, s.newest
 FROM (VALUES (1, 'pending', false), (2, 'claimed', false), (3, 'sending', false), (4, 'in_doubt', false), (5, 'held', false),
              (6, 'sent', true), (7, 'failed', true), (8, 'cancelled', true), (9, 'expired', true), (10, 'suppressed', true)) w(no, state, terminal)
 CROSS JOIN sizes z
-CROSS JOIN LATERAL (SELECT coalesce(max(x.n), 0) AS n, max(x.oldest) AS oldest, max(x.newest) AS newest FROM seen x WHERE x.state = w.state) s
+LEFT JOIN (SELECT v.state, v.n::numeric AS n, v.oldest, v.newest FROM seen v) s ON s.state = w.state
 ORDER BY w.no;
 COMMENT ON VIEW outbox.queue_health IS
-'One row per state, all ten, always: how many deliveries, the oldest and the newest. No addresses. Exact while fewer than 20,000 rows had to be read, an estimate beyond; costs the same on any queue (up to about 30 ms).';
+'One row per state, all ten, always: how many deliveries, the oldest and the newest. No addresses. Exact while fewer than 20,000 rows had to be read, an estimate beyond; costs the same on any queue (tens of milliseconds).';
 COMMENT ON COLUMN outbox.queue_health.oldest IS 'pending and claimed: due; sending: intent; in_doubt: marked; held and waiting behind an ordering key: enqueued; terminal: finished (NULL when not exact). A pending one may be due in the future.';
 COMMENT ON COLUMN outbox.queue_health.exact IS 'Whether deliveries was counted (true) or estimated.';
 
 CREATE FUNCTION outbox.backlog() RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  WITH RECURSIVE lanes AS (
-    (SELECT q.lane FROM outbox.queue q ORDER BY q.lane LIMIT 1)
-    UNION ALL
-    SELECT (SELECT q.lane FROM outbox.queue q WHERE q.lane > l.lane ORDER BY q.lane LIMIT 1) FROM lanes l WHERE l.lane IS NOT NULL
-  )
-  SELECT count(*) FROM lanes l CROSS JOIN LATERAL (
+  SELECT count(*) FROM outbox.lanes() AS l(lane) CROSS JOIN LATERAL (
     SELECT FROM outbox.queue q
     WHERE q.lane = l.lane AND q.due_at <= now() AND q.intent IS NULL AND (q.lease IS NULL OR q.lease_until < now())
-    LIMIT 100000) due
+    LIMIT 20000) due
 $$;
-COMMENT ON FUNCTION outbox.backlog() IS 'How many deliveries are due and not claimed, counted up to 100,000 per lane: what an autoscaler looks at.';
+COMMENT ON FUNCTION outbox.backlog() IS 'How many deliveries are due and not claimed, counted up to 20,000 per lane: what an autoscaler looks at.';
 
 CREATE FUNCTION outbox.status(id uuid)
 RETURNS TABLE (recipient_no int, recipient text, state text, reason text, attempts int, intents int, due_at timestamptz, finished_at timestamptz,

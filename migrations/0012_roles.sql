@@ -61,10 +61,10 @@ BEGIN
         ('outbox_operator', 'SELECT', '{audit}'),
         -- Everybody who looks; the functions are those the views call, which run as the reader.
         ('outbox_operator outbox_viewer', 'SELECT', '{deliveries,attempts,in_doubt,suspected_duplicates,queue_health}'),
-        ('outbox_operator outbox_viewer', 'EXECUTE', '{status,backlog,mask_address,mask_text,may_see_addresses,state_of,state_reason,may_be_alive_until,uuid_time}'),
+        ('outbox_operator outbox_viewer', 'EXECUTE', '{status,backlog,mask_address,mask_text,may_see_addresses,state_of,state_reason,may_be_alive_until,uuid_time,lanes}'),
         -- Monitors: numbers only.
         ('outbox_monitor', 'SELECT', '{queue_health}'),
-        ('outbox_monitor outbox_relay', 'EXECUTE', '{backlog,state_of,uuid_time}')
+        ('outbox_monitor outbox_relay', 'EXECUTE', '{backlog,lanes,state_of,uuid_time}')
       ) AS r(roles, privileges, names)
       WHERE grantee = ANY (string_to_array(r.roles, ' '))
     LOOP

@@ -3,13 +3,20 @@
 //! The files of `/migrations` are applied as they lie there, in the order of their numbers, each in a transaction of its
 //! own: what the migrator does, without it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
 use hapax_testkit::PgCluster;
+use tokio::sync::Mutex;
+use tokio_postgres::Client;
+
+const TEMPLATE: &str = "hapax_template";
 
 static DATABASES: AtomicU32 = AtomicU32::new(0);
+/// The ports of the clusters that have a migrated template.
+static MIGRATED: Mutex<BTreeSet<u16>> = Mutex::const_new(BTreeSet::new());
 
 /// Every migration, in order.
 ///
@@ -24,22 +31,37 @@ pub fn migration_files() -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Creates a database of its own in the cluster, applies every migration as the superuser and returns its name.
+/// Applies every migration to an empty database, as the user of `client`.
 ///
 /// # Errors
 /// When a file cannot be read or a migration fails; names the file.
-pub async fn migrated_database(cluster: &PgCluster) -> anyhow::Result<String> {
-    let name = format!("hapax_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-    cluster.create_database(&name).await?;
-    let client = cluster.client(&name).await?;
+pub async fn migrate(client: &Client) -> anyhow::Result<()> {
     client.batch_execute("CREATE SCHEMA outbox").await?;
     for file in migration_files()? {
         let sql = std::fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
-        // One simple query is one transaction, unless the text says otherwise; SET LOCAL needs it said.
         client
             .batch_execute(&format!("BEGIN;\n{sql}\n;COMMIT"))
             .await
             .with_context(|| format!("could not apply {}", file.display()))?;
     }
+    Ok(())
+}
+
+/// Creates a database of its own in the cluster, with every migration applied by the superuser, and returns its name.
+///
+/// The first call for a cluster migrates, the others copy: their arming epochs are the same.
+///
+/// # Errors
+/// As [`migrate`].
+pub async fn migrated_database(cluster: &PgCluster) -> anyhow::Result<String> {
+    let mut migrated = MIGRATED.lock().await;
+    if !migrated.contains(&cluster.port()) {
+        cluster.create_database(TEMPLATE).await?;
+        migrate(&cluster.client(TEMPLATE).await?).await?;
+        migrated.insert(cluster.port());
+    }
+    let name = format!("hapax_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+    // One at a time: a template must not be in use.
+    cluster.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await?;
     Ok(name)
 }

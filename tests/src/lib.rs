@@ -1,3 +1,9 @@
 //! What several of the whole's test suites share. Each module says what it is for; the suites are in `tests/`.
 
 pub mod database;
+pub mod letters;
+pub mod mailbox;
+pub mod postfix;
+pub mod producer;
+pub mod stage;
+pub mod verdict;

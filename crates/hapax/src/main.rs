@@ -1,2 +1,94 @@
-//! (being built)
-fn main() {}
+//! `hapax`: the command line of the outbox and the daemon that empties it.
+//!
+//! This crate only joins: configuration, logs, signals, what is printed. The relay is `hapax-relay`; SQL is in
+//! `hapax-store` (but for the sample shop of `hapax demo`, which plays an application).
+
+mod check;
+mod cli;
+mod config;
+mod connect;
+mod decide;
+mod demo;
+mod failure;
+mod look;
+mod migrate;
+mod output;
+mod run;
+mod show;
+mod signals;
+mod target;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command, Global},
+    config::{Inputs, Loaded, Log},
+    decide::Action,
+    failure::{Exit, USAGE},
+};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            // Nobody is left to tell when the terminal is gone.
+            drop(error.print());
+            return code;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::report(&anyhow::Error::new(error).context("could not start the runtime")),
+    };
+    // Boxed: the futures of the commands are large, and only one of them runs.
+    let result = runtime.block_on(Box::pin(dispatch(cli)));
+    // Nothing that still runs (a statement without an answer) may keep the process from ending.
+    runtime.shutdown_background();
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => failure::report(&error),
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+    let loaded = load(&cli.global);
+    let quiet = Log { level: config::Level::Warn, ..loaded.settings.log };
+    // Only what runs for long tells what it does; the others have results to show.
+    let log = match (&cli.command, cli.global.log_level) {
+        (Command::Run(_), _) | (_, Some(_)) => loaded.settings.log,
+        _ => quiet,
+    };
+    telemetry::start(log);
+    match cli.command {
+        Command::Run(run) => run::run(loaded, run).await,
+        Command::Migrate(migrate) => migrate::run(loaded, migrate).await,
+        Command::Check(check) => check::run(&loaded, check),
+        Command::Status(json) => look::status(loaded, json).await,
+        Command::Ls(ls) => look::ls(loaded, ls).await,
+        Command::Show(show) => show::run(loaded, show).await,
+        Command::Resolve(resolve) => decide::resolve(loaded, resolve).await,
+        Command::Retry(retry) => decide::retry(loaded, retry).await,
+        Command::Cancel(options) => decide::decide(loaded, Action::Cancel, options).await,
+        Command::Hold(options) => decide::decide(loaded, Action::Hold, options).await,
+        Command::Release(options) => decide::decide(loaded, Action::Release, options).await,
+        Command::Demo(options) => demo::run(options).await,
+    }
+}
+
+fn load(global: &Global) -> Loaded {
+    let mut flags = Vec::new();
+    if let Some(url) = &global.database_url {
+        flags.push(("database.url", "database-url", url.clone()));
+    }
+    if let Some(format) = global.log_format {
+        flags.push(("log.format", "log-format", format.as_str().to_owned()));
+    }
+    if let Some(level) = global.log_level {
+        flags.push(("log.level", "log-level", level.as_str().to_owned()));
+    }
+    config::load(&Inputs::of_process(global.config.clone(), flags))
+}

@@ -121,3 +121,34 @@ fn encoded(mechanism: Mechanism, sasl: &sasl::Credentials, challenge: Option<&st
     line.truncate(line.trim_end().len());
     Ok(line)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::{
+        config::Secret,
+        wire::{Stream, tests::pair},
+    };
+
+    #[tokio::test]
+    async fn credentials_do_not_leave_where_anybody_could_read_them_unless_the_route_says_so() {
+        let capabilities = Capabilities::parse(b"mx\nAUTH PLAIN");
+        let mut server = SmtpServer::new("mx.example", 25);
+        server.credentials = Some(Credentials::Password { user: "user".to_owned(), password: Secret::new("canary") });
+        server.timeouts.command = Duration::from_millis(50);
+        let (wire, mut peer) = pair().await;
+        let mut channel = Channel::new(Stream::Plain(wire));
+        let outcome = authenticate(&mut channel, &server, &capabilities, false).await.expect_err("refused");
+        let shown = format!("{outcome:?}");
+        assert!(shown.contains("insecure_auth=true") && !shown.contains("canary"), "{shown}");
+        server.insecure_auth = true;
+        // Nobody answers; what matters is what was written, and that nothing was before.
+        let outcome = authenticate(&mut channel, &server, &capabilities, false).await.expect_err("silence");
+        assert_eq!((outcome.phase(), outcome.as_str()), (Phase::Auth, "not_sent"));
+        let mut line = [0; 11];
+        peer.read_exact(&mut line).await.expect("read");
+        assert_eq!(&line, b"AUTH PLAIN ");
+    }
+}

@@ -175,3 +175,56 @@ pub(crate) fn cause_of(error: &io::Error) -> Cause {
         _ => Cause::Io,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::wire::tests::pair;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_line_that_could_end_early_or_is_too_long_is_never_written() {
+        let (wire, mut peer) = pair().await;
+        let mut channel = Channel::new(Stream::Plain(wire));
+        for line in [&b"MAIL FROM:<a@b.org>\r\nRCPT TO:<c@d.org>"[..], b"a\n", b"a\rb", b"a\0b", &[b'a'; 12_287]] {
+            channel.queue(b"NOOP").expect("harmless");
+            assert_eq!(channel.queue(line), Err(Cause::Aborted));
+            channel.send(LONG).await.expect("nothing to write");
+        }
+        channel.queue(&[b'a'; 12_286]).expect("as long as it gets");
+        channel.send(LONG).await.expect("written");
+        peer.read_exact(&mut [0; 12_288]).await.expect("read");
+        drop(channel);
+        assert!(peer.read_u8().await.is_err(), "nothing else was written");
+    }
+
+    #[tokio::test]
+    async fn a_reply_that_trickles_in_has_one_limit_and_half_a_reply_before_the_end_is_malformed() {
+        let (wire, mut peer) = pair().await;
+        let mut channel = Channel::new(Stream::Plain(wire));
+        for byte in b"250-a\r\n250 b\r\n" {
+            assert_eq!(channel.take(), Ok(None));
+            peer.write_all(&[*byte]).await.expect("written");
+            poll_fn(|cx| channel.poll_fill(cx)).await.expect("read");
+        }
+        assert_eq!(channel.reply(LONG).await.expect("a reply").text, "a\nb");
+        assert_eq!(channel.reply(Duration::from_millis(1)).await, Err(Cause::Timeout));
+        peer.write_all(b"250 hal").await.expect("written");
+        drop(peer);
+        assert_eq!(channel.reply(LONG).await, Err(Cause::Malformed));
+    }
+
+    #[tokio::test]
+    async fn the_last_words_of_a_peer_that_is_gone_can_still_be_read() {
+        let (wire, mut peer) = pair().await;
+        let mut channel = Channel::new(Stream::Plain(wire));
+        peer.write_all(b"552 5.3.4 too big\r\n").await.expect("written");
+        peer.set_zero_linger().expect("set");
+        drop(peer);
+        assert_eq!(channel.last_words().map(|reply| reply.code), Some(552));
+        assert_eq!(channel.last_words(), None);
+    }
+}

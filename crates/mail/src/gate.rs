@@ -148,7 +148,7 @@ impl Gate {
         }
     }
 
-    /// Lets the marker begin, once. The caller writes it next, with nothing in between.
+    /// Lets the marker begin, once (but see [`Gate::retract_marker`]). The caller writes it next, with nothing in between.
     pub(crate) fn begin_marker(&self) -> Result<(), Shut> {
         if let Some(shut) = self.shut() {
             return Err(shut);
@@ -161,6 +161,11 @@ impl Gate {
             Err(BEGUN) => Err(Shut::Spent),
             Err(_) => Err(Shut::Closed),
         }
+    }
+
+    /// The kernel put the write off without taking a byte: as if it had never been tried.
+    pub(crate) fn retract_marker(&self) {
+        self.0.state.store(OPEN, Ordering::SeqCst);
     }
 }
 

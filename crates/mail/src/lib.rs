@@ -10,7 +10,7 @@
 //!
 //! # What is lettre's and what is ours
 //! lettre's: the commands EHLO, STARTTLS, AUTH, RSET and QUIT; the SASL mechanisms and their encoding; and its codec is
-//! the second opinion on our dot-stuffing in `tests/lettre.rs`.
+//! the second opinion on our dot-stuffing in `tests/mail/content.rs`.
 //! Ours, because lettre 0.11.23 cannot give the certainty table (`client/async_connection.rs`, `response.rs`):
 //! - *Reading replies.* `read_response` fails on a byte that is not UTF-8 (a 250 in Latin-1 would be an error, hence
 //!   unknown), waits for ever on a line that ends in a bare LF, reads a line without bound before it checks its length,

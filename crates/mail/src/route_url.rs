@@ -23,7 +23,10 @@ pub enum ParsedUrl {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// No URL at all.
-    #[error("not a URL ({0}): write smtp://host, smtps://user@host, file:///directory or capture:")]
+    #[error(
+        "not a URL ({0}): write smtp://host, smtps://user@host, file:///directory or capture:, and in a user name or \
+         password %23 for #, %2F for /, %3F for ?, %40 for @"
+    )]
     Shape(url::ParseError),
     /// LMTP.
     #[error("lmtp:// is not supported yet: use smtp:// to a server that delivers to it")]
@@ -47,7 +50,7 @@ pub enum UrlError {
     #[error("the user name or password has a broken percent escape: write % as %25")]
     Escape,
     /// An option nobody knows.
-    #[error("unknown option {0:?}: known are starttls, auth, insecure_auth, ca_file, tls_name and hello")]
+    #[error("unknown option{0}: known are starttls, auth, insecure_auth, ca_file, tls_name and hello")]
     Option(String),
     /// An option with a value it cannot have.
     #[error("the option {name} must be {allowed}")]
@@ -79,7 +82,7 @@ pub fn parse_url(url: &str) -> Result<ParsedUrl, UrlError> {
         "smtps" => smtp(&url, true),
         "file" => {
             if let Some((name, _)) = url.query_pairs().next() {
-                return Err(UrlError::Option(name.into_owned()));
+                return Err(unknown_option(&name));
             }
             let directory = url.to_file_path().map_err(|()| UrlError::Directory)?;
             Ok(ParsedUrl::Transport(Transport::File { directory }))
@@ -163,9 +166,15 @@ fn option(server: &mut SmtpServer, implicit: bool, name: &str, value: &str) -> R
         ("tls_name", name) => server.tls_name = Some(name.to_owned()),
         ("hello", "") => return Err(UrlError::Value { name: "hello", allowed: "a domain name" }),
         ("hello", name) => server.hello_name = name.to_owned(),
-        (other, _) => return Err(UrlError::Option(other.to_owned())),
+        (other, _) => return Err(unknown_option(other)),
     }
     Ok(())
+}
+
+/// An unescaped `?` in a password makes an option of the rest of it: only what looks like a name is repeated.
+fn unknown_option(name: &str) -> UrlError {
+    let word = name.len() <= 20 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    UrlError::Option(if word { format!(" {name}") } else { String::new() })
 }
 
 /// Undoes percent escapes.

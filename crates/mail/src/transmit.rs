@@ -113,12 +113,10 @@ impl Session {
         }
         fault::point("body_written");
         let final_reply = self.timeouts.final_reply;
-        let outcome = match timeout(final_reply, self.finish(gate, bytes)).await {
+        match timeout(final_reply, self.finish(gate, bytes)).await {
             Ok(outcome) => outcome,
             Err(_) => self.ended(gate, Cause::Timeout),
-        };
-        fault::point("reply_read");
-        outcome
+        }
     }
 
     /// Hands the whole body to the kernel, or says how it ended.
@@ -185,7 +183,10 @@ impl Session {
         self.channel.stream.wire().disarm();
         fault::point("marker_written");
         match self.channel.read_reply().await {
-            Ok(reply) => classify(Phase::EndMarker, Event::Reply(reply), self.trust),
+            Ok(reply) => {
+                fault::point("reply_read");
+                classify(Phase::EndMarker, Event::Reply(reply), self.trust)
+            }
             Err(cause) => classify(Phase::EndMarker, Event::Lost(cause), self.trust),
         }
     }

@@ -72,25 +72,33 @@ impl WireStream {
         let _ = SockRef::from(&self.tcp).set_linger(None::<Duration>);
     }
 
-    #[cfg(test)]
-    pub(crate) fn socket(&self) -> &TcpStream {
-        &self.tcp
-    }
-
-    /// Asks the gate, once, as soon as the socket takes bytes. A marker that would have to wait has not begun.
-    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(gate) = &self.gate else { return Poll::Ready(Ok(())) };
-        if gate.marker_begun() && self.refused.is_none() {
-            return Poll::Ready(Ok(()));
+    /// The first write behind the gate: the socket takes bytes, the gate says yes, the system call. No task switch can
+    /// come in between (tokio's own `poll_write` may yield first), and a write that the kernel puts off has not begun.
+    fn poll_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        gate: &Gate,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        if let Some(shut) = self.refused {
+            return Poll::Ready(Err(io::Error::other(shut)));
         }
-        ready!(self.tcp.poll_write_ready(cx))?;
-        match gate.begin_marker() {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(shut) => {
+        loop {
+            ready!(self.tcp.poll_write_ready(cx))?;
+            if let Err(shut) = gate.begin_marker() {
                 self.refused = Some(shut);
-                Poll::Ready(Err(io::Error::other(shut)))
+                return Poll::Ready(Err(io::Error::other(shut)));
+            }
+            match write(&self.tcp) {
+                Err(error) if is_put_off(&error) => gate.retract_marker(),
+                result => return Poll::Ready(result),
             }
         }
+    }
+
+    /// The gate that has not let its marker begin yet, if there is one.
+    fn closed_gate(&self) -> Option<Gate> {
+        self.gate.as_ref().filter(|gate| self.refused.is_some() || !gate.marker_begun()).cloned()
     }
 
     fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -106,24 +114,27 @@ impl AsyncRead for WireStream {
         if !self.direct {
             return Pin::new(&mut self.tcp).poll_read(cx, buf);
         }
-        match (&*SockRef::from(&self.tcp)).read(buf.initialize_unfilled()) {
-            Ok(bytes) => {
-                buf.advance(bytes);
-                Poll::Ready(Ok(()))
-            }
-            // Nobody is woken: a direct read is a question, not a wait.
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Poll::Pending
-            }
-            Err(error) => Poll::Ready(Err(error)),
+        loop {
+            return match (&*SockRef::from(&self.tcp)).read(buf.initialize_unfilled()) {
+                Ok(bytes) => {
+                    buf.advance(bytes);
+                    Poll::Ready(Ok(()))
+                }
+                // Nobody is woken: a direct read is a question, not a wait.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Poll::Ready(Err(error)),
+            };
         }
     }
 }
 
 impl AsyncWrite for WireStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_gate(cx))?;
-        let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        let written = match self.closed_gate() {
+            Some(gate) => self.poll_first(cx, &gate, |tcp| tcp.try_write(buf)),
+            None => Pin::new(&mut self.tcp).poll_write(cx, buf),
+        };
         self.count(written)
     }
 
@@ -132,8 +143,10 @@ impl AsyncWrite for WireStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_gate(cx))?;
-        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        let written = match self.closed_gate() {
+            Some(gate) => self.poll_first(cx, &gate, |tcp| tcp.try_write_vectored(bufs)),
+            None => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
+        };
         self.count(written)
     }
 
@@ -148,6 +161,10 @@ impl AsyncWrite for WireStream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
+}
+
+fn is_put_off(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// The stream of a dialogue: plain or encrypted.
@@ -195,5 +212,91 @@ impl Stream {
             Self::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::{future::poll_fn, sync::Arc, task::Waker};
+
+    use hapax_core::clock::SystemClock;
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+    use super::*;
+    use crate::gate::Heartbeat;
+
+    pub(crate) async fn pair() -> (WireStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (WireStream::new(ours.expect("connected")).expect("set up"), theirs.expect("accepted").0)
+    }
+
+    fn open_gate() -> Gate {
+        let heartbeat = Arc::new(Heartbeat::new(Duration::MAX));
+        heartbeat.record(Duration::ZERO);
+        Gate::until(Arc::new(SystemClock), Duration::MAX, heartbeat)
+    }
+
+    #[tokio::test]
+    async fn a_connection_does_not_delay_small_segments_and_is_reset_unless_it_is_closed_softly() {
+        let (wire, mut peer) = pair().await;
+        assert!(wire.tcp.nodelay().expect("asked"));
+        drop(wire);
+        assert_eq!(peer.read(&mut [0]).await.expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
+        let (wire, mut peer) = pair().await;
+        wire.close_softly();
+        drop(wire);
+        assert_eq!(peer.read(&mut [0]).await.expect("closed"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_marker_that_has_to_wait_for_the_socket_has_not_begun_and_can_still_be_refused() {
+        let (mut wire, mut peer) = pair().await;
+        let mut cx = Context::from_waker(Waker::noop());
+        let chunk = vec![b'x'; 1 << 16];
+        // Until the kernel takes no more, and says so twice: the peer's buffer takes its share a little later.
+        poll_fn(|cx| {
+            while let Poll::Ready(written) = Pin::new(&mut wire).poll_write(cx, &chunk) {
+                written.expect("written");
+            }
+            Poll::Ready(())
+        })
+        .await;
+        let filled = wire.accepted();
+        let gate = open_gate();
+        wire.arm(&gate);
+        assert!(Pin::new(&mut wire).poll_write(&mut cx, b"\r\n.\r\n").is_pending());
+        assert!(!gate.marker_begun() && gate.close());
+        let mut read = vec![0; usize::try_from(filled).expect("small")];
+        peer.read_exact(&mut read).await.expect("read");
+        let error = poll_fn(|cx| Pin::new(&mut wire).poll_write(cx, b"\r\n.\r\n")).await.expect_err("refused");
+        assert_eq!((error.kind(), wire.refused(), wire.accepted()), (io::ErrorKind::Other, Some(Shut::Closed), filled));
+        // For good, whatever is tried.
+        assert!(poll_fn(|cx| Pin::new(&mut wire).poll_write(cx, b"QUIT\r\n")).await.is_err());
+        assert!(poll_fn(|cx| Pin::new(&mut wire).poll_write_vectored(cx, &[IoSlice::new(b".")])).await.is_err());
+        drop(wire);
+        assert_eq!(
+            peer.read(&mut [0]).await.expect_err("reset, and not a byte more").kind(),
+            io::ErrorKind::ConnectionReset
+        );
+    }
+
+    #[tokio::test]
+    async fn what_has_arrived_is_seen_by_a_direct_read_without_waiting_for_an_event() {
+        let (mut wire, peer) = pair().await;
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut look = |wire: &mut WireStream| {
+            let mut space = [0; 8];
+            let mut buf = ReadBuf::new(&mut space);
+            wire.set_direct(true);
+            Pin::new(wire).poll_read(&mut cx, &mut buf).map_ok(|()| buf.filled().len())
+        };
+        assert!(look(&mut wire).is_pending());
+        // Loopback delivers within the system call; the runtime has had no chance to hear of it.
+        assert_eq!(peer.try_write(b"421").expect("written"), 3);
+        assert!(matches!(look(&mut wire), Poll::Ready(Ok(3))));
+        drop(peer);
+        assert!(matches!(look(&mut wire), Poll::Ready(Ok(0))));
     }
 }

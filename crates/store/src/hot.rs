@@ -1,6 +1,9 @@
 //! The five statements every delivery passes: claim, contents, intend, settle, release.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use hapax_core::{DeliveryKey, Lease, MessageId, Outcome, Phase, Token, envelope::Notification};
 use tokio_postgres::types::Type;
@@ -87,7 +90,9 @@ impl Verdict {
 
     fn reason(&self) -> Option<String> {
         match self {
-            Self::Failed(reason) | Self::InDoubt(reason) | Self::Held(reason) | Self::Poison(reason) => Some(capped(reason)),
+            Self::Failed(reason) | Self::InDoubt(reason) | Self::Held(reason) | Self::Poison(reason) => {
+                Some(capped(reason))
+            }
             Self::Expired => Some("expires_at has passed".into()),
             Self::Sent | Self::Retry { .. } => None,
         }
@@ -247,17 +252,16 @@ impl Store {
                 ],
             )
             .await?;
-        let answer = |request: &IntendRequest| {
-            let row = rows.iter().find(|row| {
-                row.get::<_, uuid::Uuid>(0) == request.key.message_id.0
-                    && row.get::<_, i16>(1) == request.key.recipient_no
-            });
-            match (row.map(|row| row.get::<_, &str>(2)), wait) {
-                (Some("granted"), _) => IntendAnswer::Granted,
-                (Some("changed"), _) => IntendAnswer::Changed,
-                (Some(_), _) | (None, Wait::ForLocks) => IntendAnswer::Refused,
-                (None, Wait::Skip) => IntendAnswer::Busy,
-            }
+        let answers: HashMap<(uuid::Uuid, i16), &str> =
+            rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
+        let answer = |request: &IntendRequest| match (
+            answers.get(&(request.key.message_id.0, request.key.recipient_no)),
+            wait,
+        ) {
+            (Some(&"granted"), _) => IntendAnswer::Granted,
+            (Some(&"changed"), _) => IntendAnswer::Changed,
+            (Some(_), _) | (None, Wait::ForLocks) => IntendAnswer::Refused,
+            (None, Wait::Skip) => IntendAnswer::Busy,
         };
         Ok(requests.iter().map(answer).collect())
     }
@@ -331,8 +335,7 @@ impl Store {
                 ],
             )
             .await?;
-        let settled: std::collections::HashSet<(uuid::Uuid, i16)> =
-            rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let settled: HashSet<(uuid::Uuid, i16)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         Ok(batch.iter().map(|s| settled.contains(&(s.key.message_id.0, s.key.recipient_no))).collect())
     }
 

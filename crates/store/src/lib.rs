@@ -10,6 +10,7 @@
 mod connect;
 mod error;
 mod hot;
+pub mod inspect;
 pub mod migrate;
 mod rows;
 mod tls;

@@ -33,7 +33,12 @@ pub const MIGRATIONS: &[Migration] = embedded![
     1 "0001_schema.sql",
     2 "0002_tables.sql",
     3 "0003_protocol.sql",
+    4 "0004_validate.sql",
+    5 "0005_enqueue.sql",
+    6 "0006_enqueue_many.sql",
     10 "0010_decide.sql",
+    11 "0011_observe.sql",
+    12 "0012_roles.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -245,11 +245,11 @@ impl Store {
         let names: Vec<&str> = kinds.iter().map(|(name, ..)| name.as_str()).collect();
         let priorities: Vec<Option<&str>> = kinds.iter().map(|(_, priority, _)| *priority).collect();
         let routes: Vec<Option<&str>> = kinds.iter().map(|(.., route)| route.as_deref()).collect();
-        self.rows("register_kinds", include_str!("../queries/register_kinds.sql"), &[
-            (&names, Type::TEXT_ARRAY),
-            (&priorities, Type::TEXT_ARRAY),
-            (&routes, Type::TEXT_ARRAY),
-        ])
+        self.rows(
+            "register_kinds",
+            include_str!("../queries/register_kinds.sql"),
+            &[(&names, Type::TEXT_ARRAY), (&priorities, Type::TEXT_ARRAY), (&routes, Type::TEXT_ARRAY)],
+        )
         .await
         .map(|_| ())
     }

@@ -273,5 +273,6 @@ async fn two_thousand_messages_on_eight_connections_are_a_matter_of_seconds() {
     }
     clients.join_all().await;
     println!("2000 messages: {:?}", started.elapsed());
-    assert_eq!(server.with_ledger(|ledger| ledger.totals().confirmed), 2000);
+    // The last client may be ahead of the ledger: "confirmed" is noted after the reply was written.
+    server.wait_until(|ledger| ledger.totals().confirmed == 2000).await;
 }

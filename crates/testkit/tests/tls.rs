@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::Client;
+use common::{Client, End};
 use hapax_testkit::smtp::{Certificate, TlsMode};
 use hapax_testkit::{Fault, Phase, Rule, Script, SmtpServer};
 use rustls::pki_types::pem::PemObject;
@@ -91,7 +91,7 @@ async fn faults_work_inside_tls_and_tell_the_two_ehlos_apart() {
     client.ask("EHLO me", "554").await;
     client.ask("EHLO me", "250").await;
     client.transmit("m1@x", "ada@x").await;
-    assert_eq!(client.observe().await, (Vec::new(), common::End::Reset));
+    assert_eq!(client.observe(End::Reset, false).await, (Vec::new(), End::Reset));
     let counts = server.ledger().counts("m1@x", "ada@x");
     assert_eq!((counts.accepted, counts.confirmed), (1, 0));
 }

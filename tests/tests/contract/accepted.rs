@@ -52,11 +52,15 @@ const ACCEPTED: &[&str] = &[
 async fn every_good_form_is_accepted() {
     let outbox = Outbox::new().await;
     for arguments in ACCEPTED {
-        let ids = outbox.texts(&format!("SELECT outbox.enqueue('greeting', ARRAY['a@example.org'], {arguments})")).await;
+        let ids =
+            outbox.texts(&format!("SELECT outbox.enqueue('greeting', ARRAY['a@example.org'], {arguments})")).await;
         assert_eq!(ids.len(), 1, "{arguments}");
     }
     assert_eq!(outbox.number("SELECT count(*) FROM outbox.message").await, i64::try_from(ACCEPTED.len()).unwrap());
-    assert_eq!(outbox.number("SELECT count(*) FROM outbox.message WHERE priority IS NULL OR cc IS NULL OR bcc IS NULL").await, 0);
+    assert_eq!(
+        outbox.number("SELECT count(*) FROM outbox.message WHERE priority IS NULL OR cc IS NULL OR bcc IS NULL").await,
+        0
+    );
     assert_eq!(outbox.number("SELECT count(*) FROM outbox.message WHERE headers IN ('null', '{}') OR attachments IN ('null', '[]') OR payload::text = 'null'").await, 0);
 }
 
@@ -71,7 +75,9 @@ async fn the_quick_check_of_addresses_is_never_laxer_than_the_exact_one() {
     let mailboxes: Vec<String> = (0..40_000)
         .map(|_| {
             let word = |random: &mut fastrand::Rng| -> String {
-                (0..random.usize(0..5)).map(|_| if random.bool() { 'x' } else { alphabet[random.usize(..alphabet.len())] }).collect()
+                (0..random.usize(0..5))
+                    .map(|_| if random.bool() { 'x' } else { alphabet[random.usize(..alphabet.len())] })
+                    .collect()
             };
             let address = format!("{}@{}.org", word(&mut random), word(&mut random));
             if random.bool() { address } else { format!("{}<{address}>", word(&mut random)) }
@@ -115,8 +121,12 @@ async fn addresses_are_trimmed_and_base64_comes_on_one_line() {
 #[tokio::test]
 async fn positions_count_from_one_whatever_the_clients_array_says() {
     let outbox = Outbox::new().await;
-    let id = outbox.texts("SELECT outbox.enqueue('greeting', '[0:1]={a@example.org,b@example.org}'::text[], '{}')").await.remove(0);
-    let seen = outbox.texts(&format!("SELECT recipient_no || ' ' || recipient FROM outbox.status('{id}') ORDER BY 1")).await;
+    let id = outbox
+        .texts("SELECT outbox.enqueue('greeting', '[0:1]={a@example.org,b@example.org}'::text[], '{}')")
+        .await
+        .remove(0);
+    let seen =
+        outbox.texts(&format!("SELECT recipient_no || ' ' || recipient FROM outbox.status('{id}') ORDER BY 1")).await;
     assert_eq!(seen, ["1 a@example.org", "2 b@example.org"]);
 }
 
@@ -144,7 +154,13 @@ async fn the_payload_may_come_as_text_json_or_jsonb_and_absent() {
     let payloads: [(&(dyn ToSql + Sync), Type); 4] =
         [(&text, Type::TEXT), (&text, Type::VARCHAR), (&object, Type::JSON), (&object, Type::JSONB)];
     for (payload, payload_type) in payloads {
-        let done = outbox.db.query_typed(sql, &[(&"greeting", Type::TEXT), (&recipients, Type::TEXT_ARRAY), (payload, payload_type.clone())]).await;
+        let done = outbox
+            .db
+            .query_typed(
+                sql,
+                &[(&"greeting", Type::TEXT), (&recipients, Type::TEXT_ARRAY), (payload, payload_type.clone())],
+            )
+            .await;
         assert!(done.is_ok(), "payload of type {payload_type}: {done:?}");
     }
     // Unknown, as drivers that let the server infer types send it: the text overload.
@@ -191,7 +207,13 @@ async fn the_view_takes_rows_and_returns_their_ids() {
 #[tokio::test]
 async fn the_view_takes_copy_and_insert_select_all_or_none() {
     let outbox = Outbox::new().await;
-    copy_in(&outbox.db, "kind, recipients, payload", "greeting\t{a@example.org}\t{}\ngreeting\t{b@example.org,c@example.org}\t{}").await.unwrap();
+    copy_in(
+        &outbox.db,
+        "kind, recipients, payload",
+        "greeting\t{a@example.org}\t{}\ngreeting\t{b@example.org,c@example.org}\t{}",
+    )
+    .await
+    .unwrap();
     assert_eq!(outbox.number("SELECT count(*) FROM outbox.queue").await, 3);
     outbox
         .db
@@ -202,7 +224,8 @@ async fn the_view_takes_copy_and_insert_select_all_or_none() {
         .await
         .unwrap();
     assert_eq!(outbox.number("SELECT count(*) FROM outbox.message WHERE kind = 'digest'").await, 10);
-    let mixed = copy_in(&outbox.db, "kind, recipients, payload", "greeting\t{a@example.org}\t{}\ngreeting\t{nobody}\t{}").await;
+    let mixed =
+        copy_in(&outbox.db, "kind, recipients, payload", "greeting\t{a@example.org}\t{}\ngreeting\t{nobody}\t{}").await;
     assert!(mixed.is_err());
     assert_eq!(outbox.number("SELECT count(*) FROM outbox.message").await, 12);
 }
@@ -220,7 +243,8 @@ async fn a_rolled_back_notification_leaves_nothing() {
 #[tokio::test]
 async fn ids_grow_in_the_order_of_enqueueing() {
     let outbox = Outbox::new().await;
-    let sql = "SELECT outbox.enqueue('greeting', ARRAY['u' || i || '@example.org'], '{}') FROM generate_series(1, 500) i";
+    let sql =
+        "SELECT outbox.enqueue('greeting', ARRAY['u' || i || '@example.org'], '{}') FROM generate_series(1, 500) i";
     let ids = outbox.texts(sql).await;
     assert!(ids.is_sorted(), "uuid v7 of one session are in order");
     assert!(ids.iter().all(|id| &id[14..15] == "7"), "version 7");
@@ -245,7 +269,9 @@ async fn only_the_head_of_an_ordering_key_is_due() {
         outbox.enqueue(", payload => '{}', ordering_key => 'order-42'").await;
     }
     outbox.enqueue(", payload => '{}', ordering_key => 'order-42', tenant => 'other'").await;
-    let seen = outbox.texts("SELECT concat_ws(' ', state, coalesce(reason, 'due')) FROM outbox.deliveries ORDER BY message_id").await;
+    let seen = outbox
+        .texts("SELECT concat_ws(' ', state, coalesce(reason, 'due')) FROM outbox.deliveries ORDER BY message_id")
+        .await;
     let waits = "pending waits behind its ordering key";
     assert_eq!(seen, ["pending due", waits, waits, "pending due"]);
 }

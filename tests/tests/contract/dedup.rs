@@ -83,7 +83,8 @@ async fn keys_are_scoped_by_tenant_and_forgotten_after_their_time() {
     let first = outbox.enqueue(SAME).await;
     let other = outbox.enqueue(&format!("{OTHER}, tenant => 'corp'")).await;
     assert_ne!(first, other);
-    let remembered = "SELECT round(extract(epoch FROM expires_at - now()) / 86400) FROM outbox.dedup_key WHERE tenant = ''";
+    let remembered =
+        "SELECT round(extract(epoch FROM expires_at - now()) / 86400) FROM outbox.dedup_key WHERE tenant = ''";
     assert_eq!(outbox.texts(remembered).await, ["30"]);
     outbox.db.batch_execute("UPDATE outbox.dedup_key SET expires_at = now() WHERE tenant = ''").await.unwrap();
     let third = outbox.enqueue(&format!("{OTHER}, dedup_ttl => '3 days'")).await;
@@ -92,7 +93,11 @@ async fn keys_are_scoped_by_tenant_and_forgotten_after_their_time() {
 }
 
 /// The second session, on its way through `enqueue`; returns when it waits for the first.
-async fn second_waits(outbox: &Outbox, session: Client, arguments: &'static str) -> JoinHandle<(Client, Result<Uuid, Error>)> {
+async fn second_waits(
+    outbox: &Outbox,
+    session: Client,
+    arguments: &'static str,
+) -> JoinHandle<(Client, Result<Uuid, Error>)> {
     let pid = session.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get::<_, i32>(0);
     let second = tokio::spawn(async move {
         let answer = enqueue(&session, arguments).await;
@@ -224,13 +229,19 @@ async fn a_key_is_released_only_when_its_message_cannot_have_arrived() {
              VALUES ('{id}', 1, '{state}', CASE '{state}' WHEN 'sent' THEN 'reply' END, {doubts}, 1, 0)"
         )
     };
-    for (state, doubts, free) in [("sent", 0, false), ("failed", 1, false), ("cancelled", 2, false), ("failed", 0, true)] {
+    for (state, doubts, free) in
+        [("sent", 0, false), ("failed", 1, false), ("cancelled", 2, false), ("failed", 0, true)]
+    {
         outbox.db.batch_execute(&end(state, doubts)).await.unwrap();
         let answer = outbox.db.query_one(release, &[]).await;
         assert_eq!(answer.is_ok(), free, "{state} with {doubts} open doubts: {answer:?}");
     }
     assert_ne!(outbox.enqueue(OTHER).await, id, "the key is free");
     assert_eq!(outbox.texts("SELECT outbox.force_release_key('order-42', 'sent to the wrong person')").await, ["true"]);
-    let audit = outbox.texts("SELECT concat_ws(', ', action, before, after, reason) FROM outbox.audit ORDER BY id").await;
-    assert_eq!(audit, ["release key, key taken, key free", "release key by force, pending, key free, sent to the wrong person"]);
+    let audit =
+        outbox.texts("SELECT concat_ws(', ', action, before, after, reason) FROM outbox.audit ORDER BY id").await;
+    assert_eq!(
+        audit,
+        ["release key, key taken, key free", "release key by force, pending, key free, sent to the wrong person"]
+    );
 }

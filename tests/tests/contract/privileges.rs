@@ -1,1 +1,218 @@
-//! (being written)
+//! Who may do what: a matrix of statements and roles, and nothing for PUBLIC.
+
+use hapax_testkit::PgCluster;
+use hapax_tests::database::migrate;
+use tokio_postgres::{NoTls, error::SqlState};
+
+use super::support::Outbox;
+
+const ROLES: [&str; 6] =
+    ["outbox_producer", "outbox_relay", "outbox_operator", "outbox_viewer", "outbox_monitor", "outsider"];
+
+/// A statement, and a `+` for each of [`ROLES`] that may run it.
+#[rustfmt::skip]
+const MATRIX: &[(&str, &str)] = &[
+    // Producing.
+    ("SELECT outbox.enqueue('greeting', '{a@example.org}', '{}')", "+-----"),
+    ("SELECT outbox.enqueue('greeting', '{a@example.org}', '{}'::json)", "+-----"),
+    ("SELECT outbox.enqueue('greeting', '{a@example.org}', '{}'::jsonb, dedup_key => 'k', ordering_key => 'o')", "+-----"),
+    ("SELECT * FROM outbox.enqueue_many('[{\"kind\": \"greeting\", \"recipients\": [\"a@example.org\"], \"payload\": {}}]')", "+-----"),
+    ("SELECT * FROM outbox.enqueue_many('[]'::json)", "+-----"),
+    ("SELECT * FROM outbox.enqueue_many('[]'::jsonb)", "+-----"),
+    ("INSERT INTO outbox.notification (kind, recipients, payload) VALUES ('greeting', '{a@example.org}', '{}') RETURNING id", "+-----"),
+    ("SELECT * FROM outbox.notification", "+-----"),
+    ("UPDATE outbox.notification SET kind = 'x'", "------"),
+    ("DELETE FROM outbox.notification", "------"),
+    ("SELECT * FROM outbox.status(gen_random_uuid())", "+-++--"),
+    ("SELECT outbox.release_key('no-such-key')", "+-+---"),
+    ("SELECT outbox.force_release_key('no-such-key', 'a reason')", "--+---"),
+    ("INSERT INTO outbox.message (kind, recipients) VALUES ('greeting', '{a@example.org}')", "------"),
+    ("INSERT INTO outbox.message_default (kind, recipients) VALUES ('greeting', '{a@example.org}')", "------"),
+    ("INSERT INTO outbox.dedup_key (key, digest, message_id, expires_at) VALUES ('k', '', gen_random_uuid(), now())", "------"),
+    // Private functions behind the doors.
+    ("SELECT outbox.put('x', NULL)", "------"),
+    ("SELECT outbox.take_key('x', NULL)", "------"),
+    ("SELECT * FROM outbox.put_many('[]')", "------"),
+    ("SELECT outbox.free_key('', 'k', NULL, true)", "------"),
+    ("SELECT outbox.check_addresses('x', 'cc', '{}')", "------"),
+    ("SELECT outbox.grant_roles()", "------"),
+    ("SELECT outbox.audit_entry('x', NULL, NULL, NULL, NULL, NULL, NULL)", "------"),
+    // Looking.
+    ("SELECT * FROM outbox.deliveries", "--++--"),
+    ("SELECT * FROM outbox.attempts", "--++--"),
+    ("SELECT * FROM outbox.in_doubt", "--++--"),
+    ("SELECT * FROM outbox.queue_health", "-++++-"),
+    ("SELECT outbox.backlog()", "-++++-"),
+    ("SELECT * FROM outbox.audit", "--+---"),
+    ("SELECT * FROM outbox.message", "-+----"),
+    ("SELECT * FROM outbox.message_default", "------"),
+    ("SELECT * FROM outbox.queue", "-+----"),
+    ("SELECT * FROM outbox.done", "-+----"),
+    ("SELECT * FROM outbox.attempt", "-+----"),
+    ("SELECT * FROM outbox.dedup_key", "------"),
+    ("SELECT * FROM outbox.ordering", "------"),
+    ("SELECT * FROM outbox.relay", "-+----"),
+    ("SELECT * FROM outbox.route", "-+----"),
+    ("SELECT * FROM outbox.control", "-+----"),
+    // Deciding. No such delivery, so 22H51 is a yes.
+    ("SELECT * FROM outbox.cancel(gen_random_uuid(), 'a reason')", "+-+---"),
+    ("SELECT * FROM outbox.retry(gen_random_uuid(), 1, 'a reason')", "--+---"),
+    ("SELECT * FROM outbox.hold(gen_random_uuid(), 'a reason')", "--+---"),
+    ("SELECT * FROM outbox.release(gen_random_uuid(), 'a reason')", "--+---"),
+    ("SELECT outbox.resolve(gen_random_uuid(), 1, 'sent', 'a reason')", "--+---"),
+    ("SELECT outbox.resolve_doubt(gen_random_uuid(), 1, 'sent', 'a reason', NULL, false, 'policy')", "-+----"),
+    // The relay's statements.
+    ("UPDATE outbox.queue SET lease = gen_random_uuid() WHERE message_id = gen_random_uuid()", "-+----"),
+    ("DELETE FROM outbox.queue WHERE message_id = gen_random_uuid()", "-+----"),
+    ("INSERT INTO outbox.queue (message_id, recipient_no, lane, due_at, address_hash) VALUES (gen_random_uuid(), 1, 1, now(), 0)", "------"),
+    ("INSERT INTO outbox.done (message_id, recipient_no, state, lane, address_hash) VALUES (gen_random_uuid(), 1, 'failed', 1, 0)", "-+----"),
+    ("DELETE FROM outbox.done WHERE message_id = gen_random_uuid()", "------"),
+    ("INSERT INTO outbox.attempt (message_id, recipient_no, token, attempt_no, outcome, phase) VALUES (gen_random_uuid(), 1, gen_random_uuid(), 1, 'unknown', 'data')", "-+----"),
+    ("UPDATE outbox.attempt SET outcome = 'accepted' WHERE outcome = 'unknown' AND false", "-+----"),
+    ("DELETE FROM outbox.attempt WHERE message_id = gen_random_uuid()", "------"),
+    ("INSERT INTO outbox.relay (incarnation, name, host, pid, version, doubt_grace) VALUES (gen_random_uuid(), 'n', 'h', 1, 'v', '1 min')", "-+----"),
+    ("UPDATE outbox.relay SET beat = beat + 1 WHERE incarnation = gen_random_uuid()", "-+----"),
+    ("INSERT INTO outbox.route (name) VALUES ('eu') ON CONFLICT (name) DO NOTHING RETURNING group_no", "-+----"),
+    ("INSERT INTO outbox.kind AS k (name) VALUES ('k') ON CONFLICT (name) DO UPDATE SET route = 'eu' WHERE k.route IS NULL", "-+----"),
+    ("SELECT outbox.assert_armed(c.epoch, c.identity) FROM outbox.control c", "-+----"),
+    ("SELECT outbox.durable_commit()", "-+----"),
+    ("SELECT * FROM outbox.mark_in_doubt('{}', '1 hour')", "-+----"),
+    ("SELECT outbox.free_ordered()", "-+----"),
+    ("SELECT * FROM outbox.maintain()", "-+----"),
+    ("SELECT outbox.settle_late(gen_random_uuid(), 1::int2, NULL, gen_random_uuid(), true, 'accepted', 'data', NULL, 250::int2, NULL, NULL, NULL, NULL, NULL, NULL, now(), 1)", "-+----"),
+    ("UPDATE outbox.control SET epoch = gen_random_uuid()", "------"),
+    ("SELECT * FROM outbox.drop_partitions_before(now())", "------"),
+    // Structure.
+    ("CREATE TABLE outbox.mine (x int)", "------"),
+    ("DROP VIEW outbox.deliveries", "------"),
+    ("ALTER TABLE outbox.message DISABLE TRIGGER message_fills_queue", "------"),
+    ("TRUNCATE outbox.done", "------"),
+    ("SELECT nextval('outbox.order_no')", "------"),
+];
+
+#[tokio::test]
+async fn each_role_may_do_exactly_what_it_is_there_for() {
+    let outbox = Outbox::new().await;
+    outbox.db.batch_execute(&format!("CREATE ROLE outsider_group_{0} NOLOGIN", outbox.name)).await.unwrap();
+    let mut wrong = Vec::new();
+    for (at, role) in ROLES.iter().enumerate() {
+        let group = if *role == "outsider" { format!("outsider_group_{}", outbox.name) } else { (*role).to_owned() };
+        let session = outbox.member_of(&group).await;
+        for (statement, allowed) in MATRIX {
+            assert_eq!(allowed.len(), ROLES.len(), "{statement}");
+            session.batch_execute("BEGIN").await.unwrap();
+            let denied = match session.batch_execute(statement).await {
+                Ok(()) => false,
+                Err(error) => match error.code() {
+                    Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => true,
+                    Some(code) if code.code() == "22H51" => false,
+                    // The view takes no UPDATE and no DELETE from anybody.
+                    Some(code) if *code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => true,
+                    _ => panic!("{role}: {statement}: {error:?}"),
+                },
+            };
+            session.batch_execute("ROLLBACK").await.unwrap();
+            if denied == (&allowed[at..=at] == "+") {
+                wrong.push(format!("{role} {}: {statement}", if denied { "may not" } else { "may" }));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    println!("{} cases", MATRIX.len() * ROLES.len());
+}
+
+#[tokio::test]
+async fn nothing_is_granted_to_public() {
+    let outbox = Outbox::new().await;
+    let sql = "
+        SELECT 'schema ' || nspname FROM pg_namespace n, aclexplode(coalesce(nspacl, acldefault('n', nspowner))) a WHERE nspname = 'outbox' AND a.grantee = 0
+        UNION ALL
+        SELECT 'function ' || p.oid::regprocedure FROM pg_proc p, aclexplode(coalesce(proacl, acldefault('f', proowner))) a
+        WHERE pronamespace = 'outbox'::regnamespace AND a.grantee = 0
+        UNION ALL
+        SELECT 'relation ' || c.oid::regclass FROM pg_class c, aclexplode(coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\", relowner))) a
+        WHERE relnamespace = 'outbox'::regnamespace AND a.grantee = 0
+        UNION ALL
+        SELECT 'column ' || attrelid::regclass || '.' || attname FROM pg_attribute, aclexplode(attacl) a
+        WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'outbox'::regnamespace) AND a.grantee = 0";
+    assert_eq!(outbox.texts(sql).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn every_object_has_a_comment() {
+    let outbox = Outbox::new().await;
+    let sql = "
+        SELECT 'schema outbox' WHERE obj_description('outbox'::regnamespace, 'pg_namespace') IS NULL
+        UNION ALL
+        SELECT 'function ' || oid::regprocedure FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace AND obj_description(oid, 'pg_proc') IS NULL
+        UNION ALL
+        -- Indexes of constraints and sequences of identity columns speak through their tables.
+        SELECT relkind::text || ' ' || oid::regclass FROM pg_class c WHERE relnamespace = 'outbox'::regnamespace AND obj_description(oid, 'pg_class') IS NULL
+          AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = c.oid)
+          AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND classid = 'pg_class'::regclass AND deptype IN ('i', 'P'))
+        UNION ALL
+        SELECT 'trigger ' || tgname FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
+        WHERE relnamespace = 'outbox'::regnamespace AND NOT tgisinternal AND tgparentid = 0 AND obj_description(t.oid, 'pg_trigger') IS NULL
+        UNION ALL
+        SELECT 'column outbox.notification.' || attname FROM pg_attribute
+        WHERE attrelid = 'outbox.notification'::regclass AND attnum > 0 AND col_description(attrelid, attnum) IS NULL";
+    assert_eq!(outbox.texts(sql).await, Vec::<String>::new());
+}
+
+/// What roles may call runs as its owner, so it must not look names up where the caller says.
+#[tokio::test]
+async fn definer_functions_pin_their_search_path() {
+    let outbox = Outbox::new().await;
+    let sql = "SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace AND prosecdef \
+               AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)";
+    assert_eq!(outbox.texts(sql).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_producers_search_path_and_temporary_objects_change_nothing() {
+    let outbox = Outbox::new().await;
+    let producer = outbox.member_of("outbox_producer").await;
+    producer
+        .batch_execute(
+            "CREATE TEMP TABLE message (LIKE pg_class); CREATE FUNCTION pg_temp.btrim(text, text) RETURNS text LANGUAGE sql AS 'SELECT ''x''';
+             SET search_path = pg_temp, public",
+        )
+        .await
+        .unwrap();
+    super::support::enqueue(&producer, ", payload => '{}', cc => '{\" b@example.org \"}'").await.unwrap();
+    assert_eq!(outbox.texts("SELECT cc FROM outbox.message").await, ["{b@example.org}"]);
+}
+
+#[tokio::test]
+async fn migrating_without_the_right_to_create_roles_says_what_to_run() {
+    let cluster = PgCluster::builder().fsync(false).setting("log_min_messages", "notice").start().await.unwrap();
+    cluster.execute("postgres", "CREATE ROLE plain_owner LOGIN").await.unwrap();
+    cluster.execute("postgres", "CREATE DATABASE shop OWNER plain_owner").await.unwrap();
+    let (owner, connection) = tokio_postgres::connect(&cluster.url_for("shop", "plain_owner"), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    migrate(&owner).await.expect("an owner without any role migrates");
+    let log = cluster.log();
+    let notice = log.lines().find(|line| line.contains("may not create roles")).expect("the notice");
+    let (_, statements) = notice.split_once("run: ").expect("the statements");
+    let (create, grant) = statements.split_once("SELECT").expect("and the grants");
+    assert_eq!(grant.trim(), "outbox.grant_roles();");
+
+    // The DBA does as told.
+    cluster.execute("postgres", create).await.unwrap();
+    let granted = owner.query("SELECT grantee FROM outbox.grant_roles()", &[]).await.unwrap();
+    assert_eq!(granted.len(), 5);
+    cluster
+        .execute("shop", "SET ROLE outbox_producer; SELECT outbox.enqueue('greeting', '{a@example.org}', '{}')")
+        .await
+        .unwrap();
+
+    // A second outbox in the cluster finds the roles.
+    cluster.execute("postgres", "CREATE DATABASE other OWNER plain_owner").await.unwrap();
+    let (second, connection) = tokio_postgres::connect(&cluster.url_for("other", "plain_owner"), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    migrate(&second).await.unwrap();
+    cluster
+        .execute("other", "SET ROLE outbox_producer; SELECT outbox.enqueue('greeting', '{a@example.org}', '{}')")
+        .await
+        .unwrap();
+}

@@ -33,20 +33,16 @@ const NAMES: &str = r#"templates need names: {"order_id": 42}"#;
 const NO_BREAK: &str = "remove it: a line break would begin another header";
 const HEADER: &str = r#"write {"X-Order": "42"}: names and string values"#;
 const OURS: &str = "use the arguments recipients, cc, bcc, sender, reply_to, subject; the others cannot be set";
-const FILES: &str =
-    r#"write [{"filename": "a.pdf", "content_type": "application/pdf", "content_base64": "..."}]"#;
+const FILES: &str = r#"write [{"filename": "a.pdf", "content_type": "application/pdf", "content_base64": "..."}]"#;
 const RAW: &str = "header lines first, then an empty line, then the body";
 const FINISHED: &str = "raw_message is finished: it holds its own headers and attachments";
 const KEY: &str = "name the event, such as order-42-confirmed, or leave it out";
 const ORDER: &str = "name what must stay in order, such as order-42, or leave it out";
-const ROUTE: &str =
-    "routes are named in hapax.toml: a-z, 0-9, _ . -, begins with a letter, up to 63 characters";
+const ROUTE: &str = "routes are named in hapax.toml: a-z, 0-9, _ . -, begins with a letter, up to 63 characters";
 const TENANT: &str = "letters, digits, _ . : -, begins with a letter or digit, up to 100 characters";
-const TRACE: &str =
-    "write 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, in lower case, or leave it out";
+const TRACE: &str = "write 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, in lower case, or leave it out";
 const CONTROL: &str = "has a control character (a line break, a tab)";
-const UNREADABLE: &str =
-    r"has a value that cannot be stored (\u0000, half a surrogate pair, a number out of range)";
+const UNREADABLE: &str = r"has a value that cannot be stored (\u0000, half a surrogate pair, a number out of range)";
 const LINK: &str = "send a link instead";
 
 #[rustfmt::skip]

@@ -81,7 +81,7 @@ impl Reader {
     fn unknown(&mut self, path: &str, key: &str, value: &Value, known: &[&'static str], what: &str) {
         let is_table = matches!(value.kind, ValueKind::Table(_));
         let origin = origin_below(value, path);
-        let shown = if is_table || layers_secret(key) { None } else { Some(show(value)) };
+        let shown = if is_table || looks_secret(key) { None } else { Some(show(value)) };
         let mut problem = Problem { origin: Some(origin), ..Problem::new(path, format!("unknown {what}")) };
         problem.value = shown;
         problem.hint = Some(match nearest(key, known.iter().copied()) {
@@ -102,9 +102,9 @@ fn origin_below(value: &Value, path: &str) -> Origin {
     layers::origin(value, path)
 }
 
-fn layers_secret(key: &str) -> bool {
+fn looks_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["pass", "token", "secret", "key"].iter().any(|word| key.contains(word))
+    ["pass", "pw", "token", "secret", "key", "cred", "auth"].iter().any(|word| key.contains(word))
 }
 
 fn show(value: &Value) -> String {
@@ -147,7 +147,9 @@ impl Section<'_> {
         let taken = given(&value, origin.clone());
         if taken.is_none() {
             let what = if matches!(value.kind, ValueKind::Table(_)) { "a section" } else { "a list" };
-            self.reader.problems.push(Problem::new(path, format!("is {what}, one value is expected")).of("...", origin));
+            self.reader
+                .problems
+                .push(Problem::new(path, format!("is {what}, one value is expected")).of("...", origin));
         }
         taken
     }
@@ -188,7 +190,12 @@ impl Section<'_> {
     }
 
     /// A duration within a range.
-    pub(crate) fn duration(&mut self, key: &'static str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+    pub(crate) fn duration(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
         let given = self.take(key);
         self.show(key, given.as_ref(), Some(format!("{:?}", duration::format(default))));
         self.parse_duration(key, given, range).unwrap_or(default)
@@ -201,12 +208,7 @@ impl Section<'_> {
         self.parse_duration(key, given, range)
     }
 
-    fn parse_duration(
-        &mut self,
-        key: &str,
-        given: Option<Given>,
-        range: RangeInclusive<Duration>,
-    ) -> Option<Duration> {
+    fn parse_duration(&mut self, key: &str, given: Option<Given>, range: RangeInclusive<Duration>) -> Option<Duration> {
         let given = given?;
         match duration::parse(&given.text) {
             Some(value) if range.contains(&value) => Some(value),
@@ -256,25 +258,27 @@ impl Section<'_> {
         default
     }
 
-    /// One of some words; the error of the type says which.
-    pub(crate) fn word<T>(&mut self, key: &'static str, default: Option<&str>, words: &'static [&'static str]) -> Option<T>
-    where
-        T: FromStr,
-    {
+    /// One of some words.
+    pub(crate) fn word<T: Copy>(
+        &mut self,
+        key: &'static str,
+        default: Option<&str>,
+        words: &[(&'static str, T)],
+    ) -> Option<T> {
         let given = self.take(key);
         self.show(key, given.as_ref(), default.map(|word| format!("{word:?}")));
-        let Some(given) = given else { return default.and_then(|word| word.parse().ok()) };
-        match given.text.parse() {
-            Ok(value) => Some(value),
-            Err(_) => {
-                let message = format!("is not one of {}", words.join(", "));
-                match nearest(&given.text, words.iter().copied()) {
-                    Some(near) => self.refuse_with(key, &given, message, &format!("did you mean {near}?")),
-                    None => self.refuse(key, &given, message),
-                }
-                default.and_then(|word| word.parse().ok())
-            }
+        let find = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let Some(given) = given else { return default.and_then(find) };
+        if let Some(value) = find(&given.text) {
+            return Some(value);
         }
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let message = format!("is not one of {}", known.join(", "));
+        match nearest(&given.text, known) {
+            Some(near) => self.refuse_with(key, &given, message, &format!("did you mean {near}?")),
+            None => self.refuse(key, &given, message),
+        }
+        default.and_then(find)
     }
 
     /// A path; relative ones in a file are relative to that file.

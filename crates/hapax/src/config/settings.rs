@@ -1,6 +1,6 @@
 //! The settings themselves, typed, with their defaults, and what they become for the relay.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use hapax_core::{
     OnDoubt, RetryPolicy,
@@ -90,26 +90,18 @@ pub(crate) struct Log {
 }
 
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$default:ident])? $variant:ident = $word:literal),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident [$count:literal] { $($(#[$default:ident])? $variant:ident = $word:literal),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
         pub(crate) enum $name { $($(#[$default])? $variant),* }
 
         impl $name {
             /// The words of the configuration.
-            pub(crate) const WORDS: &'static [&'static str] = &[$($word),*];
+            pub(crate) const WORDS: [(&'static str, Self); $count] = [$(($word, Self::$variant)),*];
 
             /// The word of this one.
             pub(crate) const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),* }
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = ();
-
-            fn from_str(word: &str) -> Result<Self, ()> {
-                match word { $($word => Ok(Self::$variant),)* _ => Err(()) }
             }
         }
     };
@@ -117,11 +109,11 @@ macro_rules! words {
 
 words!(
     /// How much is logged.
-    Level { Error = "error", Warn = "warn", #[default] Info = "info", Debug = "debug", Trace = "trace" }
+    Level [5] { Error = "error", Warn = "warn", #[default] Info = "info", Debug = "debug", Trace = "trace" }
 );
 words!(
     /// How it is logged.
-    Format { #[default] Auto = "auto", Pretty = "pretty", Json = "json" }
+    Format [3] { #[default] Auto = "auto", Pretty = "pretty", Json = "json" }
 );
 
 impl Settings {

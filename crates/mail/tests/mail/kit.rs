@@ -124,9 +124,7 @@ pub(crate) async fn ready(connection: Connection, mail: &Mail) -> Data {
 pub(crate) async fn deliver(connection: Connection, mail: &Mail) -> Transmitted {
     match connection.begin(&mail.envelope).await {
         Begun::Ready(data) => data.transmit(&mail.message, &gate()).await,
-        Begun::Ended { outcome, connection, .. } => {
-            Transmitted { outcome, connection, marker_begun: false, bytes: 0 }
-        }
+        Begun::Ended { outcome, connection, .. } => Transmitted { outcome, connection, marker_begun: false, bytes: 0 },
     }
 }
 

@@ -60,11 +60,22 @@ fn expect(outcomes: &[&'static str], kept: bool) -> Expected {
 }
 
 fn expected(kind: Kind, phase: Phase, fault: &Fault) -> Expected {
+    let mut expected = expected_where_it_was_scripted(kind, phase, fault);
+    if matches!(phase, Phase::Connect | Phase::Tls | Phase::Greeting)
+        && matches!(fault, Fault::Reset | Fault::GoodThenReset)
+    {
+        // A reset so early may win against our own end of the connect.
+        expected.outcomes.push("not_sent connect io");
+    }
+    expected
+}
+
+fn expected_where_it_was_scripted(kind: Kind, phase: Phase, fault: &Fault) -> Expected {
     match phase {
         Phase::Connect => match fault {
             Fault::DelayedGood(_) | Fault::ByteByByte => expect(&["accepted"], true),
-            // A reset may win against our end of the connect. A second greeting follows a scripted one.
-            _ => expect(&["not_sent connect io", "not_sent greeting", "not_sent ehlo", "not_sent tls"], false),
+            // A second greeting follows a scripted one.
+            _ => expect(&["not_sent greeting", "not_sent ehlo", "not_sent tls"], false),
         },
         Phase::Tls => match fault {
             Fault::DelayedGood(_) | Fault::ByteByByte => expect(&["accepted"], true),
@@ -121,6 +132,8 @@ fn transaction(kind: Kind, name: &'static str, fault: &Fault) -> Expected {
         Fault::Stray(_) if kind != Kind::OneByOne && name == "mail" => expect(&["deferred rcpt"], false),
         Fault::Stray(_) if kind != Kind::OneByOne && name == "rcpt" => expect(&["deferred data"], false),
         Fault::TwoRepliesAtOnce | Fault::Stray(_) if name == "data" => expect(&["not_sent data unexpected"], false),
+        // The end may come right behind the 354, or find us between marker and reply already.
+        _ if name == "data" => expect(&["not_sent data", "not_sent body", "unknown eof", "unknown io"], false),
         _ => expect(&["not_sent rcpt", "not_sent mail", "not_sent data", "not_sent body"], false),
     }
 }
@@ -198,7 +211,8 @@ async fn every_fault_at_every_phase_has_its_outcome_and_its_connection_is_kept_o
     let wrong: Vec<String> = results.into_iter().filter_map(Result::err).collect();
     println!("{count} cells");
     assert!(wrong.is_empty(), "{} of {count} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
-    assert_eq!(count, 4 * (12 * 20 + 9) + 3 * 20);
+    // The testkit's 290, four times, without TLS and STARTTLS where a kind of connection has none.
+    assert_eq!(count, 4 * 290 - 2 * (20 + 20) - 20);
 }
 
 async fn cell(kind: Kind, phase: Phase, fault: &Fault, mail: &Mail) -> Result<(), String> {
@@ -234,6 +248,10 @@ async fn cell(kind: Kind, phase: Phase, fault: &Fault, mail: &Mail) -> Result<()
     kit::all_ended(&server).await;
     let ledger = server.ledger();
     let counts = ledger.counts(&mail.id, kit::ADA);
+    let early = matches!(phase, Phase::Body { .. });
+    if transmitted.outcome.as_str() == "unknown" && !transmitted.marker_begun && !early {
+        problems.push_str("unknown, although the marker had not begun; ");
+    }
     if counts.end_markers > 0 && !transmitted.marker_begun {
         problems.push_str("the server read an end marker that had not begun; ");
     }
@@ -249,7 +267,9 @@ async fn cell(kind: Kind, phase: Phase, fault: &Fault, mail: &Mail) -> Result<()
     if transmitted.outcome.as_str() == "accepted" && counts.accepted != 1 && !raced {
         problems.push_str("the server did not take what was accepted; ");
     }
-    ledger.violations().for_each(|(_, violation)| problems.push_str(violation));
+    if !raced {
+        ledger.violations().for_each(|(_, violation)| problems.push_str(violation));
+    }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 

@@ -15,7 +15,8 @@ pub struct Counts {
     pub end_markers: usize,
     /// Times the server took the message.
     pub accepted: usize,
-    /// Times a whole 2xx reply was handed to the kernel.
+    /// Times a whole 2xx reply was handed to the kernel. Noted after the write, so a client that has read its reply may
+    /// be a moment ahead: wait for this one, the other two never lag.
     pub confirmed: usize,
 }
 

@@ -91,11 +91,14 @@ impl<S: Socket> Client<S> {
         self.expect(code).await
     }
 
-    /// Everything that comes until silence or the end.
-    pub async fn observe(&mut self) -> (Vec<u8>, End) {
+    /// Everything that comes until silence or the end. Silence is [`QUIET`] long, and before something `awaited` has
+    /// come, as long as it takes: on a busy machine nothing comes soon.
+    pub async fn observe(&mut self, awaited: End, bytes_awaited: bool) -> (Vec<u8>, End) {
         let mut seen = std::mem::take(&mut self.buffer);
         loop {
-            match tokio::time::timeout(QUIET, self.stream.read_buf(&mut seen)).await {
+            let patient = awaited != End::Silence || (bytes_awaited && seen.is_empty());
+            let limit = if patient { Duration::from_secs(20) } else { QUIET };
+            match tokio::time::timeout(limit, self.stream.read_buf(&mut seen)).await {
                 Err(_) => return (seen, End::Silence),
                 Ok(Ok(0)) => return (seen, End::Eof),
                 Ok(Ok(_)) => {}

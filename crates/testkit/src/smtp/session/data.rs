@@ -50,6 +50,10 @@ impl Session {
             {
                 self.early(percent, body).await?;
             }
+            // Only after the script has had its say: at a point the client may well be waiting for us.
+            if self.reader().buffered().is_empty() && self.reader().fill().await? == 0 {
+                return Err(Stop::Io(std::io::ErrorKind::UnexpectedEof.into()));
+            }
             let until = points.peek().map(|percent| expected * usize::from(*percent) / 100);
             let available = self.reader().buffered().len();
             let most = until.map_or(available, |until| available.min(until - body.raw_bytes));
@@ -62,9 +66,6 @@ impl Session {
                 return Ok(());
             }
             self.record_transaction(|transaction| transaction.body_bytes = body.raw_bytes);
-            if self.reader().buffered().is_empty() && self.reader().fill().await? == 0 {
-                return Err(Stop::Io(std::io::ErrorKind::UnexpectedEof.into()));
-            }
         }
     }
 

@@ -1,0 +1,75 @@
+# Only a Rust toolchain and (for the Postgres server programs) apt are assumed. `make` alone lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# One set of features and one profile for everything that is checked: each library is compiled once, and the binary that
+# the crash tests kill has its fault points. Release builds have none.
+CHECKED := --locked --workspace --features hapax/fault-points
+
+# In CI nothing may stop at the first failure.
+NEXTEST_PROFILE := $(if $(CI),ci,default)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
+
+.PHONY: demo
+demo: postgres ## see it all on this machine: a private Postgres, a sample shop, a relay, a mail catcher
+	cargo run --release --locked -p hapax -- demo
+
+.PHONY: demo-chaos
+demo-chaos: postgres ## the same, with the relay killed again and again
+	cargo run --release --locked -p hapax -- demo --chaos
+
+.PHONY: build
+build: ## the binary: target/release/hapax
+	cargo build --release --locked -p hapax
+
+.PHONY: test
+test: postgres test-servers ## every test
+	cargo build $(CHECKED) --bins
+	if cargo nextest --version >/dev/null 2>&1; then \
+	    cargo nextest run $(CHECKED) --profile $(NEXTEST_PROFILE); \
+	else \
+	    cargo test $(CHECKED) --lib --bins --tests $(if $(CI),--no-fail-fast); \
+	fi
+	cargo test $(CHECKED) --doc
+
+.PHONY: lint
+lint: rules ## formatting, clippy, documentation, the rules of the house
+	cargo fmt --all --check
+	cargo clippy $(CHECKED) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CHECKED) --no-deps
+
+.PHONY: rules
+rules: ## the rules no compiler checks: arrows between crates, licences, files, documents (seconds)
+	status=0; \
+	for check in .ci/arrows .ci/house .ci/docs .ci/licences; do \
+	    $$check --self-test || status=1; \
+	    $$check || status=1; \
+	done; \
+	for script in .ci/run .ci/postgres; do bash -n $$script || status=1; done; \
+	exit $$status
+
+.PHONY: audit
+audit: ## known vulnerabilities and deny.toml in full; needs cargo-deny and the network
+	cargo deny --locked check
+
+.PHONY: docs
+docs: ## write the generated lists of ARCHITECTURE.md again
+	.ci/docs --write
+
+.PHONY: check
+check: ## what CI runs
+	.ci/run
+
+.PHONY: postgres
+postgres: # the server programs; installs them when root on Debian, else says what to type
+	.ci/postgres
+
+.PHONY: test-servers
+test-servers: # what else the tests want (mail servers, poolers); they say themselves what they skip without
+	if [ -x tests/setup ]; then tests/setup; fi

@@ -1,0 +1,85 @@
+//! `hapax check`: the configuration, without starting anything.
+
+use serde_json::json;
+
+use crate::{
+    cli::Check,
+    config::{Loaded, Shown, Way},
+    failure::{Exit, Refusal, report},
+    output::{self, Table},
+    run,
+};
+
+/// # Errors
+/// None of its own; problems are printed and make it end with 78.
+pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
+    run::install_crypto();
+    // Templates last: they are only of interest when their directory is there.
+    let templates = match loaded.problems.iter().any(|problem| problem.path.starts_with("templates")) {
+        true => None,
+        false => run::renderer(&loaded.settings).err(),
+    };
+    let fine = loaded.problems.is_empty() && templates.is_none();
+    if options.json.json {
+        let shown =
+            |shown: &Shown| json!({ "path": shown.path, "value": shown.value, "origin": shown.origin.to_string() });
+        let mut problems: Vec<_> = loaded.problems.iter().map(crate::config::Problem::to_json).collect();
+        problems.extend(templates.map(|refusal| json!({ "path": "templates", "message": refusal.to_string() })));
+        output::json(&json!({
+            "ok": fine,
+            "file": loaded.file,
+            "problems": problems,
+            "warnings": loaded.warnings.iter().map(crate::config::Problem::to_json).collect::<Vec<_>>(),
+            "values": if options.print { loaded.shown.iter().map(shown).collect() } else { Vec::new() },
+        }))?;
+        return Ok(if fine { Exit::Done } else { Exit::Configuration });
+    }
+    if options.print {
+        print(loaded);
+    }
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if !loaded.problems.is_empty() {
+        report(&Refusal::configuration(&loaded.problems).into());
+    }
+    if let Some(refusal) = templates {
+        report(&refusal.into());
+    }
+    if !fine {
+        return Ok(Exit::Configuration);
+    }
+    output::line(&summary(loaded));
+    Ok(Exit::Done)
+}
+
+fn print(loaded: &Loaded) {
+    let mut table = Table::new(&[]);
+    let mut shown: Vec<&Shown> = loaded.shown.iter().collect();
+    shown.sort_by(|a, b| a.path.cmp(&b.path));
+    for shown in shown {
+        let value = shown.value.as_deref().unwrap_or("(not set)");
+        table.row([shown.path.clone(), format!("= {value}"), format!("# {}", shown.origin)]);
+    }
+    table.print();
+}
+
+fn summary(loaded: &Loaded) -> String {
+    let settings = &loaded.settings;
+    let routes: Vec<String> = settings
+        .routes
+        .iter()
+        .map(|route| match &route.way {
+            Way::Capture(_) => format!("{} (captured, not delivered)", route.name),
+            Way::Transport(_) => route.name.clone(),
+        })
+        .collect();
+    let file = loaded.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
+    format!(
+        "ok: {file}, database {}, routes: {}, {} kinds, {} in flight at most",
+        crate::config::mask(&settings.database.url),
+        routes.join(", "),
+        settings.kinds.len(),
+        settings.relay.limits.max_in_flight
+    )
+}

@@ -1,0 +1,372 @@
+//! What can be typed. The long texts teach: each command has examples.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Format, Level};
+
+const ABOUT: &str = "\
+A transactional outbox relay for email: one INSERT, one mail.
+
+Applications enqueue notifications in their own Postgres transactions; hapax delivers each of them by SMTP, once. \
+Where nobody can know whether a mail server took a message, the delivery is in doubt and waits for a decision: \
+hapax never guesses by sending again.
+
+To see it all on your machine:      hapax demo --chaos
+To set it up:                       hapax migrate up; hapax check; hapax run
+To look around:                     hapax status; hapax ls; hapax show ID";
+
+const AFTER: &str = "\
+Configuration: --config FILE, else ./hapax.toml, else /etc/hapax/hapax.toml; every key can be overridden by \
+HAPAX__SECTION__KEY, and that by flags. `hapax check --print` shows every value and where it came from.
+Results go to stdout, logs and errors to stderr.
+Exit codes: 0 done, 1 failed, 64 usage, 78 configuration.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "hapax", version, about = "A transactional outbox relay for email: one INSERT, one mail.")]
+#[command(long_about = ABOUT, after_long_help = AFTER, max_term_width = 110, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Global {
+    /// Configuration file [default: ./hapax.toml, then /etc/hapax/hapax.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Database, overrides database.url (visible to other users of this machine: no password here)
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// How logs look: auto is pretty on a terminal, json elsewhere
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<Format>,
+    /// How much is logged
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log_level: Option<Level>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show everything on this machine, with a private Postgres and a mail catcher
+    #[command(long_about = DEMO)]
+    Demo(Demo),
+    /// Run the relay
+    #[command(long_about = RUN)]
+    Run(Run),
+    /// Make, compare and print the database schema
+    #[command(subcommand, long_about = MIGRATE)]
+    Migrate(Migrate),
+    /// Check the configuration without starting anything
+    #[command(long_about = CHECK)]
+    Check(Check),
+    /// How the outbox is: states, relays, doubts
+    #[command(long_about = STATUS)]
+    Status(Json),
+    /// List deliveries, newest first
+    #[command(long_about = LS)]
+    Ls(Ls),
+    /// Everything about one message: deliveries, attempts, decisions, verdict
+    #[command(long_about = SHOW)]
+    Show(Show),
+    /// Decide deliveries in doubt
+    #[command(long_about = RESOLVE)]
+    Resolve(Resolve),
+    /// Try failed, cancelled or expired deliveries again, or pending ones now
+    #[command(long_about = RETRY)]
+    Retry(Retry),
+    /// Cancel what has not been sent of a message
+    #[command(long_about = CANCEL)]
+    Cancel(Decide),
+    /// Stop what has not been sent of a message, until it is released
+    #[command(long_about = HOLD)]
+    Hold(Decide),
+    /// Let held deliveries go on
+    #[command(long_about = RELEASE)]
+    Release(Decide),
+}
+
+const DEMO: &str = "\
+Shows everything on this machine, and needs nothing but Postgres' server programs (apt-get install postgresql): a \
+private Postgres and a mail catcher are started, a sample shop commits orders together with their notifications, a \
+relay process delivers them, and what arrived is counted against what was committed.
+
+With --chaos the relay process is killed (SIGKILL) again and again while it delivers. What was between end marker and \
+reply at that moment is in doubt afterwards; nothing is sent twice, nothing is lost.
+
+Examples:
+  hapax demo
+  hapax demo --chaos --kills 10 --messages 1000
+  hapax demo --keep          leaves everything running, to look around";
+
+/// `hapax demo`.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Demo {
+    /// How many orders the shop takes
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) messages: u32,
+    /// Kill the relay again and again
+    #[arg(long)]
+    pub(crate) chaos: bool,
+    /// How often it is killed
+    #[arg(long, value_name = "K", default_value_t = 5, requires = "chaos", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) kills: u32,
+    /// Leave everything running until Ctrl-C
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+const RUN: &str = "\
+Runs the relay until SIGTERM or SIGINT: it then claims nothing new, waits for open replies up to relay.shutdown_grace \
+and ends with 0. A second signal gives up at once; what is between end marker and reply will be in doubt.
+
+It waits for a database that is away, and refuses (78) one whose schema is missing, behind or ahead.
+
+Examples:
+  hapax run
+  hapax run --config /etc/hapax/hapax.toml
+  HAPAX__DATABASE__URL=postgres://outbox_relay@db/shop HAPAX__ROUTES__DEFAULT__URL=capture: \\
+    HAPAX__ROUTES__DEFAULT__FROM=shop@example.org hapax run";
+
+/// `hapax run`.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// End as on SIGTERM when standard input is closed: for a parent that starts a relay
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+const MIGRATE: &str = "\
+Makes, compares and prints the database schema (everything is in schema outbox). Needs the schema owner's privileges, \
+not the relay's: pass --database-url for that user. Safe to run from many places at once.
+
+Examples:
+  hapax migrate up --database-url postgres://owner@db/shop
+  hapax migrate status
+  hapax migrate verify                   for a deployment: fails unless everything is as it should be
+  hapax migrate sql --from 3 --to 10     for a DBA, or another migration tool";
+
+/// `hapax migrate ...`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum Migrate {
+    /// Apply what is pending, each migration in a transaction of its own
+    Up(Json),
+    /// List migrations, applied and pending
+    Status(Json),
+    /// Print the SQL of migrations, for other tools
+    Sql {
+        /// Migrations after this number
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        from: i32,
+        /// Up to and including this number [default: the last]
+        #[arg(long, value_name = "M", default_value_t = i32::MAX, hide_default_value = true)]
+        to: i32,
+    },
+    /// Fail unless the database has exactly this binary's migrations, unchanged
+    Verify(Json),
+}
+
+const CHECK: &str = "\
+Checks the configuration without starting anything or touching the network: prints every problem (78), or ok.
+
+Examples:
+  hapax check
+  hapax check --print              every value and where it came from, secrets masked
+  hapax check --config new.toml && systemctl reload-or-restart hapax";
+
+/// `hapax check`.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Check {
+    /// Print every value and where it came from
+    #[arg(long)]
+    pub(crate) print: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// `--json`.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Json {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const STATUS: &str = "\
+How the outbox is: deliveries in each state with the oldest of them, the relays that are alive, and what waits for a \
+decision. Cheap on a queue of any length.
+
+Examples:
+  hapax status
+  hapax status --json | jq '.states[] | select(.state == \"pending\").deliveries'";
+
+const LS: &str = "\
+Lists deliveries, newest first; addresses are masked. A list by state or kind may have to look at many messages; \
+--in-doubt never does.
+
+Examples:
+  hapax ls
+  hapax ls --state failed --kind order_confirmed --limit 100
+  hapax ls --in-doubt";
+
+/// `hapax ls`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Ls {
+    /// Only deliveries in this state
+    #[arg(long, value_name = "STATE", conflicts_with = "in_doubt", value_parser = state)]
+    pub(crate) state: Option<hapax_core::State>,
+    /// Only deliveries of this kind
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<String>,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+    pub(crate) limit: i64,
+    /// Only deliveries in doubt, oldest doubt first, with what is needed to decide them
+    #[arg(long)]
+    pub(crate) in_doubt: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+fn state(word: &str) -> Result<hapax_core::State, String> {
+    word.parse().map_err(|error: hapax_core::state::UnknownState| error.to_string())
+}
+
+const SHOW: &str = "\
+Everything about one message: who enqueued it, each delivery with its state, every attempt with its phase and the \
+server's words, every decision, and a verdict in a sentence. Addresses are masked.
+
+Examples:
+  hapax show 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d
+  hapax show 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d/2      only the delivery to recipient 2";
+
+/// `hapax show`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Show {
+    /// Message id, or message id and recipient number
+    #[arg(value_name = "ID[/NO]")]
+    pub(crate) delivery: String,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+const RESOLVE: &str = "\
+Decides deliveries in doubt, after a look at the mail server's log (`hapax ls --in-doubt` shows what to search for):
+  sent     it arrived
+  resend   send it again: there may be two copies
+  failed   it did not arrive and shall not be sent again
+
+Name the delivery (ID/NO) or, better, the doubt itself by its TOKEN: then a repeated command can never decide the next \
+doubt of the same delivery; it says that there is nothing to do. resend and failed are refused while the attempt may \
+still be alive, unless forced.
+
+Examples:
+  hapax resolve 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d/1 sent --reason 'in the log of mx1 at 10:31'
+  hapax resolve 5b1c... 77ae... resend --reason 'mx1 lost its queue'
+  hapax ls --in-doubt --json | jq -r '.[].token' | xargs sh -c 'hapax resolve \"$@\" failed --reason \"mx1 was wiped\"' --";
+
+/// `hapax resolve`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Resolve {
+    /// Deliveries (ID/NO) or doubts (TOKEN)
+    #[arg(value_name = "ID/NO|TOKEN", required = true, num_args = 1..)]
+    pub(crate) targets: Vec<String>,
+    /// What happened to them
+    #[arg(value_name = "VERDICT", required = true)]
+    pub(crate) verdict: Verdict,
+    /// Why, for outbox.audit
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: String,
+    /// The doubt that was looked at, for one delivery named as ID/NO
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<uuid::Uuid>,
+    /// Also while the attempt may still be alive: when you know that the relay's process is gone
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// The verdicts of `hapax resolve`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Verdict {
+    /// It arrived
+    Sent,
+    /// Send it again
+    Resend,
+    /// It did not arrive and shall not be sent again
+    Failed,
+}
+
+impl Verdict {
+    /// The word of `outbox.resolve`.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Resend => "resend",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+const RETRY: &str = "\
+Makes failed, cancelled or expired deliveries pending again, and pending ones due now. A delivery that failed with open \
+doubts may have arrived: trying it again is a resend and needs --force. For deliveries in doubt use `hapax resolve`, \
+for held ones `hapax release`.
+
+Examples:
+  hapax retry 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'template repaired'
+  hapax retry 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d/2 --reason 'mailbox is back'";
+
+/// `hapax retry`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Retry {
+    /// Messages, or single deliveries of them
+    #[arg(value_name = "ID[/NO]", required = true)]
+    pub(crate) targets: Vec<String>,
+    /// Why, for outbox.audit
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: String,
+    /// Also where it may have arrived
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+const CANCEL: &str = "\
+Cancels the deliveries of messages that are not yet being sent. What is in flight, in doubt or done says so (exit code 1).
+
+Example:
+  hapax cancel 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'order was a test'";
+
+const HOLD: &str = "\
+Stops the deliveries of messages that are not yet being sent, until `hapax release`.
+
+Example:
+  hapax hold 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'legal wants to look at it'";
+
+const RELEASE: &str = "\
+Lets held deliveries go on.
+
+Example:
+  hapax release 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'legal is fine with it'";
+
+/// `hapax cancel`, `hold`, `release`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Decide {
+    /// Messages
+    #[arg(value_name = "ID", required = true)]
+    pub(crate) targets: Vec<uuid::Uuid>,
+    /// Why, for outbox.audit
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}

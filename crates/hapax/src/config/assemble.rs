@@ -1,0 +1,230 @@
+//! From layers to settings: which sections and keys there are, with their defaults, ranges and meaning.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use config::{Map, Value};
+use hapax_core::{
+    OnDoubt, Priority, RetryPolicy,
+    limits::{Limits, Timeouts},
+};
+use hapax_relay::KindPolicy;
+
+use super::{
+    reader::Reader,
+    routes, secrets,
+    settings::{Database, Format, Level, Log, Relay, Route, Settings, host},
+};
+
+const SECTIONS: [&str; 8] = ["database", "relay", "retry", "templates", "routes", "kinds", "log", "http"];
+const ON_DOUBT: [(&str, OnDoubt); 3] = [
+    (OnDoubt::Hold.as_str(), OnDoubt::Hold),
+    (OnDoubt::Resend.as_str(), OnDoubt::Resend),
+    (OnDoubt::AssumeSent.as_str(), OnDoubt::AssumeSent),
+];
+const PRIORITY: [(&str, Priority); 3] = [
+    (Priority::Urgent.as_str(), Priority::Urgent),
+    (Priority::Normal.as_str(), Priority::Normal),
+    (Priority::Bulk.as_str(), Priority::Bulk),
+];
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// The longest name of a kind or route.
+const NAME_BYTES_MAX: usize = 63;
+
+/// Reads everything. Problems go to the reader, their keys keep their defaults.
+pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, credentials: Option<&Path>) -> Settings {
+    let database = database(reader, &mut root, credentials);
+    let relay = relay(reader, &mut root);
+    let retry = retry(reader, &mut root);
+    let templates = templates(reader, &mut root);
+    let routes = routes(reader, &mut root, &relay.timeouts, credentials);
+    let kinds = kinds(reader, &mut root, &routes);
+    let log = log(reader, &mut root);
+    let mut http = reader.section(&mut root, "", "http");
+    http.later("listen");
+    http.finish();
+    reader.unknown_sections(root, &SECTIONS);
+    Settings { database, relay, retry, templates, routes, kinds, log }
+}
+
+fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Option<&Path>) -> Database {
+    let mut section = reader.section(root, "", "database");
+    let given = section.take("url");
+    section.show("url", given.as_ref(), None);
+    let url = match given {
+        None => {
+            section.missing(
+                "url",
+                "write url = \"postgres://user@host/database\" below [database] in hapax.toml, \
+                 or set HAPAX__DATABASE__URL, or pass --database-url",
+            );
+            String::new()
+        }
+        Some(given) => {
+            if let Err(error) = hapax_store::parse_url(&given.text) {
+                let (message, hint) = crate::failure::split_hints(&error.to_string());
+                let message = message.strip_prefix("database.url: ").unwrap_or(&message).to_owned();
+                // The parser may quote a part of the string, and with keywords that part may be a password.
+                let message = if given.text.contains("://") { message } else { "not a connection string".to_owned() };
+                section.refuse("url", &given, message);
+                if let Some(problem) = section.reader.problems.last_mut() {
+                    problem.hint = hint.into_iter().next();
+                }
+            }
+            given.text
+        }
+    };
+    let names = secrets::Names { key: "password", file_key: "password_file", credential: "database_password" };
+    let password = secrets::find(&mut section, &names, credentials);
+    let pool_size_max = section.number("pool_size_max", 8_usize, 2..=500, "a whole number");
+    let statement_timeout = section.duration("statement_timeout", 10 * SECOND, 100 * MILLISECOND..=HOUR);
+    section.finish();
+    Database { url, password, pool_size_max, statement_timeout }
+}
+
+fn relay(reader: &mut Reader, root: &mut Map<String, Value>) -> Relay {
+    let (limits, timeouts) = (Limits::default(), Timeouts::default());
+    let mut section = reader.section(root, "", "relay");
+    let name = section.text("name", Some(&host())).unwrap_or_default();
+    let timeouts = Timeouts {
+        connect: section.duration("connect_timeout", timeouts.connect, 100 * MILLISECOND..=HOUR),
+        command: section.duration("command_timeout", timeouts.command, 100 * MILLISECOND..=HOUR),
+        data: section.duration("data_timeout", timeouts.data, 100 * MILLISECOND..=HOUR),
+        body: section.duration("body_timeout", timeouts.body, 100 * MILLISECOND..=HOUR),
+        final_reply: section.duration("final_reply_timeout", timeouts.final_reply, 100 * MILLISECOND..=HOUR),
+    };
+    let limits = Limits {
+        max_in_flight: section.number("max_in_flight", limits.max_in_flight, 1..=10_000, "a whole number"),
+        transmit_deadline: section.duration("transmit_deadline", limits.transmit_deadline, SECOND..=HOUR),
+        heartbeat_interval: section.duration(
+            "heartbeat_interval",
+            limits.heartbeat_interval,
+            50 * MILLISECOND..=60 * SECOND,
+        ),
+        dead_after: section.duration("dead_after", limits.dead_after, 100 * MILLISECOND..=HOUR),
+        lease: section.duration("lease", limits.lease, SECOND..=DAY),
+        poll_interval_max: section.duration("poll_interval_max", limits.poll_interval_max, MILLISECOND..=60 * SECOND),
+        poll_interval_min: section.duration("poll_interval_min", limits.poll_interval_min, MILLISECOND..=60 * SECOND),
+        shutdown_grace: section.duration("shutdown_grace", limits.shutdown_grace, 100 * MILLISECOND..=DAY),
+        max_resends: section.number("max_resends", limits.max_resends, 0..=100, "a whole number"),
+        ..limits
+    };
+    let on_doubt = section.word("on_doubt", Some(OnDoubt::default().as_str()), &ON_DOUBT);
+    section.finish();
+    Relay { name, limits, timeouts, on_doubt: on_doubt.unwrap_or_default() }
+}
+
+fn retry(reader: &mut Reader, root: &mut Map<String, Value>) -> RetryPolicy {
+    let default = RetryPolicy::default();
+    let mut section = reader.section(root, "", "retry");
+    let retry = RetryPolicy {
+        first: section.duration("first", default.first, 10 * MILLISECOND..=DAY),
+        factor: section.number("factor", default.factor, 1.0..=100.0, "a number"),
+        cap: section.duration("cap", default.cap, 10 * MILLISECOND..=30 * DAY),
+        give_up_after: section.duration("give_up_after", default.give_up_after, SECOND..=YEAR),
+        jitter: section.number("jitter", default.jitter, 0.0..=1.0, "a number"),
+    };
+    section.finish();
+    retry
+}
+
+fn templates(reader: &mut Reader, root: &mut Map<String, Value>) -> Option<PathBuf> {
+    let mut section = reader.section(root, "", "templates");
+    let directory = section.file("directory");
+    if let Some((path, given)) = &directory
+        && !path.is_dir()
+    {
+        section.refuse_with(
+            "directory",
+            given,
+            if path.exists() { "is not a directory" } else { "there is no such directory" },
+            "it holds KIND/subject.txt, KIND/body.txt and KIND/body.html; leave it out when no payload is to be rendered",
+        );
+    }
+    section.finish();
+    directory.map(|(path, _)| path)
+}
+
+fn routes(
+    reader: &mut Reader,
+    root: &mut Map<String, Value>,
+    timeouts: &Timeouts,
+    credentials: Option<&Path>,
+) -> Vec<Route> {
+    let mut section = reader.section(root, "", "routes");
+    let names = section.names();
+    let mut table = section.take_table();
+    let mut routes = Vec::new();
+    for name in &names {
+        if !valid_route_name(name) {
+            let path = format!("routes.{name}");
+            let message = format!("a route's name is 1 to {NAME_BYTES_MAX} of a-z, 0-9, _ and -");
+            reader.problems.push(super::origin::Problem::new(path, message));
+            continue;
+        }
+        if let Some(route) = routes::read(reader, &mut table, name, timeouts, credentials) {
+            routes.push(route);
+        }
+    }
+    if names.is_empty() {
+        reader.problems.push(super::origin::Problem::new("routes", "there is none, so nothing could be sent").hint(
+            "write below [routes.default] in hapax.toml: url = \"smtps://user@smtp.example.com\" and \
+             from = \"Shop <no-reply@example.com>\"; or set HAPAX__ROUTES__DEFAULT__URL and HAPAX__ROUTES__DEFAULT__FROM",
+        ));
+    } else if names.len() > 1 && !names.iter().any(|name| name == "default") {
+        let message =
+            format!("none of the {} is called default: what names no route goes to {}", names.len(), names[0]);
+        reader.warnings.push(super::origin::Problem::new("routes", message));
+    }
+    routes
+}
+
+fn valid_route_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(fits)
+}
+
+fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -> BTreeMap<String, KindPolicy> {
+    let mut section = reader.section(root, "", "kinds");
+    let names = section.names();
+    let mut table = section.take_table();
+    let mut kinds = BTreeMap::new();
+    for name in names {
+        let mut section = reader.section(&mut table, "kinds", &name);
+        let priority = section.word("priority", None, &PRIORITY);
+        let on_doubt = section.word("on_doubt", None, &ON_DOUBT);
+        let expires_after = section.duration_maybe("expires_after", SECOND..=YEAR);
+        let given = section.take("route");
+        section.show("route", given.as_ref(), None);
+        if let Some(given) = &given
+            && !routes.iter().any(|route| route.name == given.text)
+        {
+            let known: Vec<&str> = routes.iter().map(|route| route.name.as_str()).collect();
+            let hint = match super::nearest::nearest(&given.text, known.iter().copied()) {
+                Some(near) => format!("did you mean {near}?"),
+                None if known.is_empty() => "there are no usable routes".to_owned(),
+                None => format!("the routes are: {}", known.join(", ")),
+            };
+            section.refuse_with("route", given, "there is no such route", &hint);
+        }
+        section.finish();
+        kinds.insert(name, KindPolicy { priority, on_doubt, route: given.map(|given| given.text), expires_after });
+    }
+    kinds
+}
+
+fn log(reader: &mut Reader, root: &mut Map<String, Value>) -> Log {
+    let mut section = reader.section(root, "", "log");
+    let level = section.word("level", Some(Level::default().as_str()), &Level::WORDS).unwrap_or_default();
+    let format = section.word("format", Some(Format::default().as_str()), &Format::WORDS).unwrap_or_default();
+    section.finish();
+    Log { level, format }
+}

@@ -1,0 +1,80 @@
+//! The configuration: one TOML file, overridden by `HAPAX__SECTION__KEY`, overridden by flags.
+//!
+//! Everything is read to the end: all problems are listed at once, each with its path, its value and where the value came
+//! from, and a hint. Invariant: no secret is ever in a problem, a shown value, or a `Debug` of the settings.
+
+mod assemble;
+mod duration;
+mod layers;
+mod mask;
+mod nearest;
+mod origin;
+mod reader;
+mod relations;
+mod routes;
+mod secrets;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use layers::Inputs;
+pub(crate) use mask::mask;
+pub(crate) use origin::{Problem, Shown};
+pub(crate) use settings::{Database, Format, Level, Log, Settings, Way};
+
+use crate::failure::Refusal;
+
+/// What was read, and what is wrong with it.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// Typed; keys with problems have their defaults.
+    pub(crate) settings: Settings,
+    /// The file that was read.
+    pub(crate) file: Option<PathBuf>,
+    /// Whatever keeps the relay from running.
+    pub(crate) problems: Vec<Problem>,
+    /// Whatever has no effect.
+    pub(crate) warnings: Vec<Problem>,
+    /// Every value with its origin.
+    pub(crate) shown: Vec<Shown>,
+}
+
+/// Reads, merges and checks.
+pub(crate) fn load(inputs: &Inputs) -> Loaded {
+    let layers = layers::merge(inputs);
+    let unreadable = !layers.problems.is_empty();
+    let mut reader = reader::Reader { problems: layers.problems, ..reader::Reader::default() };
+    let credentials = inputs.variables.get("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty()).map(Path::new);
+    let before = reader.problems.len();
+    let settings = assemble::assemble(&mut reader, layers.root, credentials);
+    relations::check(&mut reader, &settings);
+    if unreadable {
+        // What is "missing" may well stand in the file that could not be read.
+        reader.problems.truncate(before);
+    }
+    Loaded { settings, file: layers.file, problems: reader.problems, warnings: reader.warnings, shown: reader.shown }
+}
+
+impl Loaded {
+    /// The settings, if nothing is wrong with them.
+    ///
+    /// # Errors
+    /// Every problem at once, exit code 78.
+    pub(crate) fn complete(self) -> Result<Self, Refusal> {
+        if self.problems.is_empty() { Ok(self) } else { Err(Refusal::configuration(&self.problems)) }
+    }
+
+    /// The database's part, for commands that need nothing else.
+    ///
+    /// # Errors
+    /// Every problem of the sections `database` and `log`, and of the file as a whole.
+    pub(crate) fn database(self) -> Result<Database, Refusal> {
+        let others = ["relay", "retry", "templates", "routes", "kinds", "http"];
+        let section = |problem: &Problem| problem.path.split('.').next().unwrap_or_default().to_owned();
+        let concerned: Vec<Problem> =
+            self.problems.into_iter().filter(|problem| !others.contains(&section(problem).as_str())).collect();
+        if concerned.is_empty() { Ok(self.settings.database) } else { Err(Refusal::configuration(&concerned)) }
+    }
+}

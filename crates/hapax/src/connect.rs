@@ -1,0 +1,102 @@
+//! Reaching the database, with the patience and the words each command needs.
+
+use std::time::Duration;
+
+use hapax_store::{ConnectOptions, Error, migrate::Migrator};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Database, mask},
+    failure::{CONFIGURATION, Refusal},
+};
+
+/// The pauses between two tries of a relay that waits for its database.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What to do about an error of the database at the start of a command.
+pub(crate) fn explain(error: &Error, database: &Database) -> Refusal {
+    let shown = format!("database.url is {}", mask(&database.url));
+    match class(error) {
+        Some("28") => Refusal::of_error(
+            CONFIGURATION,
+            error,
+            &[
+                &shown,
+                "user name and password come from database.url, database.password_file or HAPAX__DATABASE__PASSWORD",
+            ],
+        ),
+        Some("3D") => Refusal::of_error(CONFIGURATION, error, &[&shown]),
+        Some("42") if error.sqlstate().is_some_and(|state| state.code() == "42501") => Refusal::of_error(
+            CONFIGURATION,
+            error,
+            &[
+                &shown,
+                "this user lacks a privilege: GRANT outbox_relay TO it for the relay, outbox_viewer to look, outbox_operator to decide",
+            ],
+        ),
+        _ => match error {
+            Error::Config { .. } | Error::NoOutbox | Error::FsyncOff | Error::TooOld { .. } | Error::Schema(_) => {
+                Refusal::of_error(CONFIGURATION, error, &[])
+            }
+            Error::Query { .. } | Error::Unreachable { .. } if error.is_transient() => {
+                Refusal::of_error(1, error, &[&shown])
+            }
+            _ => Refusal::of_error(1, error, &[]),
+        },
+    }
+}
+
+/// The class of the SQLSTATE, also of a connection that was refused.
+fn class(error: &Error) -> Option<&str> {
+    Some(&error.sqlstate()?.code()[..2])
+}
+
+/// Whether waiting may help at the start of a relay.
+fn may_pass(error: &Error) -> bool {
+    error.is_transient() && !matches!(class(error), Some("28" | "3D"))
+}
+
+/// Tries until the database answers; `None` when `stop` came first.
+///
+/// # Errors
+/// Whatever does not pass by itself.
+pub(crate) async fn patiently<T>(
+    database: &Database,
+    stop: &CancellationToken,
+    mut attempt: impl AsyncFnMut() -> Result<T, Error>,
+) -> Result<Option<T>, Refusal> {
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let error = tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            tried = attempt() => match tried {
+                Ok(value) => return Ok(Some(value)),
+                Err(error) => error,
+            },
+        };
+        if !may_pass(&error) {
+            return Err(explain(&error, database));
+        }
+        let why = crate::failure::chain(&error);
+        tracing::warn!(
+            error = why,
+            database = mask(&database.url),
+            pause_ms = pause.as_millis(),
+            "waiting for the database"
+        );
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// A migrator, at once or not at all.
+///
+/// # Errors
+/// With hints.
+pub(crate) async fn migrator(database: &Database, options: &ConnectOptions) -> Result<Migrator, Refusal> {
+    Migrator::connect(options).await.map_err(|error| explain(&error, database))
+}

@@ -1,0 +1,187 @@
+//! `hapax resolve`, `retry`, `cancel`, `hold`, `release`: decisions, one line of result per delivery.
+//!
+//! Several targets are decided one after another; an error of one does not keep the others from being decided.
+
+use hapax_store::inspect::{Answer, Console, DoubtFilter};
+use serde_json::json;
+
+use crate::{
+    cli::{Decide, Resolve, Retry},
+    config::{Database, Loaded},
+    connect,
+    failure::{Exit, Refusal, report},
+    look::console,
+    output,
+    target::Target,
+};
+
+/// Which of the operators' functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Cancel,
+    Hold,
+    Release,
+}
+
+/// What was done to one delivery.
+struct Line {
+    delivery: String,
+    result: String,
+    done: bool,
+}
+
+/// Gathers results and errors of one command.
+struct Outcome {
+    lines: Vec<Line>,
+    errors: Vec<(String, Refusal)>,
+    as_json: bool,
+}
+
+impl Outcome {
+    fn new(as_json: bool) -> Self {
+        Self { lines: Vec::new(), errors: Vec::new(), as_json }
+    }
+
+    fn answers(&mut self, id: uuid::Uuid, answers: Vec<Answer>, done: impl Fn(&str) -> bool) {
+        for answer in answers {
+            let done = done(&answer.result);
+            self.line(format!("{id}/{}", answer.recipient_no), answer.result, done);
+        }
+    }
+
+    fn line(&mut self, delivery: String, result: String, done: bool) {
+        if !self.as_json {
+            output::line(&format!("{delivery}  {}", output::one_line(&result)));
+        }
+        self.lines.push(Line { delivery, result, done });
+    }
+
+    fn error(&mut self, target: &str, refusal: Refusal) {
+        if !self.as_json {
+            report(&refusal.clone().into());
+        }
+        self.errors.push((target.to_owned(), refusal));
+    }
+
+    fn finish(self) -> anyhow::Result<Exit> {
+        let all = self.errors.is_empty() && self.lines.iter().all(|line| line.done);
+        if self.as_json {
+            let lines = self.lines.iter();
+            let lines =
+                lines.map(|line| json!({ "delivery": line.delivery, "result": line.result, "done": line.done }));
+            let errors = self.errors.iter().map(|(target, refusal)| refusal.to_json(target));
+            output::json(&lines.chain(errors).collect::<Vec<_>>())?;
+        }
+        Ok(if all { Exit::Done } else { Exit::Failed })
+    }
+}
+
+/// # Errors
+/// Usage, configuration, an unreachable database.
+pub(crate) async fn resolve(loaded: Loaded, options: Resolve) -> anyhow::Result<Exit> {
+    if options.token.is_some() && options.targets.len() > 1 {
+        let hint = "name each doubt by its own token instead: hapax resolve TOKEN TOKEN ... sent --reason '...'";
+        return Err(Refusal::usage("--token names one doubt, but there are several deliveries", &[hint]).into());
+    }
+    let targets: Result<Vec<Target>, Refusal> = options.targets.iter().map(|target| Target::parse(target)).collect();
+    let targets = targets?;
+    let (console, database) = console(loaded, "hapax resolve").await?;
+    let mut outcome = Outcome::new(options.json.json);
+    for target in targets {
+        let named = match target.recipient_no {
+            Some(number) => Ok(Some((target.id, number, options.token))),
+            None => doubt_of(&console, &database, target.id).await,
+        };
+        match named {
+            Err(refusal) => outcome.error(&target.id.to_string(), refusal),
+            Ok(None) => {
+                let result = "nothing to resolve: no open doubt has this token".to_owned();
+                outcome.line(target.id.to_string(), result, true);
+            }
+            Ok(Some((id, number, token))) => {
+                let verdict = options.verdict.as_str();
+                let answered = console.resolve(id, number, verdict, &options.reason, token, options.force).await;
+                match answered {
+                    Ok(result) => outcome.line(format!("{id}/{number}"), result, true),
+                    Err(error) => outcome.error(&format!("{id}/{number}"), refused(&error, &database)),
+                }
+            }
+        }
+    }
+    outcome.finish()
+}
+
+/// The delivery and token of a doubt that was named by its token. A message id is not guessed at: it is told what to type.
+async fn doubt_of(
+    console: &Console,
+    database: &Database,
+    token: uuid::Uuid,
+) -> Result<Option<(uuid::Uuid, i32, Option<uuid::Uuid>)>, Refusal> {
+    let explain = |error| connect::explain(&error, database);
+    let filter = DoubtFilter { token: Some(token), ..DoubtFilter::default() };
+    if let Some(doubt) = console.doubt_list(&filter, 1).await.map_err(explain)?.first() {
+        return Ok(Some((doubt.message_id, doubt.recipient_no, Some(doubt.token))));
+    }
+    let deliveries = console.message_deliveries(token, None).await.map_err(explain)?;
+    if deliveries.is_empty() {
+        return Ok(None);
+    }
+    let doubtful: Vec<String> = deliveries
+        .iter()
+        .filter(|delivery| delivery.state == hapax_core::State::InDoubt.as_str())
+        .map(|delivery| format!("{token}/{}", delivery.recipient_no))
+        .collect();
+    let hint = match doubtful.is_empty() {
+        true => "none of its deliveries is in doubt".to_owned(),
+        false => format!("in doubt: {}", doubtful.join(", ")),
+    };
+    Err(Refusal::failed(format!("{token} is a message: name the delivery (ID/NO) or the token of the doubt"), &[&hint]))
+}
+
+/// The functions' own refusals say all there is to say; everything else is explained.
+fn refused(error: &hapax_store::Error, database: &Database) -> Refusal {
+    match error.sqlstate() {
+        Some(state) if state.code().starts_with("22H") => Refusal::of_error(1, error, &[]),
+        _ => connect::explain(error, database),
+    }
+}
+
+/// # Errors
+/// Usage, configuration, an unreachable database.
+pub(crate) async fn retry(loaded: Loaded, options: Retry) -> anyhow::Result<Exit> {
+    let targets: Result<Vec<Target>, Refusal> = options.targets.iter().map(|target| Target::parse(target)).collect();
+    let targets = targets?;
+    let (console, database) = console(loaded, "hapax retry").await?;
+    let mut outcome = Outcome::new(options.json.json);
+    for target in targets {
+        match console.retry(target.id, target.recipient_no, &options.reason, options.force).await {
+            Ok(answers) => outcome.answers(target.id, answers, |result| result.starts_with("pending")),
+            Err(error) => outcome.error(&target.id.to_string(), refused(&error, &database)),
+        }
+    }
+    outcome.finish()
+}
+
+/// # Errors
+/// Configuration, an unreachable database.
+pub(crate) async fn decide(loaded: Loaded, action: Action, options: Decide) -> anyhow::Result<Exit> {
+    let (name, words): (&str, &[&str]) = match action {
+        Action::Cancel => ("hapax cancel", &["cancelled", "already cancelled"]),
+        Action::Hold => ("hapax hold", &["held", "nothing to hold: it is held"]),
+        Action::Release => ("hapax release", &["pending", "nothing to release: it is pending"]),
+    };
+    let (console, database) = console(loaded, name).await?;
+    let mut outcome = Outcome::new(options.json.json);
+    for id in options.targets {
+        let answered = match action {
+            Action::Cancel => console.cancel(id, &options.reason).await,
+            Action::Hold => console.hold(id, &options.reason).await,
+            Action::Release => console.release_held(id, &options.reason).await,
+        };
+        match answered {
+            Ok(answers) => outcome.answers(id, answers, |result| words.contains(&result)),
+            Err(error) => outcome.error(&id.to_string(), refused(&error, &database)),
+        }
+    }
+    outcome.finish()
+}

@@ -1,0 +1,205 @@
+//! `hapax status` and `hapax ls`: the outbox at a glance. Addresses arrive here masked.
+
+use hapax_core::State;
+use hapax_store::inspect::{Console, Delivery, DoubtFilter, OpenDoubt, Relay, StateCount};
+use serde_json::json;
+
+use crate::{
+    cli::{Json, Ls},
+    config::{Database, Loaded},
+    connect,
+    failure::{Exit, Refusal},
+    output::{self, Table},
+};
+
+/// The widest reason in a list.
+const REASON_CHARS_MAX: usize = 60;
+
+/// A console for a command, and what it needs to explain errors.
+pub(crate) async fn console(loaded: Loaded, command: &str) -> Result<(Console, Database), Refusal> {
+    let database = loaded.database()?;
+    crate::run::install_crypto();
+    match Console::connect(&database.options(command)).await {
+        Ok(console) => Ok((console, database)),
+        Err(error) => Err(connect::explain(&error, &database)),
+    }
+}
+
+/// # Errors
+/// Configuration, an unreachable database.
+pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit> {
+    let dead_after_s = loaded.settings.relay.limits.dead_after.as_secs_f64();
+    let (console, database) = console(loaded, "hapax status").await?;
+    let explain = |error| connect::explain(&error, &database);
+    let states = console.health().await.map_err(explain)?;
+    let relays = console.relay_list().await.map_err(explain)?;
+    let alive = |relay: &Relay| relay.beat_age_s <= dead_after_s;
+    if options.json {
+        let relays: Option<Vec<_>> =
+            relays.map(|relays| relays.iter().map(|relay| json!({ "relay": relay, "alive": alive(relay) })).collect());
+        output::json(&json!({ "states": states, "relays": relays }))?;
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new(&["STATE", "DELIVERIES", "OLDEST", "AGE"]).right(&[1]);
+    for state in &states {
+        let about = if state.exact { "" } else { "~" };
+        table.row([
+            state.state.clone(),
+            format!("{about}{}", state.deliveries),
+            or_dash(state.oldest.as_deref()),
+            state.oldest_age_s.map_or_else(|| "-".into(), age),
+        ]);
+    }
+    table.print();
+    output::line("");
+    match relays {
+        None => output::line("relays: not visible to this database user"),
+        Some(relays) if relays.is_empty() => output::line("relays: none has been heard of today; start one: hapax run"),
+        Some(relays) => {
+            let mut table = Table::new(&["RELAY", "HOST", "PID", "VERSION", "STARTED", "HEARTBEAT"]).right(&[2]);
+            for relay in &relays {
+                let beat = format!("{} ago{}", age(relay.beat_age_s), if alive(relay) { "" } else { ", silent" });
+                table.row([
+                    relay.name.clone(),
+                    relay.host.clone(),
+                    relay.pid.to_string(),
+                    relay.version.clone(),
+                    relay.started_at.clone(),
+                    beat,
+                ]);
+            }
+            table.print();
+        }
+    }
+    for hint in next_steps(&states) {
+        output::line(&hint);
+    }
+    Ok(Exit::Done)
+}
+
+/// What a person would do next.
+fn next_steps(states: &[StateCount]) -> Vec<String> {
+    let count = |state: State| states.iter().find(|s| s.state == state.as_str()).map_or(0, |s| s.deliveries);
+    let mut hints = Vec::new();
+    if count(State::InDoubt) > 0 {
+        hints.push(format!("\n{} in doubt: hapax ls --in-doubt, then hapax resolve", count(State::InDoubt)));
+    }
+    if count(State::Held) > 0 {
+        hints.push(format!("{} held: hapax ls --state held, then hapax release or hapax cancel", count(State::Held)));
+    }
+    if count(State::Failed) > 0 {
+        hints.push(format!("{} failed: hapax ls --state failed, then hapax show ID", count(State::Failed)));
+    }
+    hints
+}
+
+/// # Errors
+/// Configuration, an unreachable database.
+pub(crate) async fn ls(loaded: Loaded, options: Ls) -> anyhow::Result<Exit> {
+    let (console, database) = console(loaded, "hapax ls").await?;
+    let explain = |error| connect::explain(&error, &database);
+    if options.in_doubt {
+        let filter = DoubtFilter { kind: options.kind, ..DoubtFilter::default() };
+        let doubts = console.doubt_list(&filter, options.limit).await.map_err(explain)?;
+        return print_doubts(&doubts, options.json.json);
+    }
+    let state = options.state.map(State::as_str);
+    let deliveries = console.delivery_list(state, options.kind.as_deref(), options.limit).await.map_err(explain)?;
+    if options.json.json {
+        output::json(&deliveries)?;
+        return Ok(Exit::Done);
+    }
+    if deliveries.is_empty() {
+        output::line("no such deliveries");
+        return Ok(Exit::Done);
+    }
+    let mut table =
+        Table::new(&["DELIVERY", "STATE", "KIND", "RECIPIENT", "ENQUEUED", "DUE OR DONE", "TRIES", "REASON"]);
+    for delivery in &deliveries {
+        table.row([
+            format!("{}/{}", delivery.message_id, delivery.recipient_no),
+            delivery.state.clone(),
+            delivery.kind.clone(),
+            or_dash(delivery.recipient.as_deref()),
+            delivery.created_at.clone(),
+            when(delivery),
+            delivery.attempts.to_string(),
+            or_dash(delivery.reason.as_deref()).chars().take(REASON_CHARS_MAX).collect(),
+        ]);
+    }
+    table.print();
+    Ok(Exit::Done)
+}
+
+fn print_doubts(doubts: &[OpenDoubt], as_json: bool) -> anyhow::Result<Exit> {
+    if as_json {
+        output::json(&doubts)?;
+        return Ok(Exit::Done);
+    }
+    if doubts.is_empty() {
+        output::line("nothing is in doubt");
+        return Ok(Exit::Done);
+    }
+    let mut table =
+        Table::new(&["DELIVERY", "TOKEN", "KIND", "RECIPIENT", "ROUTE", "INTENT AT", "AGE", "MARKED BY", "DECIDE"]);
+    for doubt in doubts {
+        let decide = match &doubt.may_be_alive_until {
+            Some(until) if doubt.may_be_alive => format!("after {until}"),
+            _ => "now".to_owned(),
+        };
+        table.row([
+            format!("{}/{}", doubt.message_id, doubt.recipient_no),
+            doubt.token.to_string(),
+            or_dash(doubt.kind.as_deref()),
+            or_dash(doubt.recipient.as_deref()),
+            or_dash(doubt.route.as_deref()),
+            or_dash(doubt.intent_at.as_deref()),
+            age(doubt.age_s),
+            or_dash(doubt.marked_by.as_deref()),
+            decide,
+        ]);
+    }
+    table.print();
+    output::line("\nLook for the message id in the mail server's log around INTENT AT (Message-ID: <ID@...>), then:");
+    output::line("  hapax resolve TOKEN sent|resend|failed --reason '...'");
+    Ok(Exit::Done)
+}
+
+/// When it is due, or when it ended.
+fn when(delivery: &Delivery) -> String {
+    or_dash(delivery.finished_at.as_deref().or(delivery.due_at.as_deref()))
+}
+
+pub(crate) fn or_dash(text: Option<&str>) -> String {
+    text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+}
+
+/// Seconds in the one or two units that matter.
+pub(crate) fn age(seconds: f64) -> String {
+    if seconds < 0.0 {
+        return format!("in {}", age(-seconds));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and saturating")]
+    let whole = seconds as u64;
+    match whole {
+        0 => format!("{seconds:.1} s"),
+        1..=119 => format!("{whole} s"),
+        120..=7199 => format!("{} min", whole / 60),
+        7200..=172_799 => format!("{} h", whole / 3600),
+        _ => format!("{} d", whole / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_rounded_to_what_matters() {
+        let cases = [(0.25, "0.2 s"), (5.9, "5 s"), (119.0, "119 s"), (120.0, "2 min"), (7200.0, "2 h"), (1e6, "11 d")];
+        for (seconds, text) in cases {
+            assert_eq!(age(seconds), text);
+        }
+        assert_eq!(age(-90.0), "in 90 s");
+    }
+}

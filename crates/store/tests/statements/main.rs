@@ -1,0 +1,8 @@
+//! One module per statement of the protocol, on a real Postgres, with as many sessions as it takes. Names are sentences
+//! about behaviour; RC numbers are those of the duplicate catalogue.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod claim;
+mod intend;

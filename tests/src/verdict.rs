@@ -1,0 +1,98 @@
+//! The oracle: what the mail server took, against what the database says.
+//!
+//! It asks no code of Hapax, only its tables, and believes the server. The four rules of the duplicate catalogue:
+//! nothing is taken more often than was decided; `sent` means taken; what is not sent (and was never in doubt) was not
+//! taken; in doubt is only what had an intent. And a fifth: the server has seen nothing the database does not know.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hapax_testkit::Ledger;
+use tokio_postgres::Client;
+
+use crate::stage::DOMAIN;
+
+/// What came of everything that was enqueued.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Deliveries by state.
+    pub states: BTreeMap<String, usize>,
+    /// How often the server took something, in all.
+    pub accepted: usize,
+    /// Deliveries that the server took more than once, with how often it was decided to send them again.
+    pub twice: Vec<(String, usize, i32)>,
+    /// Breaches of the rules.
+    pub wrong: Vec<String>,
+}
+
+impl Verdict {
+    /// Compares everything.
+    ///
+    /// # Panics
+    /// When the database refuses.
+    pub async fn of(sql: &Client, ledger: &Ledger) -> Self {
+        let query = "SELECT d.message_id::text, d.recipient, d.state, coalesce(d.evidence, ''), d.open_doubts, d.resends, d.intents
+                     FROM outbox.deliveries d";
+        let rows = sql.query(query, &[]).await.expect("the deliveries can be read");
+        let mut verdict = Self { accepted: ledger.totals().accepted, ..Self::default() };
+        let mut known = 0;
+        for row in &rows {
+            let (id, recipient, state): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+            let (evidence, open_doubts, resends): (String, i32, i32) = (row.get(3), row.get(4), row.get(5));
+            let counts = ledger.counts(&format!("{id}@{DOMAIN}"), &recipient);
+            known += counts.accepted;
+            let mut wrong = |what: &str| verdict.wrong.push(format!("{id} to {recipient} ({state}): {what}: {counts:?}"));
+            if counts.accepted > 1 + usize::try_from(resends).unwrap_or_default() {
+                wrong("taken more often than was decided");
+            }
+            match state.as_str() {
+                "sent" if evidence == "reply" && counts.accepted == 0 => wrong("sent, but never taken"),
+                "sent" => {}
+                "in_doubt" if row.get::<_, i32>(6) == 0 => wrong("in doubt without an intent"),
+                "in_doubt" => {}
+                _ if counts.accepted > 0 && open_doubts == 0 => wrong("taken, and nobody knows"),
+                _ => {}
+            }
+            if counts.accepted > 1 {
+                verdict.twice.push((format!("{id}/{recipient}"), counts.accepted, resends));
+            }
+            *verdict.states.entry(state).or_default() += 1;
+        }
+        if known != verdict.accepted {
+            verdict.wrong.push(format!("{} were taken that the database does not know", verdict.accepted - known));
+        }
+        verdict
+    }
+
+    /// Deliveries in a state.
+    #[must_use]
+    pub fn count(&self, state: &str) -> usize {
+        self.states.get(state).copied().unwrap_or_default()
+    }
+
+    /// Asserts that no rule was broken, and nothing was lost: so many deliveries there are.
+    ///
+    /// # Panics
+    /// With every breach, otherwise.
+    #[track_caller]
+    pub fn assert_clean(&self, deliveries: usize) {
+        assert!(self.wrong.is_empty(), "{self}\n{}", self.wrong.join("\n"));
+        assert_eq!(self.states.values().sum::<usize>(), deliveries, "{self}");
+    }
+
+    /// As [`assert_clean`](Self::assert_clean), and every delivery is sent and was taken exactly once.
+    ///
+    /// # Panics
+    /// With what is otherwise.
+    #[track_caller]
+    pub fn assert_each_once(&self, deliveries: usize) {
+        self.assert_clean(deliveries);
+        assert_eq!((self.count("sent"), self.accepted, self.twice.len()), (deliveries, deliveries, 0), "{self}");
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "states {:?}, accepted {}, accepted twice {:?}", self.states, self.accepted, self.twice)
+    }
+}
