@@ -71,5 +71,5 @@ postgres: # the server programs; installs them when root on Debian, else says wh
 	.ci/postgres
 
 .PHONY: test-servers
-test-servers: # what else the tests want (mail servers, poolers); they say themselves what they skip without
+test-servers: # what else the tests want (real mail servers); installs it when root on Debian, else says what to type
 	if [ -x tests/setup ]; then tests/setup; fi

@@ -19,7 +19,7 @@ BEGIN
 END $migration$;
 COMMENT ON FUNCTION outbox.uuid_v7() IS 'A new time-ordered id (uuid version 7, RFC 9562).';
 
-CREATE FUNCTION outbox.uuid_floor(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE
+CREATE FUNCTION outbox.uuid_floor(at timestamptz) RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE
 RETURN (lpad(to_hex((date_part('epoch', at) * 1000)::bigint), 12, '0') || '00000000000000000000')::uuid;
 COMMENT ON FUNCTION outbox.uuid_floor(timestamptz) IS 'The smallest uuid v7 of a point in time: where a partition begins.';
 
@@ -29,7 +29,8 @@ COMMENT ON FUNCTION outbox.uuid_time(uuid) IS 'When a uuid v7 was made, to the m
 
 -- Which database this is. A pooler may change the server under a living connection, and a restored or cloned copy looks
 -- exactly like the original: so the relay names what it was armed for in every claim, intend and settle.
-CREATE FUNCTION outbox.database_identity() RETURNS text LANGUAGE plpgsql STABLE AS $$
+-- SECURITY DEFINER, so that every role sees the same identity, whoever may call pg_control_system().
+CREATE FUNCTION outbox.database_identity() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   identity text := '?';
 BEGIN

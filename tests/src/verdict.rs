@@ -48,8 +48,8 @@ impl Verdict {
             match state.as_str() {
                 "sent" if evidence == "reply" && counts.accepted == 0 => wrong("sent, but never taken"),
                 "sent" => {}
-                "in_doubt" if row.get::<_, i32>(6) == 0 => wrong("in doubt without an intent"),
-                "in_doubt" => {}
+                "in_doubt" | "sending" if row.get::<_, i32>(6) == 0 => wrong("nothing was intended"),
+                "in_doubt" | "sending" => {}
                 _ if counts.accepted > 0 && open_doubts == 0 => wrong("taken, and nobody knows"),
                 _ => {}
             }

@@ -169,7 +169,7 @@ async fn what_postfix_demands_is_missed_by_nobody_silently() {
     fs::write(&wrong_password, "guess").expect("it can be written");
     let good = with_password(stage.settings().set("routes.default.url", url(&ours, "starttls=required")), &postfix, directory.path());
     let cases = [
-        ("without TLS", stage.settings().set("routes.default.url", url("", "starttls=none")), "mail", "Must issue a STARTTLS"),
+        ("without TLS", stage.settings().set("routes.default.url", url("", "starttls=none")), "auth", "Must issue a STARTTLS"),
         ("an unknown authority", good.clone().set("routes.default.ca_file", strange_authority(directory.path())), "tls", "certificate"),
         ("a wrong password", good.clone().set("routes.default.password_file", wrong_password.display()), "auth", "535"),
     ];
@@ -177,7 +177,7 @@ async fn what_postfix_demands_is_missed_by_nobody_silently() {
     for (case, settings, phase, words) in cases {
         let mut relay = settings.run().await;
         let attempt = eventually(PATIENCE, async || {
-            let sql = "SELECT phase, outcome, concat_ws(' ', code, reply, cause, detail) FROM outbox.attempt ORDER BY finished_at DESC LIMIT 1";
+            let sql = "SELECT phase, outcome, concat_ws(' ', code, enhanced, reply, cause, detail) FROM outbox.attempt ORDER BY finished_at DESC LIMIT 1";
             let row = stage.sql.query_opt(sql, &[]).await.expect("attempts can be read")?;
             let attempt: (String, String, String) = (row.get(0), row.get(1), row.get(2));
             (attempt.0 == phase).then_some(attempt)

@@ -45,7 +45,7 @@ impl Outcome {
     fn answers(&mut self, id: uuid::Uuid, answers: Vec<Answer>, done: impl Fn(&str) -> bool) {
         for answer in answers {
             let done = done(&answer.result);
-            self.line(format!("{id}/{}", answer.recipient_no), answer.result, done);
+            self.line(format!("{id}/{}", answer.recipient_no), as_typed(&answer.result), done);
         }
     }
 
@@ -141,9 +141,26 @@ async fn doubt_of(
 /// The functions' own refusals say all there is to say; everything else is explained.
 fn refused(error: &hapax_store::Error, database: &Database) -> Refusal {
     match error.sqlstate() {
-        Some(state) if state.code().starts_with("22H") => Refusal::of_error(1, error, &[]),
+        Some(state) if state.code().starts_with("22H") => Refusal::of_error(1, error, &[]).map(as_typed),
         _ => connect::explain(error, database),
     }
+}
+
+/// What the functions advise, as one would type it here instead of in SQL.
+fn as_typed(text: &str) -> String {
+    let text = match text.split_once(": outbox.") {
+        // "resolve: outbox.resolve: verdict: ...": once is enough.
+        Some((operation, rest)) if rest.starts_with(operation) => rest.to_owned(),
+        _ => text.to_owned(),
+    };
+    if text.starts_with("list deliveries with: SELECT") {
+        return "list deliveries with: hapax ls".to_owned();
+    }
+    text.replace("force => true", "--force")
+        .replace("token => ", "--token ")
+        .replace("outbox.resolve()", "hapax resolve")
+        .replace("outbox.release()", "hapax release")
+        .replace("look at outbox.in_doubt again", "look again with hapax ls --in-doubt")
 }
 
 /// # Errors
@@ -184,4 +201,25 @@ pub(crate) async fn decide(loaded: Loaded, action: Action, options: Decide) -> a
         }
     }
     outcome.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_of_the_functions_is_given_as_commands() {
+        let cases = [
+            ("resolve: outbox.resolve: verdict: too early (22H54)", "resolve: verdict: too early (22H54)"),
+            ("wait, or pass force => true when you know", "wait, or pass --force when you know"),
+            (
+                "nothing to retry: it is held, release it with outbox.release()",
+                "nothing to retry: it is held, release it with hapax release",
+            ),
+            ("list deliveries with: SELECT message_id FROM x", "list deliveries with: hapax ls"),
+        ];
+        for (text, typed) in cases {
+            assert_eq!(as_typed(text), typed);
+        }
+    }
 }

@@ -59,6 +59,15 @@ impl Refusal {
         Self { code: CONFIGURATION, lines: problems.iter().map(line).collect() }
     }
 
+    /// The same in other words.
+    pub(crate) fn map(mut self, reword: impl Fn(&str) -> String) -> Self {
+        for (message, hints) in &mut self.lines {
+            *message = reword(message);
+            hints.iter_mut().for_each(|hint| *hint = reword(hint));
+        }
+        self
+    }
+
     /// Several lines, each with its hints.
     pub(crate) fn lines(code: u8, lines: Vec<(String, Vec<String>)>) -> Self {
         Self { code, lines }
@@ -109,18 +118,22 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 /// its DETAIL may hold data.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
-    let mut next = error.source();
+    let mut next = beneath(error);
     while let Some(source) = next {
         let words = source.to_string();
         if !text.contains(&words) && source.downcast_ref::<tokio_postgres::error::DbError>().is_none() {
             text = format!("{text}: {words}");
         }
-        next = match source.downcast_ref::<hapax_store::Error>() {
-            Some(hapax_store::Error::Query { .. }) => None,
-            _ => source.source(),
-        };
+        next = beneath(source);
     }
     text
+}
+
+fn beneath<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<hapax_store::Error>() {
+        Some(hapax_store::Error::Query { .. }) => None,
+        _ => error.source(),
+    }
 }
 
 /// Takes the hints out of an error's text: `(hint: ...)` at the end of a part, or a line of its own.

@@ -196,7 +196,9 @@ pub(crate) fn verdict(delivery: &Delivery, attempts: &[Attempt], doubt: Option<&
 }
 
 fn sent(delivery: &Delivery, own: &[&Attempt], finished: &str) -> String {
-    let copies = match delivery.open_doubts {
+    // A doubt that was decided by somebody stays one: it is the attempt that is taken for sent.
+    let decided = i32::from(matches!(delivery.evidence.as_deref(), Some("operator" | "policy")));
+    let copies = match (delivery.open_doubts - decided).max(0) {
         0 => String::new(),
         open => format!(" {open} other attempt(s) of it may have arrived, too."),
     };

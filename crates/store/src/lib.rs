@@ -29,7 +29,7 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 use uuid::Uuid;
-pub use watch::{Doubt, Marked, RelaySeen};
+pub use watch::{Doubt, DoubtCursor, Marked, RelaySeen};
 
 /// What the relay was armed for: an argument of claim, intend, settle and heartbeat, compared inside the statements.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -47,6 +47,22 @@ pub struct Doubt {
     pub grace: Duration,
 }
 
+/// Where the pages of doubts go on. From a [`MessageId`] alone: behind all its recipients.
+#[derive(Clone, Copy, Debug)]
+pub struct DoubtCursor(DeliveryKey);
+
+impl From<DeliveryKey> for DoubtCursor {
+    fn from(key: DeliveryKey) -> Self {
+        Self(key)
+    }
+}
+
+impl From<MessageId> for DoubtCursor {
+    fn from(message_id: MessageId) -> Self {
+        Self(DeliveryKey { message_id, recipient_no: i16::MAX })
+    }
+}
+
 fn key(row: &Row) -> DeliveryKey {
     DeliveryKey { message_id: MessageId(row.get("message_id")), recipient_no: row.get("recipient_no") }
 }
@@ -156,17 +172,28 @@ impl Store {
         Ok(rows.iter().map(|row| (key(row), Token(row.get("intent")))).collect())
     }
 
-    /// Deliveries in doubt of the given lanes, in key order after `after`.
+    /// Deliveries in doubt of the given lanes, in key order after `after`. Give the key of the last one of the page before:
+    /// its message alone would skip the remaining recipients of that message.
     ///
     /// # Errors
     /// Any.
-    pub async fn doubts(&self, lanes: &[i16], after: MessageId, limit: i64) -> Result<Vec<Doubt>, Error> {
-        let lanes = lanes.to_vec();
+    pub async fn doubts(
+        &self,
+        lanes: &[i16],
+        after: impl Into<DoubtCursor>,
+        limit: i64,
+    ) -> Result<Vec<Doubt>, Error> {
+        let (lanes, DoubtCursor(after)) = (lanes.to_vec(), after.into());
         let rows = self
             .rows(
                 "doubts",
                 include_str!("../queries/doubts.sql"),
-                &[(&lanes, Type::INT2_ARRAY), (&after.0, Type::UUID), (&limit, Type::INT8)],
+                &[
+                    (&lanes, Type::INT2_ARRAY),
+                    (&after.message_id.0, Type::UUID),
+                    (&after.recipient_no, Type::INT2),
+                    (&limit, Type::INT8),
+                ],
             )
             .await?;
         let doubt = |row: &Row| Doubt {

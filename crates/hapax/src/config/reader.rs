@@ -143,7 +143,7 @@ impl Section<'_> {
         self.known.push(key);
         let value = self.table.remove(key)?;
         let path = self.path(key);
-        let origin = layers::origin(&value, &path);
+        let origin = origin_below(&value, &path);
         let taken = given(&value, origin.clone());
         if taken.is_none() {
             let what = if matches!(value.kind, ValueKind::Table(_)) { "a section" } else { "a list" };

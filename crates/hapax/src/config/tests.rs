@@ -1,1 +1,480 @@
-//! (below)
+use std::{collections::HashMap, path::Path};
+
+use super::*;
+
+const GOOD: &str = "\
+[database]
+url = \"postgres://relay@db/shop\"
+[routes.default]
+url = \"smtp://mail.example.com\"
+from = \"Shop <shop@example.org>\"
+";
+
+/// Loads a file with this text, as `hapax.toml` in a directory of its own, and these variables.
+fn load_text(text: &str, variables: &[(&str, &str)]) -> (Loaded, tempfile::TempDir) {
+    crate::run::install_crypto();
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("hapax.toml");
+    std::fs::write(&file, text).expect("written");
+    let variables: HashMap<String, String> =
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    (load(&Inputs { file: Some(file), variables, ..Inputs::default() }), directory)
+}
+
+/// Every problem with its hint in one text, the directory written as DIR.
+fn problems(text: &str, variables: &[(&str, &str)]) -> String {
+    let (loaded, directory) = load_text(text, variables);
+    let lines = loaded.problems.iter().map(|problem| match &problem.hint {
+        Some(hint) => format!("{problem} ({hint})"),
+        None => problem.to_string(),
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    text.replace(&directory.path().display().to_string(), "DIR")
+}
+
+/// The good file with lines appended to one of its sections.
+fn with(section: &str, lines: &str) -> String {
+    let header = format!("[{section}]\n");
+    if GOOD.contains(&header) {
+        GOOD.replace(&header, &format!("{header}{lines}\n"))
+    } else {
+        format!("{GOOD}{header}{lines}\n")
+    }
+}
+
+#[test]
+fn a_small_configuration_has_no_problems_and_the_defaults_of_the_core() {
+    let (loaded, _directory) = load_text(GOOD, &[]);
+    assert_eq!((loaded.problems.as_slice(), loaded.warnings.as_slice()), (&[][..], &[][..]));
+    assert_eq!(loaded.settings.relay.limits, hapax_core::limits::Limits::default());
+    assert_eq!(loaded.settings.relay.timeouts, hapax_core::limits::Timeouts::default());
+    assert_eq!(loaded.settings.retry, hapax_core::RetryPolicy::default());
+}
+
+#[test]
+fn every_bad_value_is_refused_with_its_path_its_value_and_its_place() {
+    let dir = "[file DIR/hapax.toml]";
+    let duration = "is not a duration such as 250ms, 30s, 10m, 1h30m or 3d";
+    let cases: Vec<(&str, &str, String)> = vec![
+        ("relay", "max_in_flight = 0", format!("relay.max_in_flight = 0: must be between 1 and 10000 {dir}")),
+        ("relay", "max_in_flight = 10001", format!("relay.max_in_flight = 10001: must be between 1 and 10000 {dir}")),
+        (
+            "relay",
+            "max_in_flight = -1",
+            format!("relay.max_in_flight = -1: is not a whole number between 1 and 10000 {dir}"),
+        ),
+        (
+            "relay",
+            "max_in_flight = \"many\"",
+            format!("relay.max_in_flight = \"many\": is not a whole number between 1 and 10000 {dir}"),
+        ),
+        (
+            "relay",
+            "max_in_flight = [1, 2]",
+            format!("relay.max_in_flight = ...: is a list, one value is expected {dir}"),
+        ),
+        (
+            "relay",
+            "max_in_flight = { a = 1 }",
+            format!("relay.max_in_flight = ...: is a section, one value is expected {dir}"),
+        ),
+        (
+            "relay",
+            "max_inflight = 9",
+            format!("relay.max_inflight = 9: unknown key {dir} (did you mean max_in_flight?)"),
+        ),
+        ("relay", "lease = \"0s\"", format!("relay.lease = \"0s\": must be between 1s and 1d {dir}")),
+        ("relay", "lease = 30", format!("relay.lease = 30: {duration} {dir}")),
+        (
+            "relay",
+            "final_reply_timeout = \"10 minutes\"",
+            format!("relay.final_reply_timeout = \"10 minutes\": {duration} {dir}"),
+        ),
+        (
+            "relay",
+            "on_doubt = \"guess\"",
+            format!("relay.on_doubt = \"guess\": is not one of hold, resend, assume_sent {dir}"),
+        ),
+        (
+            "relay",
+            "on_doubt = \"assume-sent\"",
+            format!(
+                "relay.on_doubt = \"assume-sent\": is not one of hold, resend, assume_sent {dir} (did you mean assume_sent?)"
+            ),
+        ),
+        (
+            "relay",
+            "dead_after = \"10s\"",
+            format!(
+                "relay.dead_after = \"10s\": must be more than twice relay.heartbeat_interval (5s) {dir} (a relay whose heartbeat is late once is not dead: set it to 15s or more, or beat more often)"
+            ),
+        ),
+        (
+            "relay",
+            "transmit_deadline = \"8s\"",
+            format!(
+                "relay.transmit_deadline = \"8s\": must be more than twice relay.heartbeat_interval (5s) {dir} (nothing is transmitted while the last heartbeat is older than it: set it to 15s or more)"
+            ),
+        ),
+        (
+            "relay",
+            "shutdown_grace = \"1m\"",
+            format!(
+                "relay.shutdown_grace = \"1m\": must be at least relay.final_reply_timeout (10m) {dir} (a shutdown that does not wait for replies leaves doubts: set it to 11m (and systemd's TimeoutStopSec above it))"
+            ),
+        ),
+        (
+            "relay",
+            "poll_interval_min = \"1s\"",
+            format!(
+                "relay.poll_interval_min = \"1s\": must be at most relay.poll_interval_max (100ms) {dir} (the pause grows from the one to the other while nothing happens)"
+            ),
+        ),
+        ("relay", "max_resends = 101", format!("relay.max_resends = 101: must be between 0 and 100 {dir}")),
+        (
+            "retry",
+            "first = \"7h\"",
+            format!(
+                "retry.first = \"7h\": must be at most retry.cap (6h) {dir} (pauses grow from the one to the other)"
+            ),
+        ),
+        ("retry", "jitter = 1.5", format!("retry.jitter = 1.5: must be between 0 and 1 {dir}")),
+        ("retry", "factor = \"double\"", format!("retry.factor = \"double\": is not a number between 1 and 100 {dir}")),
+        (
+            "templates",
+            "directory = \"nowhere\"",
+            format!(
+                "templates.directory = \"nowhere\": there is no such directory {dir} (it holds KIND/subject.txt, KIND/body.txt and KIND/body.html; leave it out when no payload is to be rendered)"
+            ),
+        ),
+        (
+            "templates",
+            "directory = \"hapax.toml\"",
+            format!(
+                "templates.directory = \"hapax.toml\": is not a directory {dir} (it holds KIND/subject.txt, KIND/body.txt and KIND/body.html; leave it out when no payload is to be rendered)"
+            ),
+        ),
+        (
+            "database",
+            "password_file = \"gone\"",
+            format!("database.password_file = \"gone\": cannot be read: No such file or directory (os error 2) {dir}"),
+        ),
+        (
+            "database",
+            "password = \"CANARY\"",
+            format!(
+                "database.password = ***: a secret does not belong in this file {dir} (write it to a file that only hapax can read and name that with password_file, or put it into $CREDENTIALS_DIRECTORY/database_password)"
+            ),
+        ),
+        (
+            "database",
+            "passwort = \"CANARY\"",
+            format!(
+                "database.passwort: unknown key {dir} (known here: url, password_file, pool_size_max, statement_timeout)"
+            ),
+        ),
+        ("database", "pool_size_max = 1", format!("database.pool_size_max = 1: must be between 2 and 500 {dir}")),
+        (
+            "routes.default",
+            "ca_file = \"gone.pem\"",
+            format!(
+                "routes.default.ca_file = \"gone.pem\": cannot be read: No such file or directory (os error 2) {dir}"
+            ),
+        ),
+        (
+            "routes.default",
+            "max_connections = 0",
+            format!("routes.default.max_connections = 0: must be between 1 and 1000 {dir}"),
+        ),
+        (
+            "routes.default",
+            "trust_4xx_after_data = \"yes\"",
+            format!("routes.default.trust_4xx_after_data = \"yes\": is neither true nor false {dir}"),
+        ),
+        (
+            "routes.default",
+            "starttls = \"maybe\"",
+            format!("routes.default.starttls = \"maybe\": is not one of required, opportunistic, none {dir}"),
+        ),
+        (
+            "kinds.welcome",
+            "route = \"defualt\"",
+            format!("kinds.welcome.route = \"defualt\": there is no such route {dir} (did you mean default?)"),
+        ),
+        (
+            "kinds.welcome",
+            "priority = \"high\"",
+            format!("kinds.welcome.priority = \"high\": is not one of urgent, normal, bulk {dir}"),
+        ),
+        (
+            "kinds.welcome",
+            "expires_after = \"0s\"",
+            format!("kinds.welcome.expires_after = \"0s\": must be between 1s and 366d {dir}"),
+        ),
+        (
+            "log",
+            "level = \"verbose\"",
+            format!("log.level = \"verbose\": is not one of error, warn, info, debug, trace {dir}"),
+        ),
+        ("rellay", "name = \"x\"", format!("rellay: unknown section {dir} (did you mean relay?)")),
+        (
+            "routes.Main",
+            "url = \"capture:\"\nfrom = \"a@example.org\"",
+            "routes.Main: a route's name is 1 to 63 of a-z, 0-9, _ and -".to_owned(),
+        ),
+    ];
+    assert!(cases.len() >= 25);
+    for (section, line, expected) in cases {
+        assert_eq!(problems(&with(section, line), &[]), expected, "[{section}] {line}");
+    }
+}
+
+#[test]
+fn bad_urls_and_senders_are_refused_without_their_passwords() {
+    let dir = "[file DIR/hapax.toml]";
+    let cases = [
+        (
+            "smtp://mail.example.com",
+            "ftp://u:CANARY@h",
+            format!(
+                "routes.default.url = \"ftp://u:***@h\": ftp: is not a route's scheme: use smtp://, smtps://, file:///directory or capture: {dir}"
+            ),
+        ),
+        (
+            "smtp://mail.example.com",
+            "lmtp://h",
+            format!(
+                "routes.default.url = \"lmtp://h\": lmtp:// is not supported yet: use smtp:// to a server that delivers to it {dir}"
+            ),
+        ),
+        (
+            "smtp://mail.example.com",
+            "smtp://u:CAN#ARY@h",
+            format!(
+                "routes.default.url = \"smtp://u:***@h\": not a URL (invalid port number): write smtp://host, smtps://user@host, file:///directory or capture: {dir}"
+            ),
+        ),
+        (
+            "Shop <shop@example.org>",
+            "shop",
+            format!(
+                "routes.default.from = \"shop\": not an address: write user@example.org or Name <user@example.org> {dir}"
+            ),
+        ),
+        (
+            "postgres://relay@db/shop",
+            "mysql://u:CANARY@db",
+            format!(
+                "database.url = \"mysql://u:***@db\": not a connection string: unexpected EOF {dir} (postgres://user@host:5432/database?sslmode=verify-full)"
+            ),
+        ),
+        (
+            "postgres://relay@db/shop",
+            "host=db password=CANARY CANARY=1",
+            format!(
+                "database.url = \"host=db password=***\": not a connection string {dir} (postgres://user@host:5432/database?sslmode=verify-full)"
+            ),
+        ),
+        (
+            "postgres://relay@db/shop",
+            "postgres://u:CANARY@db/x?sslmode=full",
+            format!(
+                "database.url = \"postgres://u:***@db/x?sslmode=full\": sslmode=full is not disable, allow, prefer, require, verify-ca or verify-full {dir}"
+            ),
+        ),
+    ];
+    for (good, bad, expected) in cases {
+        let found = problems(&GOOD.replace(good, bad), &[]);
+        assert_eq!(found, expected);
+        assert!(!found.contains("CANARY"));
+    }
+}
+
+#[test]
+fn all_problems_are_listed_at_once() {
+    let text = "[relay]\nlease = \"x\"\nnmae = \"y\"\n[retry]\nfactor = 0\n";
+    let found = problems(text, &[("HAPAX__LOG__LEVEL", "loud"), ("HAPAX__RELAY__LEESE", "1s")]);
+    let paths: Vec<&str> = found.lines().map(|line| line.split([' ', ':']).next().unwrap_or_default()).collect();
+    let expected = ["database.url", "relay.lease", "relay.leese", "relay.nmae", "retry.factor", "routes", "log.level"];
+    assert_eq!(paths, expected, "{found}");
+    assert!(found.contains("[environment HAPAX__RELAY__LEESE] (did you mean lease?)"), "{found}");
+}
+
+#[test]
+fn without_any_configuration_it_says_what_is_missing_and_how_to_give_it() {
+    let loaded = load(&Inputs::default());
+    let lines: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(lines, ["database.url: is missing", "routes: there is none, so nothing could be sent"]);
+    assert!(loaded.problems[0].hint.as_ref().is_some_and(|hint| hint.contains("--database-url")));
+    assert!(loaded.problems[1].hint.as_ref().is_some_and(|hint| hint.contains("HAPAX__ROUTES__DEFAULT__URL")));
+}
+
+#[test]
+fn a_route_needs_a_url_and_a_sender() {
+    let text = "[database]\nurl = \"postgres://db/x\"\n[routes.default]\nmax_connections = 2\n";
+    assert_eq!(
+        problems(text, &[]),
+        "routes.default.url: is missing (smtp://host, smtps://user@host, file:///directory or capture:)\n\
+         routes.default.from: is missing (the sender of mail that names none itself: from = \"Shop <no-reply@example.com>\")"
+    );
+}
+
+#[test]
+fn a_syntax_error_names_line_and_column_and_never_shows_the_line() {
+    let found = problems("[database]\npassword = CANARY\n", &[]);
+    assert!(found.starts_with("DIR/hapax.toml:2:12: not TOML: "), "{found}");
+    assert!(!found.contains("CANARY"), "{found}");
+    assert_eq!(found.lines().count(), 1, "what is missing may stand in the file: {found}");
+}
+
+#[test]
+fn a_named_file_that_is_not_there_is_a_problem() {
+    let loaded = load(&Inputs { file: Some("/nowhere/hapax.toml".into()), ..Inputs::default() });
+    assert_eq!(
+        loaded.problems[0].to_string(),
+        "/nowhere/hapax.toml: cannot be read: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_flags_over_both() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("hapax.toml");
+    std::fs::write(&file, with("relay", "name = \"file\"\nlease = \"30s\"")).expect("written");
+    let variables = [
+        ("HAPAX__RELAY__NAME", "environment"),
+        ("HAPAX__DATABASE__URL", "postgres://env/x"),
+        ("HAPAX__RELAY__LEASE", ""),
+    ];
+    let inputs = Inputs {
+        file: Some(file),
+        variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        flags: vec![("database.url", "database-url", "postgres://flag/x".into())],
+        ..Inputs::default()
+    };
+    let loaded = load(&inputs);
+    assert_eq!(loaded.problems, []);
+    let origin = |path: &str| {
+        let shown = loaded.shown.iter().find(|shown| shown.path == path).expect("shown");
+        (
+            shown.value.clone().unwrap_or_default(),
+            shown.origin.to_string().split(' ').next().unwrap_or_default().to_owned(),
+        )
+    };
+    assert_eq!(origin("relay.name"), ("\"environment\"".into(), "environment".into()));
+    assert_eq!(origin("database.url"), ("\"postgres://flag/x\"".into(), "flag".into()));
+    assert_eq!(origin("relay.lease"), ("\"30s\"".into(), "file".into()), "an empty variable is none");
+    assert_eq!(origin("relay.dead_after"), ("\"30s\"".into(), "default".into()));
+}
+
+#[test]
+fn keys_of_later_versions_are_accepted_with_a_warning() {
+    let text = format!(
+        "{}[http]\nlisten = \"127.0.0.1:9464\"\n",
+        with("routes.default", "rate = \"14/s\"\nidempotency_window = \"24h\"")
+    );
+    let (loaded, _directory) = load_text(&text, &[]);
+    assert_eq!(loaded.problems, []);
+    let paths: Vec<&str> = loaded.warnings.iter().map(|warning| warning.path.as_str()).collect();
+    assert_eq!(paths, ["routes.default.rate", "routes.default.idempotency_window", "http.listen"]);
+    assert!(loaded.warnings[0].message.contains("no effect"));
+}
+
+#[test]
+fn several_routes_without_a_default_are_warned_about() {
+    let text = "[database]\nurl = \"postgres://db/x\"\n[routes.b]\nurl = \"capture:\"\nfrom = \"a@example.org\"\n[routes.a]\nurl = \"capture:/tmp/x\"\nfrom = \"a@example.org\"\n";
+    let (loaded, _directory) = load_text(text, &[]);
+    assert_eq!(
+        loaded.warnings[0].to_string(),
+        "routes: none of the 2 is called default: what names no route goes to a"
+    );
+    assert_eq!(loaded.settings.routes[0].name, "a");
+}
+
+#[test]
+fn secrets_come_from_the_environment_a_file_or_the_credentials_directory_and_are_never_shown() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("secret"), "CANARY-file\n").expect("written");
+    std::fs::write(directory.path().join("route_default_password"), "CANARY-credential").expect("written");
+    let file = directory.path().join("hapax.toml");
+    std::fs::write(&file, with("database", "password_file = \"secret\"").replace("smtp://mail", "smtps://user@mail"))
+        .expect("written");
+    let credentials = directory.path().display().to_string();
+    let mut inputs = Inputs {
+        file: Some(file),
+        variables: [("CREDENTIALS_DIRECTORY".to_owned(), credentials)].into(),
+        ..Inputs::default()
+    };
+    crate::run::install_crypto();
+    let loaded = load(&inputs);
+    assert_eq!(loaded.problems, []);
+    assert_eq!(loaded.settings.database.options("x").password.as_deref(), Some("CANARY-file"));
+    inputs.variables.insert("HAPAX__DATABASE__PASSWORD".into(), "CANARY-environment".into());
+    let loaded = load(&inputs);
+    assert_eq!(loaded.settings.database.options("x").password.as_deref(), Some("CANARY-environment"));
+    let told = format!("{loaded:?} {:#?}", loaded.settings);
+    assert!(!told.contains("CANARY"), "{told}");
+    let password = loaded.shown.iter().find(|shown| shown.path == "routes.default.password").expect("shown");
+    assert_eq!(password.origin.to_string(), "credentials directory, route_default_password");
+}
+
+#[test]
+fn commands_that_only_need_the_database_do_not_care_about_the_rest() {
+    let (loaded, _directory) = load_text("[database]\nurl = \"postgres://db/x\"\n[relay]\nlease = 1\n", &[]);
+    assert_eq!(loaded.problems.len(), 2);
+    assert_eq!(loaded.database().expect("a database").url, "postgres://db/x");
+    let (loaded, _directory) = load_text("[databse]\nurl = \"postgres://db/x\"\n", &[]);
+    assert!(loaded.database().is_err());
+}
+
+fn sample() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/hapax.toml");
+    std::fs::read_to_string(path).expect("deploy/hapax.toml")
+}
+
+#[test]
+fn the_sample_configuration_is_accepted_as_it_is() {
+    let (loaded, _directory) = load_text(&sample(), &[]);
+    assert_eq!((loaded.problems, loaded.warnings), (vec![], vec![]));
+}
+
+#[test]
+fn the_sample_configuration_has_every_key_with_its_default() {
+    let (plain, _directory) = load_text(&sample(), &[]);
+    let uncommented: Vec<String> = sample()
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest.to_owned(),
+            _ => line.to_owned(),
+        })
+        .collect();
+    let (full, _directory) = load_text(&uncommented.join("\n"), &[]);
+    let about_files = |problem: &Problem| {
+        ["cannot be read", "there is no such directory", "does not belong to smtps"]
+            .iter()
+            .any(|words| problem.message.contains(words))
+    };
+    let others: Vec<&Problem> = full.problems.iter().filter(|problem| !about_files(problem)).collect();
+    assert_eq!(others, Vec::<&Problem>::new());
+    // What has a default stands there with that default.
+    for shown in &full.shown {
+        let Some(default) = plain.shown.iter().find(|plain| plain.path == shown.path) else { continue };
+        if default.origin == origin::Origin::Default && default.value.is_some() && shown.path != "relay.name" {
+            assert_eq!(normal(shown.value.as_deref()), normal(default.value.as_deref()), "{}", shown.path);
+            assert_ne!(shown.origin, origin::Origin::Default, "{} is missing in the sample", shown.path);
+        }
+    }
+    let missing: Vec<&str> = full
+        .shown
+        .iter()
+        .filter(|shown| shown.origin == origin::Origin::Default)
+        .map(|shown| shown.path.as_str())
+        .collect();
+    assert_eq!(missing, Vec::<&str>::new(), "keys the sample does not mention");
+}
+
+/// 2.0 and 2 are the same number.
+fn normal(value: Option<&str>) -> String {
+    let value = value.unwrap_or_default();
+    value.strip_suffix(".0").unwrap_or(value).to_owned()
+}

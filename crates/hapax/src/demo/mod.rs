@@ -142,12 +142,12 @@ fn end_progress() {
 
 /// Leaves everything running until Ctrl-C.
 async fn keep(stage: &Stage, relay: &mut RelayProcess) -> anyhow::Result<()> {
-    let (config, binary) = (stage.config().display().to_string(), binary_name());
+    let (url, binary) = (&stage.owner_url, binary_name());
     output::line("\nEverything keeps running until Ctrl-C. To look around:");
-    output::line(&format!("  {binary} status --config {config}"));
-    output::line(&format!("  {binary} ls --config {config}"));
-    output::line(&format!("  {binary} ls --in-doubt --config {config}"));
-    output::line(&format!("  psql '{}'", stage.owner_url));
+    for command in ["status", "ls", "ls --in-doubt", "show ID"] {
+        output::line(&format!("  {binary} {command} --database-url '{url}'"));
+    }
+    output::line(&format!("  psql '{url}'"));
     output::line(&format!("  mail:         {}", stage.mail().display()));
     output::line(&format!("  relay's log:  {}", stage.log().display()));
     tokio::select! {

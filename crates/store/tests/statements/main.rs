@@ -5,4 +5,17 @@
 mod common;
 
 mod claim;
+mod decide;
+mod durability;
+mod fill_queue;
+mod guard;
+mod in_doubt;
 mod intend;
+mod late;
+mod maintain;
+mod migrate;
+mod ordering;
+mod plans;
+
+mod relay_life;
+mod settle;

@@ -1,0 +1,136 @@
+//! A relay's own statements: register, heartbeat, sign_off, release, register_routes, register_kinds.
+
+use std::time::Duration;
+
+use hapax_core::{Incarnation, Lease};
+use hapax_store::{Cursor, Error, Release, Store};
+use hapax_testkit::PgCluster;
+
+use crate::common::{Attempt, LANE, LEASE, Stage, cluster, lock, options};
+
+#[tokio::test]
+async fn a_heartbeat_advances_by_one_and_a_repeated_one_sees_that_it_has() {
+    let stage = Stage::set().await;
+    assert_eq!(stage.store.heartbeat(0).await.expect("beats"), Some(1));
+    assert_eq!(stage.store.heartbeat(0).await.expect("beats"), Some(1), "its answer was lost: the counter stands at 1");
+    assert_eq!(stage.store.heartbeat(1).await.expect("beats"), Some(2));
+    assert_eq!(stage.store.heartbeat(0).await.expect("beats"), Some(2), "somebody else is this incarnation");
+}
+
+#[tokio::test]
+async fn a_heartbeat_behind_its_own_orphan_sees_the_counter_that_stands() {
+    let stage = Stage::set().await;
+    let (orphan, _driver) = stage.session().await;
+    orphan.batch_execute("BEGIN; UPDATE outbox.relay SET beat = 1").await.expect("beats");
+    let store = stage.store.clone();
+    let repeated = tokio::spawn(async move { store.heartbeat(0).await });
+    stage.until_blocked(1).await;
+    orphan.batch_execute("COMMIT").await.expect("commits");
+    assert_eq!(repeated.await.expect("no panic").expect("beats"), Some(1), "not the one of its snapshot");
+}
+
+#[tokio::test]
+async fn who_signed_off_or_is_not_known_has_no_heartbeat() {
+    let stage = Stage::set().await;
+    stage.store.sign_off().await.expect("signs off");
+    assert_eq!(stage.store.heartbeat(0).await.expect("answers"), None);
+    let seen = stage.store.relays().await.expect("reads");
+    assert!(seen.iter().all(|relay| relay.signed_off));
+    let stranger = Store::connect(&options(&stage.url), Incarnation::fresh()).await.expect("connects");
+    assert_eq!(stranger.heartbeat(0).await.expect("answers"), None);
+}
+
+#[tokio::test]
+async fn a_release_gives_back_what_has_no_intent_and_nothing_else() {
+    let stage = Stage::set().await;
+    let sending = stage.sending().await;
+    assert_eq!(stage.release(&sending).await, 0);
+    assert_eq!(stage.state(sending.key).await, "sending");
+    let key = stage.enqueue(1).await[0];
+    let attempt = stage.attempt(key).await;
+    assert_eq!(stage.release(&Attempt { lease: Lease::fresh(), ..attempt }).await, 0, "somebody else's");
+    assert_eq!(stage.release(&attempt).await, 1);
+    let row = stage.queued(key).await.expect("queued");
+    assert_eq!((row.lease, row.claims, row.due), (None, 0, true));
+    assert_eq!(stage.release(&attempt).await, 0, "once");
+}
+
+#[tokio::test]
+async fn a_release_may_move_to_another_lane_and_be_due_later() {
+    let stage = Stage::set().await;
+    let keys = stage.enqueue(2).await;
+    let claimed = stage.claim().await;
+    let release = |i: usize, after: Duration, lane| Release { key: keys[i], lease: claimed[i].lease, after, lane };
+    let batch = [release(0, Duration::ZERO, Some(42)), release(1, Duration::from_secs(60), None)];
+    assert_eq!(stage.store.release(&batch).await.expect("releases"), 2);
+    assert!(stage.claim().await.is_empty());
+    let moved = stage.store.claim(42, Cursor::START, 10, LEASE).await.expect("claims").1;
+    assert_eq!(moved.iter().map(|claimed| claimed.key).collect::<Vec<_>>(), [keys[0]]);
+    assert_eq!(stage.count(&format!("SELECT count(*) FROM outbox.queue WHERE lane = {LANE} AND due_at > now() + interval '50 s'")).await, 1);
+}
+
+/// At shutdown everything that has no intent is given back at once; one open cancel() must not keep the others leased.
+#[tokio::test]
+async fn a_release_does_not_wait_for_a_row_that_an_application_has_locked() {
+    let stage = Stage::set().await;
+    let keys = stage.enqueue(3).await;
+    let claimed = stage.claim().await;
+    let (application, _driver) = stage.session().await;
+    lock(&application, keys[1]).await;
+    let batch: Vec<Release> = claimed
+        .iter()
+        .map(|claimed| Release { key: claimed.key, lease: claimed.lease, after: Duration::ZERO, lane: None })
+        .collect();
+    assert_eq!(stage.store.release(&batch).await.expect("releases"), 2);
+}
+
+#[tokio::test]
+async fn a_route_that_two_relays_register_at_once_has_one_group_for_both() {
+    let stage = Stage::set().await;
+    let (other, _driver) = stage.session().await;
+    other.batch_execute("BEGIN; INSERT INTO outbox.route (name) VALUES ('b')").await.expect("registers");
+    let store = stage.store.clone();
+    let names = ["a", "b", "c"].map(str::to_owned);
+    let waiting = tokio::spawn(async move { store.register_routes(&names).await });
+    stage.until_blocked(1).await;
+    other.batch_execute("COMMIT").await.expect("commits");
+    let mut groups = waiting.await.expect("no panic").expect("registers");
+    groups.sort();
+    assert_eq!(groups.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    let mut again = stage.store.register_routes(&["c", "b", "a"].map(str::to_owned)).await.expect("registers");
+    again.sort();
+    assert_eq!(again, groups, "once and for ever");
+}
+
+#[tokio::test]
+async fn kinds_and_routes_decide_the_lane() {
+    let stage = Stage::set().await;
+    let groups = stage.store.register_routes(&["slow".to_owned()]).await.expect("registers");
+    let kinds = [
+        ("note".to_owned(), Some("urgent"), Some("slow".to_owned())),
+        ("other".to_owned(), None, None),
+    ];
+    for _ in 0..2 {
+        stage.store.register_kinds(&kinds).await.expect("registers");
+    }
+    let key = stage.enqueue(1).await[0];
+    let claimed = stage.store.claim(groups[0].1 * 4, Cursor::START, 10, LEASE).await.expect("claims").1;
+    assert_eq!(claimed[0].key, key);
+}
+
+#[tokio::test]
+async fn a_standby_is_refused_by_its_name() {
+    let primary = cluster().await;
+    let standby = PgCluster::standby_of(primary).await.expect("a standby");
+    let stage = Stage::set().await;
+    let name = stage.text("SELECT current_database()").await;
+    let wal = stage.text("SELECT pg_current_wal_lsn()::text").await;
+    let follower = standby.client("postgres").await.expect("a client");
+    hapax_testkit::eventually(Duration::from_secs(30), async || {
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{wal}'::pg_lsn");
+        follower.query_one(&sql, &[]).await.expect("reads").get::<_, bool>(0)
+    })
+    .await;
+    let refusal = Store::connect(&options(&standby.url_for(&name, "postgres")), Incarnation::fresh()).await;
+    assert!(matches!(refusal, Err(Error::Standby)), "{refusal:?}");
+}

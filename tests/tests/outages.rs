@@ -1,0 +1,196 @@
+//! The database goes away: killed, restarted, unreachable, late, or not the one it was. The relay stays, waits, and goes
+//! on by itself; what the mail server took meanwhile is recorded later, never sent again.
+
+use std::time::{Duration, Instant};
+
+use hapax_testkit::{ChaosProxy, HapaxProcess, PgCluster, SmtpServer, eventually};
+use hapax_tests::stage::{PATIENCE, Stage, running};
+use hapax_tests::verdict::Verdict;
+
+fn slow_server() -> SmtpServer {
+    SmtpServer::builder().final_reply_delay(Duration::from_millis(15)).start()
+}
+
+/// A proxy before the database, and the URL through it.
+fn proxied(cluster: &PgCluster) -> (ChaosProxy, String) {
+    let proxy = ChaosProxy::start(([127, 0, 0, 1], cluster.port()).into());
+    let url = format!("postgres://relay@127.0.0.1:{}/postgres", proxy.port());
+    (proxy, url)
+}
+
+async fn ends_well(mut relay: HapaxProcess) {
+    assert!(relay.status().is_none(), "it has lived through it\n{}", relay.report());
+    relay.sigterm();
+    assert!(relay.wait_exit(Duration::from_secs(30)).await.success(), "{}", relay.report());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rc19_postgres_killed_three_times_under_load_costs_no_duplicate_no_loss_and_no_restart_of_the_relay() {
+    let mut stage = Stage::with(slow_server()).await;
+    let relay = stage.settings().run().await;
+    stage.enqueue(1_500).await;
+    for mark in [200, 600, 1_000] {
+        stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted >= mark).await;
+        stage.cluster.kill_immediate().await.expect("killed");
+        stage.cluster.restart().await.expect("restarted");
+    }
+    stage.reconnect().await;
+    let back = Instant::now();
+    stage.until_settled().await;
+    println!("settled {:.1?} after the last restart", back.elapsed());
+    ends_well(relay).await;
+    let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
+    verdict.assert_each_once(1_500);
+    println!("{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rc19_postgres_crashed_with_sigkill_between_reply_and_commit_loses_no_intent_that_was_answered() {
+    let mut stage = Stage::with(slow_server()).await;
+    let relay = stage.settings().run().await;
+    stage.enqueue(600).await;
+    stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted >= 150).await;
+    // Replies are held: intents are durable, outcomes are not there yet. Then the database loses everything unflushed.
+    let hold = stage.server.hold_final_reply();
+    hold.wait_for(16).await;
+    stage.cluster.crash().await.expect("crashed");
+    hold.release();
+    stage.cluster.restart().await.expect("restarted");
+    stage.reconnect().await;
+    stage.until_settled().await;
+    ends_well(relay).await;
+    Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(600);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_unreachable_for_twenty_seconds_under_load_is_waited_for() {
+    let stage = Stage::with(slow_server()).await;
+    let (proxy, url) = proxied(&stage.cluster);
+    let relay = stage.settings().set("database.url", url).set("relay.transmit_deadline", "60s").run().await;
+    stage.enqueue(1_500).await;
+    stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted >= 300).await;
+    // A black hole, not a refusal: bytes vanish both ways, nobody says so.
+    proxy.stall_all(true);
+    let (cut_at, before) = (Instant::now(), stage.server.with_ledger(|ledger| ledger.totals().end_markers));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let during = stage.server.with_ledger(|ledger| ledger.totals().end_markers) - before;
+    proxy.cut_all().await;
+    proxy.stall_all(false);
+    let back = Instant::now();
+    stage.until_settled().await;
+    println!(
+        "unreachable for {:.1?}: {during} end markers meanwhile; settled {:.1?} after it was back",
+        back - cut_at,
+        back.elapsed()
+    );
+    // Only what had its intent when the database vanished may have gone out.
+    assert!(during <= 32, "{during}");
+    ends_well(relay).await;
+    let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
+    verdict.assert_each_once(1_500);
+    println!("{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rc44_after_an_outage_longer_than_dead_after_nobody_is_taken_for_dead_and_nothing_is_resent() {
+    let stage = Stage::with(slow_server()).await;
+    let (proxy, url) = proxied(&stage.cluster);
+    let settings = stage.settings().set("database.url", url).set("relay.on_doubt", "resend");
+    let relays = [settings.clone().set("relay.name", "a").run().await, settings.set("relay.name", "b").run().await];
+    stage.enqueue(800).await;
+    stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted >= 200).await;
+    let hold = stage.server.hold_final_reply();
+    hold.wait_for(8).await;
+    proxy.refuse_new(true).await;
+    proxy.cut_all().await;
+    // Longer than dead_after (1.5 s), with replies outstanding at both.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    proxy.refuse_new(false).await;
+    hold.release();
+    stage.until_settled().await;
+    for relay in relays {
+        ends_well(relay).await;
+    }
+    let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
+    verdict.assert_each_once(800);
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.attempt WHERE outcome = 'unknown'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rc37_rc40_connections_cut_again_and_again_in_the_middle_of_statements_leave_nothing_stuck() {
+    let stage = Stage::with(slow_server()).await;
+    let (proxy, url) = proxied(&stage.cluster);
+    let relay = stage.settings().set("database.url", url).run().await;
+    stage.enqueue(1_000).await;
+    let mut cuts = 0;
+    for mark in (50..900).step_by(50) {
+        stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted >= mark).await;
+        // The statement arrives, its answer does not: after so many bytes, somewhere in the middle of anything.
+        proxy.cut_after_bytes(hapax_testkit::Direction::ToClient, fastrand::u64(1..2_000));
+        if mark % 100 == 0 {
+            proxy.cut_all().await;
+        }
+        cuts += 1;
+    }
+    stage.until_settled().await;
+    ends_well(relay).await;
+    let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
+    println!("{cuts} cuts, {} connections: {verdict}", proxy.counters().accepted);
+    verdict.assert_each_once(1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_starts_before_its_database_waits_for_it_and_then_works() {
+    let mut stage = Stage::set().await;
+    stage.cluster.stop().await.expect("stopped");
+    let relay = stage.settings().spawn();
+    relay.wait_for_line(|line| line.contains("waiting for the database")).await;
+    stage.cluster.restart().await.expect("restarted");
+    running(&relay).await;
+    stage.reconnect().await;
+    stage.enqueue(50).await;
+    stage.until("sent", 50).await;
+    ends_well(relay).await;
+    // And one that is told to end while it still waits, ends.
+    stage.cluster.stop().await.expect("stopped");
+    let mut relay = stage.settings().spawn();
+    relay.wait_for_line(|line| line.contains("waiting for the database")).await;
+    relay.sigterm();
+    assert!(relay.wait_exit(Duration::from_secs(10)).await.success(), "{}", relay.report());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_without_a_schema_ends_with_78_and_says_what_to_type() {
+    let cluster = PgCluster::start().await.expect("a cluster starts");
+    let settings = hapax_tests::stage::Settings::new(&cluster.url(), "smtp://127.0.0.1:9?starttls=none");
+    let mut relay = settings.spawn();
+    assert_eq!(relay.wait_exit(Duration::from_secs(20)).await.code(), Some(78), "{}", relay.report());
+    assert!(relay.stderr().contains("hapax migrate up"), "{}", relay.report());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rc33_another_epoch_stops_a_running_relay_with_1_and_nothing_more_is_sent() {
+    let stage = Stage::with(slow_server()).await;
+    let mut relay = stage.settings().run().await;
+    stage.enqueue(1_000).await;
+    stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted >= 100).await;
+    stage.sql.batch_execute("UPDATE outbox.control SET epoch = gen_random_uuid()").await.expect("armed anew");
+    let at_change = stage.server.with_ledger(|ledger| ledger.totals().end_markers);
+    let status = relay.wait_exit(Duration::from_secs(20)).await;
+    assert_eq!(status.code(), Some(1), "{}", relay.report());
+    assert!(relay.stderr().contains("not the database the relay was armed for"), "{}", relay.report());
+    let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
+    verdict.assert_clean(1_000);
+    let more = stage.server.with_ledger(|ledger| ledger.totals().end_markers) - at_change;
+    println!("{more} end markers after the change, of intents from before it; {verdict}");
+    assert!(more <= 32 && verdict.accepted < 500, "{verdict}");
+    // A new relay takes the database as it is: what was on the wire is in doubt, the rest is sent.
+    let relay = stage.settings().run().await;
+    stage.until_settled().await;
+    ends_well(relay).await;
+    let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
+    verdict.assert_clean(1_000);
+    assert!(verdict.twice.is_empty() && verdict.count("in_doubt") <= 32, "{verdict}");
+    println!("{verdict}");
+    eventually(PATIENCE, async || stage.count("SELECT count(*) FROM outbox.queue WHERE parked IS DISTINCT FROM 'doubt'").await == 0).await;
+}
