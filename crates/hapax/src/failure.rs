@@ -121,7 +121,7 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut next = beneath(error);
     while let Some(source) = next {
         let words = source.to_string();
-        if !text.contains(&words) && source.downcast_ref::<tokio_postgres::error::DbError>().is_none() {
+        if !text.contains(&words) {
             text = format!("{text}: {words}");
         }
         next = beneath(source);
@@ -131,7 +131,7 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
 
 fn beneath<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match error.downcast_ref::<hapax_store::Error>() {
-        Some(hapax_store::Error::Query { .. }) => None,
+        Some(hapax_store::Error::Query { source, .. }) if source.as_db_error().is_some() => None,
         _ => error.source(),
     }
 }

@@ -299,8 +299,8 @@ impl Section<'_> {
 
     /// A secret that only the environment may hold; in a file it is refused. Never shown.
     pub(crate) fn secret(&mut self, key: &'static str, instead: &str) -> Option<Given> {
-        let mut given = self.take(key)?;
         self.secret.push(key);
+        let mut given = self.take(key)?;
         given.quoted = false;
         if matches!(given.origin, Origin::File(_)) {
             let problem = Problem::new(self.path(key), "a secret does not belong in this file").of("***", given.origin);
@@ -321,12 +321,14 @@ impl Section<'_> {
 
     /// Reports whatever nobody asked for.
     pub(crate) fn finish(self) {
-        let mut known = self.known;
-        known.retain(|key| !self.secret.contains(key));
         let mut left: Vec<_> = self.table.into_iter().collect();
         left.sort_by(|a, b| a.0.cmp(&b.0));
         for (key, value) in left {
-            self.reader.unknown(&format!("{}.{key}", self.path), &key, &value, &known, "key");
+            let path = format!("{}.{key}", self.path);
+            // In a file a secret's key is no help: it would be refused there.
+            let in_file = matches!(origin_below(&value, &path), Origin::File(_));
+            let known = self.known.iter().copied().filter(|known| !in_file || !self.secret.contains(known));
+            self.reader.unknown(&path, &key, &value, &known.collect::<Vec<_>>(), "key");
         }
     }
 }

@@ -232,61 +232,49 @@ fn every_bad_value_is_refused_with_its_path_its_value_and_its_place() {
 #[test]
 fn bad_urls_and_senders_are_refused_without_their_passwords() {
     let dir = "[file DIR/hapax.toml]";
+    let refused = |bad: &str| hapax_mail::parse_url(bad).expect_err("no route").to_string();
+    let smtp = "smtp://mail.example.com";
+    let sender = "Shop <shop@example.org>";
+    let postgres = "postgres://relay@db/shop";
+    let keyword = "postgres://user@host:5432/database?sslmode=verify-full";
     let cases = [
+        (smtp, "ftp://u:CANARY@h", "routes.default.url = \"ftp://u:***@h\"", refused("ftp://u:CANARY@h"), ""),
+        (smtp, "lmtp://h", "routes.default.url = \"lmtp://h\"", refused("lmtp://h"), ""),
+        (smtp, "smtp://u:CA#NARY@h", "routes.default.url = \"smtp://u:***@h\"", refused("smtp://u:CA#NARY@h"), ""),
         (
-            "smtp://mail.example.com",
-            "ftp://u:CANARY@h",
-            format!(
-                "routes.default.url = \"ftp://u:***@h\": ftp: is not a route's scheme: use smtp://, smtps://, file:///directory or capture: {dir}"
-            ),
-        ),
-        (
-            "smtp://mail.example.com",
-            "lmtp://h",
-            format!(
-                "routes.default.url = \"lmtp://h\": lmtp:// is not supported yet: use smtp:// to a server that delivers to it {dir}"
-            ),
-        ),
-        (
-            "smtp://mail.example.com",
-            "smtp://u:CAN#ARY@h",
-            format!(
-                "routes.default.url = \"smtp://u:***@h\": not a URL (invalid port number): write smtp://host, smtps://user@host, file:///directory or capture: {dir}"
-            ),
-        ),
-        (
-            "Shop <shop@example.org>",
+            sender,
             "shop",
-            format!(
-                "routes.default.from = \"shop\": not an address: write user@example.org or Name <user@example.org> {dir}"
-            ),
+            "routes.default.from = \"shop\"",
+            "not an address: write user@example.org or Name <user@example.org>".to_owned(),
+            "",
         ),
         (
-            "postgres://relay@db/shop",
+            postgres,
             "mysql://u:CANARY@db",
-            format!(
-                "database.url = \"mysql://u:***@db\": not a connection string: unexpected EOF {dir} (postgres://user@host:5432/database?sslmode=verify-full)"
-            ),
+            "database.url = \"mysql://u:***@db\"",
+            "not a connection string: unexpected EOF".to_owned(),
+            keyword,
         ),
         (
-            "postgres://relay@db/shop",
+            postgres,
             "host=db password=CANARY CANARY=1",
-            format!(
-                "database.url = \"host=db password=***\": not a connection string {dir} (postgres://user@host:5432/database?sslmode=verify-full)"
-            ),
+            "database.url = \"host=db password=***\"",
+            "not a connection string".to_owned(),
+            keyword,
         ),
         (
-            "postgres://relay@db/shop",
+            postgres,
             "postgres://u:CANARY@db/x?sslmode=full",
-            format!(
-                "database.url = \"postgres://u:***@db/x?sslmode=full\": sslmode=full is not disable, allow, prefer, require, verify-ca or verify-full {dir}"
-            ),
+            "database.url = \"postgres://u:***@db/x?sslmode=full\"",
+            "sslmode=full is not disable, allow, prefer, require, verify-ca or verify-full".to_owned(),
+            "",
         ),
     ];
-    for (good, bad, expected) in cases {
+    for (good, bad, shown, message, hint) in cases {
         let found = problems(&GOOD.replace(good, bad), &[]);
-        assert_eq!(found, expected);
-        assert!(!found.contains("CANARY"));
+        let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
+        assert_eq!(found, format!("{shown}: {message} {dir}{hint}"));
+        assert!(!found.contains("CANARY") && !found.contains("NARY"));
     }
 }
 

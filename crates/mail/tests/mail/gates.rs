@@ -90,8 +90,8 @@ async fn a_slow_body_is_in_time_as_long_as_it_makes_progress() {
     let server = SmtpServer::builder().receive_buffer_bytes(4_096).start();
     let mut route = kit::route(&server, TlsMode::None);
     // Shorter than the whole body takes, longer than any pause in it.
-    let pause = Duration::from_millis(150);
-    route.timeouts.body = Duration::from_millis(400);
+    let pause = Duration::from_millis(400);
+    route.timeouts.body = Duration::from_millis(1_500);
     let percents: Vec<u8> = (1..6).map(|tenth| tenth * 10).collect();
     let pauses = Script::from_fn(move |context| match context.phase {
         Phase::Body { .. } => hapax_testkit::Action::Fault(Fault::DelayedGood(pause)),

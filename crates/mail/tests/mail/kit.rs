@@ -26,7 +26,7 @@ use hapax_testkit::{SmtpServer, smtp::TlsMode};
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// For servers that are silent: all that is waited for.
-pub(crate) const SHORT: Duration = Duration::from_millis(400);
+pub(crate) const SHORT: Duration = Duration::from_millis(1_000);
 
 pub(crate) fn timeouts(limit: Duration) -> Timeouts {
     Timeouts { connect: limit, command: limit, data: limit, body: limit, final_reply: limit }

@@ -17,8 +17,9 @@ use crate::kit::{self, LONG, Mail, SHORT};
 /// end before the server has read half of it.
 const BIG_BYTES: usize = 10_000_000;
 
-/// Cells under way at once.
+/// Cells under way at once; those with a silent server do nothing but wait.
 const TOGETHER: usize = 6;
+const SILENT_TOGETHER: usize = 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -191,15 +192,16 @@ fn marker(fault: &Fault) -> Expected {
 async fn every_fault_at_every_phase_has_its_outcome_and_its_connection_is_kept_or_discarded() {
     let small = Mail::new();
     let big = Mail::big(BIG_BYTES);
-    let together = Arc::new(Semaphore::new(TOGETHER));
+    let busy = Arc::new(Semaphore::new(TOGETHER));
+    let silent = Arc::new(Semaphore::new(SILENT_TOGETHER));
     let mut cells = JoinSet::new();
     for kind in Kind::ALL {
         for (phase, fault) in matrix(Duration::from_millis(20)) {
             if !kind.has(phase) {
                 continue;
             }
-            let (together, mail) =
-                (together.clone(), if matches!(phase, Phase::Body { .. }) { big.clone() } else { small.clone() });
+            let together = if is_silent(&fault) { silent.clone() } else { busy.clone() };
+            let mail = if matches!(phase, Phase::Body { .. }) { big.clone() } else { small.clone() };
             cells.spawn(async move {
                 let _permit = together.acquire().await.expect("never closed");
                 cell(kind, phase, &fault, &mail).await.map_err(|wrong| format!("{kind:?} {phase:?} {fault:?}: {wrong}"))
@@ -215,6 +217,10 @@ async fn every_fault_at_every_phase_has_its_outcome_and_its_connection_is_kept_o
     assert_eq!(count, 4 * 290 - 2 * (20 + 20) - 20);
 }
 
+fn is_silent(fault: &Fault) -> bool {
+    matches!(fault, Fault::Stall | Fault::HalfLine)
+}
+
 async fn cell(kind: Kind, phase: Phase, fault: &Fault, mail: &Mail) -> Result<(), String> {
     let server = SmtpServer::builder()
         .script(Script::fault(phase, fault.clone()))
@@ -225,8 +231,7 @@ async fn cell(kind: Kind, phase: Phase, fault: &Fault, mail: &Mail) -> Result<()
         .start();
     let mut route = kit::route(&server, kind.tls());
     route.credentials = kit::password("user", "password");
-    let silent = matches!(fault, Fault::Stall | Fault::HalfLine);
-    route.timeouts = kit::timeouts(if silent { SHORT } else { LONG });
+    route.timeouts = kit::timeouts(if is_silent(fault) { SHORT } else { LONG });
     let mut problems = String::new();
 
     let transmitted = run(route, mail).await;

@@ -1,7 +1,13 @@
 //! Replies nobody asked for (RC-49), and connections that died or were spoken to while idle.
 
-use hapax_core::Outcome;
-use hapax_mail::{Begun, Connection};
+use std::{
+    io::Write as _,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use hapax_core::{Outcome, clock::Clock};
+use hapax_mail::{Begun, Connection, Gate, Heartbeat};
 use hapax_testkit::{Action, Fault, Phase, Rule, Script, SmtpServer, smtp::TlsMode};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -186,6 +192,59 @@ async fn a_reply_between_354_and_marker_never_answers_the_marker() {
         let mut rest = Vec::new();
         let _ = server.read_to_end(&mut rest).await;
         assert!(!rest.ends_with(b"\r\n.\r\n") && !String::from_utf8_lossy(&rest).contains("QUIT"));
+    }
+}
+
+/// A clock that makes the server speak (or close) when it is asked the time: the gate asks it before the body, after
+/// the first look into the read buffer.
+struct Prompt(Mutex<Option<(std::net::TcpStream, &'static [u8])>>);
+
+impl std::fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Prompt")
+    }
+}
+
+impl Clock for Prompt {
+    fn boottime(&self) -> Duration {
+        if let Some((mut server, words)) = self.0.lock().expect("not poisoned").take() {
+            server.write_all(words).expect("written");
+            // Whatever was said, the server goes on and takes the message, for as long as there is one to take.
+            if !words.is_empty() {
+                std::mem::forget(server);
+            }
+        }
+        Duration::ZERO
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_arrives_while_a_small_body_is_written_is_found_right_before_the_marker() {
+    let cases: [(&[u8], &str); 6] = [
+        (b"250 2.0.0 taken\r\n", "unknown unexpected"),
+        (b"421 bye\r\n", "not_sent body unexpected"),
+        (b"451 later\r\n", "not_sent body unexpected"),
+        (b"552 too big\r\n", "not_sent body unexpected"),
+        (b"nonsense\r\n", "not_sent body malformed"),
+        (b"", "not_sent body eof"),
+    ];
+    for (words, expected) in cases {
+        let (mut server, connection) = played("PIPELINING").await;
+        let mail = Mail::new();
+        let serve = async {
+            read_until(&mut server, b"DATA\r\n").await;
+            server.write_all(b"250 ok\r\n250 ok\r\n354 go\r\n").await.expect("written");
+            server
+        };
+        let (server, data) = tokio::join!(serve, kit::ready(connection, &mail));
+        let server = server.into_std().expect("a socket");
+        let heartbeat = Arc::new(Heartbeat::new(kit::LONG));
+        heartbeat.record(Duration::ZERO);
+        let gate = Gate::until(Arc::new(Prompt(Mutex::new(Some((server, words))))), kit::LONG, heartbeat);
+        let transmitted = data.transmit(&mail.message, &gate).await;
+        assert_eq!(kit::short(&transmitted.outcome), expected, "{}", words.escape_ascii());
+        assert!(!transmitted.marker_begun && !gate.marker_begun() && transmitted.connection.is_none());
+        assert_eq!(transmitted.bytes, mail.message.wire_len(), "all of the body and nothing of the marker");
     }
 }
 

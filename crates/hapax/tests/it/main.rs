@@ -1,0 +1,6 @@
+//! The binary as people and service managers meet it: as a process.
+
+mod cli;
+mod daemon;
+mod demo;
+mod support;
