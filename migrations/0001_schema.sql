@@ -58,7 +58,7 @@ DECLARE
   found_epoch uuid := (SELECT epoch FROM outbox.control);
   found_identity text := outbox.database_identity();
 BEGIN
-  IF found_epoch IS DISTINCT FROM p_epoch OR found_identity <> p_identity THEN
+  IF found_epoch IS DISTINCT FROM p_epoch OR found_identity IS DISTINCT FROM p_identity THEN
     RAISE EXCEPTION USING ERRCODE = 'HX001', MESSAGE = 'outbox: this is not the database the relay was armed for',
       DETAIL = format('expected %s of epoch %s, found %s of epoch %s', p_identity, p_epoch, found_identity, found_epoch),
       HINT = 'after a failover or a restore: check what was lost, then arm the outbox again';

@@ -98,13 +98,17 @@ COMMENT ON TRIGGER message_fills_queue ON outbox.message IS 'One queue row per d
 CREATE FUNCTION outbox.free_next(p_order_key text) RETURNS void LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   UPDATE outbox.queue q
   SET parked = NULL, due_at = greatest(now(), (SELECT m.not_before FROM outbox.message m WHERE m.id = q.message_id))
-  WHERE p_order_key IS NOT NULL
-    AND NOT EXISTS (SELECT FROM outbox.queue h WHERE h.order_key = p_order_key AND h.parked IS DISTINCT FROM 'ordered')
-    AND (q.message_id, q.recipient_no) = (
-      SELECT n.message_id, n.recipient_no FROM outbox.queue n
-      WHERE n.order_key = p_order_key AND n.parked = 'ordered' ORDER BY n.order_no LIMIT 1)
+  FROM (
+    SELECT n.message_id, n.recipient_no FROM outbox.queue n
+    WHERE n.parked = 'ordered'
+      AND NOT EXISTS (SELECT FROM outbox.queue h WHERE h.order_key = p_order_key AND h.parked IS DISTINCT FROM 'ordered')
+      AND (n.message_id, n.recipient_no) = (
+        SELECT f.message_id, f.recipient_no FROM outbox.queue f
+        WHERE f.order_key = p_order_key AND f.parked = 'ordered' ORDER BY f.order_no LIMIT 1)
+    FOR UPDATE OF n SKIP LOCKED) n
+  WHERE q.message_id = n.message_id AND q.recipient_no = n.recipient_no
 $$;
-COMMENT ON FUNCTION outbox.free_next(text) IS 'Makes the next delivery of an ordering key due, if its head has ended.';
+COMMENT ON FUNCTION outbox.free_next(text) IS 'Makes the next delivery of an ordering key due, if its head has ended. Does not wait for its lock, and lets nobody overtake it: free_ordered() comes again.';
 
 CREATE FUNCTION outbox.free_ordered() RETURNS bigint LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -123,7 +127,7 @@ BEGIN
   END LOOP;
   RETURN freed;
 END $$;
-COMMENT ON FUNCTION outbox.free_ordered() IS 'Frees keys whose head ended while their next delivery was being committed; called by the reaper.';
+COMMENT ON FUNCTION outbox.free_ordered() IS 'Frees keys whose head ended while their next delivery was being committed or locked; called by the reaper.';
 
 -- Ends a delivery whose queue row the caller holds locked.
 CREATE FUNCTION outbox.finish(q outbox.queue, p_state text, p_evidence text, p_reason text, p_token uuid, p_open_doubts int)
@@ -192,7 +196,7 @@ BEGIN
   IF p_outcome = 'unknown' THEN
     -- An attempt nobody had counted yet.
     UPDATE outbox.queue SET open_doubts = open_doubts + 1 WHERE message_id = p_message_id AND recipient_no = p_recipient_no;
-    UPDATE outbox.done SET open_doubts = open_doubts + 1 WHERE message_id = p_message_id AND recipient_no = p_recipient_no AND state <> 'sent';
+    UPDATE outbox.done SET open_doubts = open_doubts + 1 WHERE message_id = p_message_id AND recipient_no = p_recipient_no;
     RETURN 'noted';
   END IF;
 
@@ -209,7 +213,10 @@ BEGIN
     UPDATE outbox.done SET state = 'sent', evidence = 'reply', reason = 'late reply' || CASE WHEN state = 'sent' THEN '' ELSE ', after it was ' || state END,
            token = p_token, open_doubts = greatest(open_doubts - learnt, 0)
     WHERE message_id = p_message_id AND recipient_no = p_recipient_no AND NOT (state = 'sent' AND evidence = 'reply');
-    RETURN CASE WHEN FOUND THEN 'settled' ELSE 'noted' END;
+    IF FOUND THEN RETURN 'settled'; END IF;
+    -- A second copy was accepted: the first word stands, but this is no doubt any more.
+    UPDATE outbox.done SET open_doubts = greatest(open_doubts - learnt, 0) WHERE message_id = p_message_id AND recipient_no = p_recipient_no;
+    RETURN 'noted';
   END IF;
 
   -- Refused, deferred or provably not sent, late: one doubt less.
@@ -253,6 +260,7 @@ BEGIN
     INSERT INTO outbox.attempt (message_id, recipient_no, token, attempt_no, outcome, phase, cause, detail, route, relay, started_at)
     VALUES (q.message_id, q.recipient_no, q.intent, q.attempt_no + 1, 'unknown', 'end_marker', 'io', 'the relay vanished behind the intent', q.pinned_route, q.intent_by, q.intent_at)
     ON CONFLICT DO NOTHING;
+    CONTINUE WHEN q.accepted_late IS NOT NULL; -- sent, not in doubt
     message_id := q.message_id; recipient_no := q.recipient_no; token := q.intent; relay := q.intent_by;
     RETURN NEXT;
   END LOOP;
@@ -260,10 +268,12 @@ END $$;
 COMMENT ON FUNCTION outbox.mark_in_doubt(uuid[], interval) IS 'Marks deliveries in doubt whose intent belongs to an incarnation the caller has itself observed to be dead, that does not exist or has signed off, or is older than p_age. Never makes anything pending.';
 
 CREATE FUNCTION outbox.maintain(ahead interval DEFAULT '28 days', keep interval DEFAULT NULL)
-RETURNS TABLE (action text, detail text) LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+RETURNS TABLE (action text, detail text) LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 #variable_conflict use_column
 DECLARE
-  week timestamptz;
+  week timestamp;       -- UTC without a zone: days of a session's zone are 23 to 25 hours long
+  busy text[] := '{}';  -- parents somebody has locked: the first wait says enough
   parent text;
   child text;
   gone bigint;
@@ -271,37 +281,48 @@ BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtextextended('hapax.maintain', 0)) THEN
     action := 'skipped'; detail := 'another session is at it'; RETURN NEXT; RETURN;
   END IF;
-  PERFORM set_config('lock_timeout', '100ms', true);
-  FOR week IN SELECT generate_series(date_trunc('week', now(), 'UTC'), now() + ahead, interval '7 days') LOOP
+  FOR week IN SELECT generate_series(date_trunc('week', now() AT TIME ZONE 'UTC'), (now() + ahead) AT TIME ZONE 'UTC', interval '7 days') LOOP
     FOREACH parent IN ARRAY ARRAY['message', 'attempt'] LOOP
-      child := format('%s_%s', parent, to_char(week AT TIME ZONE 'UTC', 'YYYYMMDD'));
-      CONTINUE WHEN to_regclass('outbox.' || child) IS NOT NULL;
+      child := format('%s_%s', parent, to_char(week, 'YYYYMMDD'));
+      CONTINUE WHEN parent = ANY (busy) OR to_regclass('outbox.' || child) IS NOT NULL;
       BEGIN
         -- LIKE + ATTACH stalls producers for milliseconds, CREATE ... PARTITION OF for as long as their transactions.
         EXECUTE format('CREATE TABLE outbox.%I (LIKE outbox.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES)', child, parent);
         EXECUTE format('ALTER TABLE outbox.%I ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)', parent, child,
-                       outbox.uuid_floor(week), outbox.uuid_floor(week + interval '7 days'));
-        EXECUTE format('COMMENT ON TABLE outbox.%I IS %L', child, format('outbox.%s of the week from %s UTC', parent, to_char(week AT TIME ZONE 'UTC', 'YYYY-MM-DD')));
+                       outbox.uuid_floor(week AT TIME ZONE 'UTC'), outbox.uuid_floor((week + interval '7 days') AT TIME ZONE 'UTC'));
+        EXECUTE format('COMMENT ON TABLE outbox.%I IS %L', child, format('outbox.%s of the week from %s UTC', parent, to_char(week, 'YYYY-MM-DD')));
         action := 'created'; detail := child; RETURN NEXT;
-      EXCEPTION WHEN lock_not_available OR check_violation THEN
-        action := 'postponed'; detail := format('%s: %s', child, SQLERRM); RETURN NEXT;
+      EXCEPTION
+        WHEN lock_not_available THEN
+          busy := busy || parent;
+          action := 'postponed'; detail := format('%s: %s', child, SQLERRM); RETURN NEXT;
+        WHEN check_violation THEN
+          action := 'postponed'; detail := format('%s: %s', child, SQLERRM); RETURN NEXT;
       END;
     END LOOP;
   END LOOP;
   IF keep IS NOT NULL THEN
     RETURN QUERY SELECT * FROM outbox.drop_partitions_before(now() - greatest(keep, interval '7 days'));
   END IF;
-  DELETE FROM outbox.dedup_key WHERE (tenant, key) IN (SELECT tenant, key FROM outbox.dedup_key WHERE expires_at < now() LIMIT 50000);
+  -- SKIP LOCKED, and looked at again under the lock: a producer may be taking an expired key over, or using an old
+  -- ordering key again.
+  DELETE FROM outbox.dedup_key k USING (
+    SELECT x.tenant, x.key FROM outbox.dedup_key x WHERE x.expires_at < now() LIMIT 50000 FOR UPDATE SKIP LOCKED) old
+  WHERE k.tenant = old.tenant AND k.key = old.key;
   GET DIAGNOSTICS gone = ROW_COUNT;
   IF gone > 0 THEN action := 'expired keys'; detail := gone::text; RETURN NEXT; END IF;
-  DELETE FROM outbox.ordering o WHERE o.last_used < now() - interval '1 day' AND NOT EXISTS (SELECT FROM outbox.queue q WHERE q.order_key = o.order_key);
+  DELETE FROM outbox.ordering o USING (
+    SELECT x.order_key FROM outbox.ordering x
+    WHERE x.last_used < now() - interval '1 day' AND NOT EXISTS (SELECT FROM outbox.queue q WHERE q.order_key = x.order_key)
+    FOR UPDATE OF x SKIP LOCKED) old
+  WHERE o.order_key = old.order_key;
   DELETE FROM outbox.relay r WHERE coalesce(r.signed_off_at, r.beat_at) < now() - interval '30 days'
      AND NOT EXISTS (SELECT FROM outbox.queue q WHERE q.intent_by = r.incarnation);
 END $$;
 COMMENT ON FUNCTION outbox.maintain(interval, interval) IS 'Upkeep: weekly partitions made ahead, old ones dropped when keep is given, expired keys removed. Called by the relay, pg_cron or by hand; never waits longer than 100 ms for a lock, postponed work is done by the next call.';
 
 CREATE FUNCTION outbox.drop_partitions_before(p_before timestamptz) RETURNS TABLE (action text, detail text)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 #variable_conflict use_column
 DECLARE
   stamp text;
@@ -311,7 +332,7 @@ BEGIN
   FOR stamp IN
     SELECT substr(c.relname, 9) FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid
     WHERE i.inhparent = 'outbox.message'::regclass AND c.relname ~ '^message_[0-9]{8}$'
-      AND to_date(substr(c.relname, 9), 'YYYYMMDD') + 7 <= p_before ORDER BY 1
+      AND (to_date(substr(c.relname, 9), 'YYYYMMDD') + 7)::timestamp <= p_before AT TIME ZONE 'UTC' ORDER BY 1
   LOOP
     lower_bound := outbox.uuid_floor(to_date(stamp, 'YYYYMMDD')::timestamp AT TIME ZONE 'UTC');
     upper_bound := outbox.uuid_floor((to_date(stamp, 'YYYYMMDD') + 7)::timestamp AT TIME ZONE 'UTC');

@@ -102,7 +102,9 @@ DECLARE
   handled int[] := '{}';
 BEGIN
   PERFORM outbox.require_reason('cancel', cancel.reason);
-  FOR q IN SELECT x.* FROM outbox.queue x WHERE x.message_id = cancel.id ORDER BY x.recipient_no FOR UPDATE LOOP
+  -- All at once, not row by row from a cursor: ending one frees the next of an ordering key, and a cursor passes over rows
+  -- that its own transaction has changed meanwhile.
+  FOREACH q IN ARRAY ARRAY(SELECT x FROM outbox.queue x WHERE x.message_id = cancel.id ORDER BY x.recipient_no FOR UPDATE) LOOP
     handled := handled || q.recipient_no::int;
     recipient_no := q.recipient_no;
     IF q.accepted_late IS NOT NULL AND (q.intent IS NULL OR q.parked = 'doubt') THEN

@@ -115,7 +115,8 @@ pub(crate) struct Demo {
     #[arg(long)]
     pub(crate) chaos: bool,
     /// How often it is killed
-    #[arg(long, value_name = "K", default_value_t = 5, requires = "chaos", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "K", default_value_t = 5, requires = "chaos")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) kills: u32,
     /// Leave everything running until Ctrl-C
     #[arg(long)]
@@ -269,7 +270,7 @@ still be alive, unless forced.
 Examples:
   hapax resolve 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d/1 sent --reason 'in the log of mx1 at 10:31'
   hapax resolve 5b1c... 77ae... resend --reason 'mx1 lost its queue'
-  hapax ls --in-doubt --json | jq -r '.[].token' | xargs sh -c 'hapax resolve \"$@\" failed --reason \"mx1 was wiped\"' --";
+  hapax ls --in-doubt --json | jq -r '.[].token' | xargs -I{} hapax resolve {} failed --reason 'mx1 was wiped'";
 
 /// `hapax resolve`.
 #[derive(Args, Clone, Debug)]
@@ -316,9 +317,9 @@ impl Verdict {
 }
 
 const RETRY: &str = "\
-Makes failed, cancelled or expired deliveries pending again, and pending ones due now. A delivery that failed with open \
-doubts may have arrived: trying it again is a resend and needs --force. For deliveries in doubt use `hapax resolve`, \
-for held ones `hapax release`.
+Makes failed, cancelled or expired deliveries pending again, and pending ones due now. A delivery that failed with \
+open doubts may have arrived: trying it again is a resend and needs --force. For deliveries in doubt use \
+`hapax resolve`, for held ones `hapax release`.
 
 Examples:
   hapax retry 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'template repaired'
@@ -341,7 +342,8 @@ pub(crate) struct Retry {
 }
 
 const CANCEL: &str = "\
-Cancels the deliveries of messages that are not yet being sent. What is in flight, in doubt or done says so (exit code 1).
+Cancels the deliveries of messages that are not yet being sent. What is in flight, in doubt or done says so \
+(exit code 1).
 
 Example:
   hapax cancel 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'order was a test'";

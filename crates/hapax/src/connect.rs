@@ -32,7 +32,8 @@ pub(crate) fn explain(error: &Error, database: &Database) -> Refusal {
             error,
             &[
                 &shown,
-                "this user lacks a privilege: GRANT outbox_relay TO it for the relay, outbox_viewer to look, outbox_operator to decide",
+                "this user lacks a privilege: GRANT outbox_relay TO it for the relay, outbox_viewer to look, \
+                 outbox_operator to decide",
             ],
         ),
         _ => match error {

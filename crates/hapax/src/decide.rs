@@ -111,7 +111,8 @@ pub(crate) async fn resolve(loaded: Loaded, options: Resolve) -> anyhow::Result<
     outcome.finish()
 }
 
-/// The delivery and token of a doubt that was named by its token. A message id is not guessed at: it is told what to type.
+/// The delivery and token of a doubt that was named by its token. A message id is not guessed at: the error
+/// says what to type.
 async fn doubt_of(
     console: &Console,
     database: &Database,

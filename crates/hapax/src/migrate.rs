@@ -1,6 +1,6 @@
 //! `hapax migrate ...`: make, compare and print the schema.
 
-use hapax_store::migrate::{MIGRATIONS, Status, script};
+use hapax_store::migrate::{MIGRATIONS, Migration, Status, script};
 use serde_json::json;
 
 use crate::{
@@ -68,10 +68,13 @@ fn print(status: &Status, as_json: bool) -> anyhow::Result<()> {
     let pending = status.pending();
     if as_json {
         let applied = status.applied.iter().map(|applied| {
-            json!({ "name": applied.name, "version": applied.version, "state": "applied", "applied_at": applied.applied_at })
+            let (name, version) = (&applied.name, applied.version);
+            json!({ "name": name, "version": version, "state": "applied", "applied_at": applied.applied_at })
         });
         let pending = pending.iter().map(
-            |migration| json!({ "name": migration.name, "version": migration.version, "state": "pending", "applied_at": null }),
+            |Migration { name, version, .. }| {
+                json!({ "name": name, "version": version, "state": "pending", "applied_at": null })
+            },
         );
         return output::json(&json!({
             "migrations": applied.chain(pending).collect::<Vec<_>>(), "problems": status.problems(),

@@ -242,7 +242,8 @@ fn in_doubt(doubt: Option<&OpenDoubt>) -> String {
         _ => String::new(),
     };
     format!(
-        "Nobody knows whether it arrived: {why}. Look for {} in the mail server's log around {}, then: hapax resolve {} sent|resend|failed --reason '...'{early}",
+        "Nobody knows whether it arrived: {why}. Look for {} in the mail server's log around {}, then: \
+         hapax resolve {} sent|resend|failed --reason '...'{early}",
         doubt.message_id_header,
         or_dash(doubt.intent_at.as_deref()),
         doubt.token

@@ -148,7 +148,8 @@ impl Gate {
         }
     }
 
-    /// Lets the marker begin, once (but see [`Gate::retract_marker`]). The caller writes it next, with nothing in between.
+    /// Lets the marker begin, once (but see [`Gate::retract_marker`]). The caller writes it next, with nothing in
+    /// between.
     pub(crate) fn begin_marker(&self) -> Result<(), Shut> {
         if let Some(shut) = self.shut() {
             return Err(shut);

@@ -132,10 +132,20 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
             return true;
         }
         Conversed::Ended(outcome, server) => {
-            settle(office, route, job, Ending { began, server: Some(server), ..Ending::of(outcome) });
+            // The server talks, but wants something else of the route (530: TLS, AUTH): no message is at fault, and none
+            // will do better. The connection goes, so that a later one may find the route repaired.
+            let refused = matches!(&outcome, Outcome::NotSent { phase, .. } if phase.blames_route());
+            let failures = if refused { route.refused(fastrand::f64()) } else { 0 };
+            settle(office, route, job, Ending { began, server: Some(server), failures, ..Ending::of(outcome) });
+            if refused {
+                line.hang_up().await;
+            } else {
+                route.works();
+            }
             return true;
         }
     };
+    route.works();
     let connection = Box::pin(deliver(office, route, job, ready, data, began)).await;
     line.keep(connection);
     true

@@ -55,6 +55,17 @@ struct State {
     cap: Option<(usize, Duration)>,
 }
 
+impl State {
+    /// Closes the breaker, longer each time; what fails while it is closed counts as the same failure.
+    fn close(&mut self, now: Duration, chance: f64) -> u32 {
+        if self.closed_until.is_none_or(|until| now >= until) {
+            self.failures = self.failures.saturating_add(1);
+            self.closed_until = Some(now + PAUSE.pause(self.failures, chance));
+        }
+        self.failures
+    }
+}
+
 impl Route {
     pub(crate) fn new(
         config: RouteConfig,
@@ -152,8 +163,12 @@ impl Route {
 
     /// A connection was opened and authenticated.
     pub(crate) fn opened(&self) {
+        self.state().connected += 1;
+    }
+
+    /// The server spoke of a message, not of the route: whatever was wrong with the route is over.
+    pub(crate) fn works(&self) {
         let mut state = self.state();
-        state.connected += 1;
         state.failures = 0;
         state.closed_until = None;
     }
@@ -176,11 +191,13 @@ impl Route {
             self.arrived.notify_one();
             return None;
         }
-        if state.closed_until.is_none_or(|until| now >= until) {
-            state.failures = state.failures.saturating_add(1);
-            state.closed_until = Some(now + PAUSE.pause(state.failures, chance));
-        }
-        Some((job, state.failures))
+        Some((job, state.close(now, chance)))
+    }
+
+    /// The server refused the route itself on an open connection. Answers the failures in a row.
+    pub(crate) fn refused(&self, chance: f64) -> u32 {
+        let now = self.clock.boottime();
+        self.state().close(now, chance)
     }
 
     /// A courier ends without having asked for more work.

@@ -6,7 +6,7 @@ WITH guard AS MATERIALIZED (
   SELECT set_config('synchronous_commit', 'off', true) IS NOT NULL AND outbox.assert_armed($1, $2) AS ok
 )
 UPDATE /* outbox.claim */ outbox.queue q
-SET lease = $3, lease_until = now() + $4 * interval '1 second', claims = q.claims + 1
+SET lease = $3, lease_until = now() + $4 * interval '1 second', claims = least(q.claims, 32766) + 1
 WHERE q.ctid = ANY (ARRAY(
   SELECT c.ctid FROM outbox.queue c
   WHERE (SELECT ok FROM guard)

@@ -3,7 +3,9 @@
 -- backend may commit after the SELECT. Each row is matched by the lease of its claim or the token of this very attempt.
 -- Key order, so that two relays cannot deadlock; SKIP LOCKED, so that one row locked by an application's open cancel()
 -- does not stall every courier behind 354. Answers granted, refused (seen under lock and not ours) or changed (other
--- bytes than an attempt in doubt); rows without an answer were locked by somebody or are gone.
+-- bytes than an attempt in doubt); rows without an answer were locked by somebody or are gone. Every answer names its
+-- token: one relay may ask for two attempts of one delivery in one batch (its own lease expired under a slow courier), and
+-- only the attempt whose token the row carries now may transmit.
 WITH guard AS MATERIALIZED (
   SELECT set_config('synchronous_commit', outbox.durable_commit(), true) IS NOT NULL
      AND set_config('lock_timeout', $10, true) IS NOT NULL
@@ -30,8 +32,8 @@ written AS (
   FROM seen s
   WHERE q.message_id = s.message_id AND q.recipient_no = s.recipient_no AND s.mine AND NOT s.changed
     AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.message_id = q.message_id AND d.recipient_no = q.recipient_no)
-  RETURNING q.message_id, q.recipient_no
+  RETURNING q.message_id, q.recipient_no, q.intent
 )
-SELECT s.message_id, s.recipient_no,
-       CASE WHEN w.message_id IS NOT NULL THEN 'granted' WHEN s.mine AND s.changed THEN 'changed' ELSE 'refused' END AS answer
-FROM seen s LEFT JOIN written w USING (message_id, recipient_no)
+SELECT s.message_id, s.recipient_no, s.token,
+       CASE WHEN w.intent IS NOT NULL THEN 'granted' WHEN s.mine AND s.changed THEN 'changed' ELSE 'refused' END AS answer
+FROM seen s LEFT JOIN written w ON w.message_id = s.message_id AND w.recipient_no = s.recipient_no AND w.intent = s.token

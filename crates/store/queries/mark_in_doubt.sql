@@ -3,4 +3,4 @@ WITH guard AS MATERIALIZED (
   SELECT set_config('synchronous_commit', outbox.durable_commit(), true) IS NOT NULL AND outbox.assert_armed($1, $2) AS ok
 )
 SELECT /* outbox.mark_in_doubt */ x.message_id, x.recipient_no, x.token, x.relay
-FROM guard CROSS JOIN LATERAL outbox.mark_in_doubt($3::uuid[], $4 * interval '1 second') x WHERE guard.ok
+FROM guard CROSS JOIN LATERAL outbox.mark_in_doubt(CASE WHEN guard.ok THEN $3::uuid[] END, $4 * interval '1 second') x

@@ -1,5 +1,6 @@
 -- outbox.release: gives back what was claimed and has no intent (shutdown, a closed route), optionally later or into
--- another lane. Never touches a row with an intent.
+-- another lane. Never touches a row with an intent. SKIP LOCKED: one row that an application has locked must not keep all
+-- the others leased; its own lease expires.
 WITH guard AS MATERIALIZED (
   SELECT set_config('synchronous_commit', 'off', true) IS NOT NULL AND outbox.assert_armed($1, $2) AS ok
 ),
@@ -9,7 +10,7 @@ input AS (
 hit AS MATERIALIZED (
   SELECT q.message_id, q.recipient_no, i.after_s, i.lane FROM input i JOIN outbox.queue q USING (message_id, recipient_no)
   WHERE (SELECT ok FROM guard) AND q.lease = i.lease AND q.intent IS NULL
-  ORDER BY q.message_id, q.recipient_no FOR UPDATE OF q
+  ORDER BY q.message_id, q.recipient_no FOR UPDATE OF q SKIP LOCKED
 )
 UPDATE /* outbox.release */ outbox.queue q
 SET lease = NULL, lease_until = NULL, claims = greatest(q.claims - 1, 0), lane = coalesce(h.lane, q.lane),

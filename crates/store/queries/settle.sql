@@ -3,19 +3,25 @@
 -- Appends the attempts to the ledger and moves each delivery on: sent, failed, expired (gone from the queue, into
 -- done), retry (pending again, lease and intent cleared in the same UPDATE: a delayed first intend must not match), held
 -- or in_doubt. An earlier attempt that turned out accepted (accepted_late) outranks every verdict.
--- Rows without an answer are locked by somebody or are no longer this attempt's: outbox.settle_late() looks at them.
+-- Attempts without an answer found their row locked by somebody or no longer theirs: outbox.settle_late() looks at them.
+-- Answers name the token: two attempts of one delivery may be in one batch, and only one of them owns the row.
 WITH guard AS MATERIALIZED (
   SELECT set_config('synchronous_commit', outbox.durable_commit(), true) IS NOT NULL AND outbox.assert_armed($1, $2) AS ok
 ),
 input AS (
-  SELECT * FROM unnest($3::uuid[], $4::int2[], $5::uuid[], $6::uuid[], $7::bool[], $8::text[], $9::float8[], $10::bool[], $11::text[],
+  SELECT DISTINCT ON (i.message_id, i.recipient_no, i.token) i.* FROM unnest($3::uuid[], $4::int2[], $5::uuid[], $6::uuid[], $7::bool[], $8::text[], $9::float8[], $10::bool[], $11::text[],
                        $12::text[], $13::text[], $14::text[], $15::int2[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],
                        $21::float8[], $22::int4[])
     AS i (message_id, recipient_no, lease, token, intended, verdict, after_s, counts, reason,
           outcome, phase, cause, code, enhanced, reply, detail, route, server, took_s, bytes)
 ),
 hit AS MATERIALIZED (
-  SELECT i.*, q.parked IS NOT DISTINCT FROM 'doubt' AS was_doubt, q.order_key, q.attempt_no, q.accepted_late,
+  SELECT i.*, q.order_key, q.attempt_no, q.accepted_late,
+         -- The ledger says "unknown" of this attempt before and after: what that does to open_doubts.
+         CASE WHEN i.outcome IS NULL THEN 0
+              ELSE (i.outcome = 'unknown')::int - (q.parked IS NOT DISTINCT FROM 'doubt')::int END AS doubts,
+         -- A repeated "unknown", or the reply that came after one: this attempt has been counted before.
+         q.parked IS NOT DISTINCT FROM 'doubt' AND q.doubt_by IS NOT DISTINCT FROM 'relay' AS counted,
          CASE WHEN q.accepted_late IS NOT NULL THEN 'sent' ELSE i.verdict END AS final
   FROM input i JOIN outbox.queue q USING (message_id, recipient_no)
   WHERE (SELECT ok FROM guard)
@@ -42,7 +48,7 @@ finished AS (
   INSERT INTO outbox.done (message_id, recipient_no, state, evidence, reason, token, open_doubts, attempt_no, intents, resends, lane, content_sha256, address_hash)
   SELECT g.message_id, g.recipient_no, h.final, CASE WHEN h.final = 'sent' THEN 'reply' END,
          CASE WHEN h.accepted_late IS NOT NULL THEN 'an earlier attempt was accepted' ELSE h.reason END, coalesce(h.accepted_late, h.token),
-         greatest(g.open_doubts - (h.was_doubt AND h.outcome <> 'unknown')::int + (h.outcome = 'unknown' AND NOT h.was_doubt)::int, 0), g.attempt_no + coalesce(h.counts, false)::int,
+         greatest(g.open_doubts + h.doubts, 0), g.attempt_no + (h.counts AND NOT h.counted)::int,
          g.intents, g.resends, g.lane, g.content_sha256, g.address_hash
   FROM gone g JOIN hit h USING (message_id, recipient_no)
 ),
@@ -57,19 +63,23 @@ kept AS (
       due_at = CASE WHEN h.final = 'retry' THEN now() + h.after_s * interval '1 second' ELSE 'infinity' END,
       doubt_since = CASE WHEN h.final = 'in_doubt' THEN coalesce(q.doubt_since, now()) END,
       doubt_by = CASE WHEN h.final = 'in_doubt' THEN 'relay' END,
-      open_doubts = greatest(q.open_doubts + CASE WHEN h.final = 'in_doubt' AND NOT h.was_doubt THEN 1
-                                                  WHEN h.final <> 'in_doubt' AND h.was_doubt THEN -1 ELSE 0 END, 0),
-      attempt_no = q.attempt_no + coalesce(h.counts, false)::int,
-      claims = greatest(q.claims - 1, 0)
+      open_doubts = greatest(q.open_doubts + h.doubts, 0),
+      attempt_no = q.attempt_no + (h.counts AND NOT h.counted)::int,
+      claims = greatest(q.claims - (NOT h.counted)::int, 0)
   FROM hit h
   WHERE q.message_id = h.message_id AND q.recipient_no = h.recipient_no AND h.final IN ('retry', 'held', 'poison', 'in_doubt')
 ),
 freed AS (
+  -- Without waiting: an application may have the next one locked (an open cancel), and this is one commit for many. Nobody
+  -- overtakes it, outbox.free_ordered() frees it later.
   UPDATE outbox.queue q
   SET parked = NULL, due_at = greatest(now(), (SELECT m.not_before FROM outbox.message m WHERE m.id = q.message_id))
   FROM gone g CROSS JOIN LATERAL (
     SELECT n.message_id, n.recipient_no FROM outbox.queue n
-    WHERE n.order_key = g.order_key AND n.parked = 'ordered' ORDER BY n.order_no LIMIT 1) n
+    WHERE n.parked = 'ordered' AND (n.message_id, n.recipient_no) = (
+      SELECT f.message_id, f.recipient_no FROM outbox.queue f
+      WHERE f.order_key = g.order_key AND f.parked = 'ordered' ORDER BY f.order_no LIMIT 1)
+    FOR UPDATE OF n SKIP LOCKED) n
   WHERE g.order_key IS NOT NULL AND q.message_id = n.message_id AND q.recipient_no = n.recipient_no
 )
-SELECT message_id, recipient_no FROM hit
+SELECT message_id, recipient_no, token FROM hit

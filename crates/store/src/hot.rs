@@ -6,7 +6,7 @@ use std::{
 };
 
 use hapax_core::{DeliveryKey, Lease, MessageId, Outcome, Phase, Token, envelope::Notification};
-use tokio_postgres::types::Type;
+use tokio_postgres::{Row, types::Type};
 
 use crate::{
     Store,
@@ -154,6 +154,17 @@ fn capped(text: &str) -> String {
     text.replace('\0', "\u{fffd}").chars().take(2_000).collect()
 }
 
+/// Seconds that fit into an interval, and added to the present into a timestamp: 31 years at most.
+fn seconds_of(duration: Duration) -> f64 {
+    duration.as_secs_f64().min(1e9)
+}
+
+/// Whose answer a row is: the attempt's, not the delivery's, since two attempts of one may be in one batch.
+fn answered(row: &Row) -> (DeliveryKey, Token) {
+    let key = DeliveryKey { message_id: MessageId(row.get("message_id")), recipient_no: row.get("recipient_no") };
+    (key, Token(row.get("token")))
+}
+
 fn code(outcome: &Outcome) -> Option<i16> {
     outcome.reply().and_then(|reply| i16::try_from(reply.code).ok())
 }
@@ -252,12 +263,9 @@ impl Store {
                 ],
             )
             .await?;
-        let answers: HashMap<(uuid::Uuid, i16), &str> =
-            rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
-        let answer = |request: &IntendRequest| match (
-            answers.get(&(request.key.message_id.0, request.key.recipient_no)),
-            wait,
-        ) {
+        let answers: HashMap<(DeliveryKey, Token), &str> =
+            rows.iter().map(|row| (answered(row), row.get("answer"))).collect();
+        let answer = |request: &IntendRequest| match (answers.get(&(request.key, request.token)), wait) {
             (Some(&"granted"), _) => IntendAnswer::Granted,
             (Some(&"changed"), _) => IntendAnswer::Changed,
             (Some(_), _) | (None, Wait::ForLocks) => IntendAnswer::Refused,
@@ -266,8 +274,8 @@ impl Store {
         Ok(requests.iter().map(answer).collect())
     }
 
-    /// Makes outcomes durable, all in one commit. Answers, in order, which deliveries were still their attempts' own;
-    /// the others are locked by somebody or have moved on: repeat them, then [`Store::settle_late`].
+    /// Makes outcomes durable, all in one commit. Answers, in order, which attempts still owned their deliveries; the
+    /// others are locked by somebody or have moved on: repeat them, then [`Store::settle_late`].
     ///
     /// # Errors
     /// Repeat the same call; a settle is idempotent.
@@ -284,12 +292,12 @@ impl Store {
                 counts.push(matches!(settlement.verdict, Verdict::Sent | Verdict::Failed(_) | Verdict::InDoubt(_)));
                 continue;
             };
-            after.push(pause.as_secs_f64());
+            after.push(seconds_of(pause));
             counts.push(counted);
         }
         let codes: Vec<Option<i16>> =
             batch.iter().map(|settlement| settlement.outcome.as_ref().and_then(code)).collect();
-        let took: Vec<f64> = batch.iter().map(|settlement| settlement.took.as_secs_f64()).collect();
+        let took: Vec<f64> = batch.iter().map(|settlement| seconds_of(settlement.took)).collect();
         let bytes: Vec<i32> =
             batch.iter().map(|settlement| i32::try_from(settlement.bytes).unwrap_or(i32::MAX)).collect();
         let rows = self
@@ -327,7 +335,7 @@ impl Store {
                         Type::TEXT_ARRAY,
                     ),
                     (&texts(|settlement| settlement.outcome.as_ref().and_then(detail)), Type::TEXT_ARRAY),
-                    (&texts(|settlement| Some(settlement.route.clone())), Type::TEXT_ARRAY),
+                    (&texts(|settlement| Some(capped(&settlement.route))), Type::TEXT_ARRAY),
                     (&texts(|settlement| settlement.server.as_deref().map(capped)), Type::TEXT_ARRAY),
                     (&took, Type::FLOAT8_ARRAY),
                     (&bytes, Type::INT4_ARRAY),
@@ -335,8 +343,8 @@ impl Store {
                 ],
             )
             .await?;
-        let settled: HashSet<(uuid::Uuid, i16)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        Ok(batch.iter().map(|s| settled.contains(&(s.key.message_id.0, s.key.recipient_no))).collect())
+        let settled: HashSet<(DeliveryKey, Token)> = rows.iter().map(answered).collect();
+        Ok(batch.iter().map(|settlement| settled.contains(&(settlement.key, settlement.token))).collect())
     }
 
     /// Settles one attempt whose delivery has moved on meanwhile. Late truth wins.
@@ -367,10 +375,10 @@ impl Store {
                     (&reply.and_then(|reply| reply.enhanced.as_deref()), Type::TEXT),
                     (&reply.map(|reply| capped(&reply.text)), Type::TEXT),
                     (&outcome.and_then(detail), Type::TEXT),
-                    (&late.route, Type::TEXT),
+                    (&capped(&late.route), Type::TEXT),
                     (&late.server.as_deref().map(capped), Type::TEXT),
                     (&self.incarnation.0, Type::UUID),
-                    (&late.took.as_secs_f64(), Type::FLOAT8),
+                    (&seconds_of(late.took), Type::FLOAT8),
                     (&i32::try_from(late.bytes).unwrap_or(i32::MAX), Type::INT4),
                 ],
             )
@@ -391,7 +399,7 @@ impl Store {
         let ids: Vec<uuid::Uuid> = batch.iter().map(|release| release.key.message_id.0).collect();
         let numbers: Vec<i16> = batch.iter().map(|release| release.key.recipient_no).collect();
         let leases: Vec<uuid::Uuid> = batch.iter().map(|release| release.lease.0).collect();
-        let after: Vec<f64> = batch.iter().map(|release| release.after.as_secs_f64()).collect();
+        let after: Vec<f64> = batch.iter().map(|release| seconds_of(release.after)).collect();
         let lanes: Vec<Option<i16>> = batch.iter().map(|release| release.lane).collect();
         let rows = self
             .rows(

@@ -1,7 +1,7 @@
 //! What the command line reads and decides: outside the protocol, for people.
 //!
-//! A [`Console`] needs no arming and no incarnation: it looks at views and calls the operators' functions, and works on an
-//! outbox that no relay may touch at the moment. Addresses come masked from the statements themselves, whoever asks.
+//! A [`Console`] needs no arming and no incarnation: it looks at views and calls the operators' functions, and works on
+//! an outbox that no relay may touch at the moment. Addresses come masked from the statements themselves, whoever asks.
 
 use std::time::Duration;
 

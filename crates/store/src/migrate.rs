@@ -5,7 +5,7 @@
 //! by a migration this binary would break on.
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::{Client, Row, error::SqlState};
+use tokio_postgres::{Client, IsolationLevel, Row, error::SqlState};
 
 use crate::{connect::ConnectOptions, error::Error};
 
@@ -188,8 +188,11 @@ impl Migrator {
     async fn apply(&mut self, migration: &Migration) -> Result<bool, Error> {
         let wrap =
             |source| Error::Migration { name: migration.name, source: Box::new(Error::query("migrate up", source)) };
-        let transaction = self.client.transaction().await.map_err(wrap)?;
+        // Whatever the default is: after waiting for the lock the books must be read with a new snapshot.
+        let transaction = self.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
+        let transaction = transaction.start().await.map_err(wrap)?;
         transaction.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await.map_err(wrap)?;
+        transaction.batch_execute("SET LOCAL lock_timeout = '5s'").await.map_err(wrap)?;
         transaction.batch_execute(BOOTSTRAP).await.map_err(wrap)?;
         let rows = transaction.query_typed(include_str!("../queries/migrations.sql"), &[]).await.map_err(wrap)?;
         let status = Status::read(&rows);
@@ -224,7 +227,7 @@ pub fn script(from: i32, to: i32) -> String {
     let mut script = String::from("-- Made by `hapax migrate sql`. Apply with: psql -v ON_ERROR_STOP=1 -f FILE\n");
     for migration in MIGRATIONS.iter().filter(|m| m.version > from && m.version <= to) {
         script.push_str(&format!(
-            "\n-- {}\nBEGIN;\nSELECT pg_advisory_xact_lock({LOCK});\n{BOOTSTRAP}{}{}\nCOMMIT;\n",
+            "\n-- {}\nBEGIN ISOLATION LEVEL READ COMMITTED;\nSELECT pg_advisory_xact_lock({LOCK});\n{BOOTSTRAP}{}{}\nCOMMIT;\n",
             migration.name,
             migration.sql,
             bookkeeping(migration)

@@ -177,12 +177,7 @@ impl Store {
     ///
     /// # Errors
     /// Any.
-    pub async fn doubts(
-        &self,
-        lanes: &[i16],
-        after: impl Into<DoubtCursor>,
-        limit: i64,
-    ) -> Result<Vec<Doubt>, Error> {
+    pub async fn doubts(&self, lanes: &[i16], after: impl Into<DoubtCursor>, limit: i64) -> Result<Vec<Doubt>, Error> {
         let (lanes, DoubtCursor(after)) = (lanes.to_vec(), after.into());
         let rows = self
             .rows(
@@ -210,7 +205,7 @@ impl Store {
         Ok(rows.iter().map(doubt).collect())
     }
 
-    /// Decides one doubt by policy. Answers what was done, in words.
+    /// Decides one doubt by policy. Answers what was done, in words; waits for no lock.
     ///
     /// # Errors
     /// Any; the token makes a repetition harmless.
@@ -231,7 +226,7 @@ impl Store {
                 ],
             )
             .await?;
-        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
+        Ok(rows.first().map_or_else(|| "nothing: it is gone, or locked by somebody".into(), |row| row.get(0)))
     }
 
     /// Frees ordering keys whose head ended while their next delivery was being committed.
@@ -258,10 +253,16 @@ impl Store {
     /// Any; call again.
     pub async fn register_routes(&self, names: &[String]) -> Result<Vec<(String, i16)>, Error> {
         let names = names.to_vec();
-        let rows = self
-            .rows("register_routes", include_str!("../queries/register_routes.sql"), &[(&names, Type::TEXT_ARRAY)])
-            .await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        // A name that another relay registered at the same moment is not in the statement's snapshot: look again.
+        loop {
+            let rows = self
+                .rows("register_routes", include_str!("../queries/register_routes.sql"), &[(&names, Type::TEXT_ARRAY)])
+                .await?;
+            let groups: Vec<(String, i16)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+            if names.iter().all(|name| groups.iter().any(|(known, _)| known == name)) {
+                return Ok(groups);
+            }
+        }
     }
 
     /// Registers what the configuration says of kinds: name, priority, route.

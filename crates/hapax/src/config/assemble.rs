@@ -146,7 +146,8 @@ fn templates(reader: &mut Reader, root: &mut Map<String, Value>) -> Option<PathB
             "directory",
             given,
             if path.exists() { "is not a directory" } else { "there is no such directory" },
-            "it holds KIND/subject.txt, KIND/body.txt and KIND/body.html; leave it out when no payload is to be rendered",
+            "it holds KIND/subject.txt, KIND/body.txt and KIND/body.html; \
+             leave it out when no payload is to be rendered",
         );
     }
     section.finish();
@@ -177,7 +178,8 @@ fn routes(
     if names.is_empty() {
         reader.problems.push(super::origin::Problem::new("routes", "there is none, so nothing could be sent").hint(
             "write below [routes.default] in hapax.toml: url = \"smtps://user@smtp.example.com\" and \
-             from = \"Shop <no-reply@example.com>\"; or set HAPAX__ROUTES__DEFAULT__URL and HAPAX__ROUTES__DEFAULT__FROM",
+             from = \"Shop <no-reply@example.com>\"; or set \
+             HAPAX__ROUTES__DEFAULT__URL and HAPAX__ROUTES__DEFAULT__FROM",
         ));
     } else if names.len() > 1 && !names.iter().any(|name| name == "default") {
         let message =

@@ -69,7 +69,7 @@ pub(crate) fn merge(inputs: &Inputs) -> Layers {
     if let Some(path) = &file {
         match read(path) {
             Ok(table) => builder = builder.add_source(Layer { table, origin: path.display().to_string() }),
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(*problem),
         }
     }
     let variables = inputs.variables.clone().into_iter().collect();
@@ -110,16 +110,17 @@ pub(crate) fn origin(value: &Value, path: &str) -> Origin {
     }
 }
 
-fn read(path: &Path) -> Result<toml::Table, Problem> {
+fn read(path: &Path) -> Result<toml::Table, Box<Problem>> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Problem::new(&name, format!("cannot be read: {error}"))
-            .hint("name another file with --config FILE, or leave it out to use ./hapax.toml or /etc/hapax/hapax.toml")
+        let hint = "name another file with --config FILE, or leave it out to use ./hapax.toml or /etc/hapax/hapax.toml";
+        Box::new(Problem::new(&name, format!("cannot be read: {error}")).hint(hint))
     })?;
     text.parse::<toml::Table>().map_err(|error| {
         // Only the message and the place: the line itself may hold a password.
         let (line, column) = error.span().map_or((1, 1), |span| place(&text, span.start));
-        Problem::new(format!("{name}:{line}:{column}"), format!("not TOML: {}", error.message().replace('\n', ", ")))
+        let message = format!("not TOML: {}", error.message().replace('\n', ", "));
+        Box::new(Problem::new(format!("{name}:{line}:{column}"), message))
     })
 }
 

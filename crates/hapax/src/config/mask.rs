@@ -5,8 +5,8 @@ const STARS: &str = "***";
 /// Words that begin the name of a parameter whose value nobody may see.
 const SECRET_WORDS: [&str; 4] = ["password", "passwd", "token", "secret"];
 
-/// The text with every password hidden: in the user part of a URL, in its query, in a `keyword = value` string. Works on
-/// texts that are not well-formed, too: those are the ones that end up in error messages.
+/// The text with every password hidden: in the user part of a URL, in its query, in a `keyword = value` string. Works
+/// on texts that are not well-formed, too: those are the ones that end up in error messages.
 pub(crate) fn mask(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return mask_words(&mask_user(text));

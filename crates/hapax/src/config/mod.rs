@@ -1,6 +1,6 @@
 //! The configuration: one TOML file, overridden by `HAPAX__SECTION__KEY`, overridden by flags.
 //!
-//! Everything is read to the end: all problems are listed at once, each with its path, its value and where the value came
+//! Everything is read to the end: all problems are listed at once, each with its path, its value, where the value came
 //! from, and a hint. Invariant: no secret is ever in a problem, a shown value, or a `Debug` of the settings.
 
 mod assemble;

@@ -33,7 +33,8 @@ pub(super) fn check(reader: &mut Reader, settings: &Settings) {
     if limits.shutdown_grace < reply {
         let message = format!("must be at least relay.final_reply_timeout ({})", format(reply));
         let hint = format!(
-            "a shutdown that does not wait for replies leaves doubts: set it to {} (and systemd's TimeoutStopSec above it)",
+            "a shutdown that does not wait for replies leaves doubts: set it to {} \
+             (and systemd's TimeoutStopSec above it)",
             format(reply + Duration::from_secs(60))
         );
         report(reader, "relay.shutdown_grace", limits.shutdown_grace, message, hint);

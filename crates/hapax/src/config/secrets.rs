@@ -2,10 +2,7 @@
 //!
 //! Invariant: a secret is held by [`Secret`], which no formatting shows.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{fmt, path::Path};
 
 use super::{
     origin::{Origin, Shown},
@@ -67,7 +64,7 @@ pub(crate) fn find(section: &mut Section<'_>, names: &Names<'_>, credentials: Op
     Some(Secret(text))
 }
 
-fn from_file(section: &mut Section<'_>, key: &'static str, path: &PathBuf, given: &Given) -> Option<Secret> {
+fn from_file(section: &mut Section<'_>, key: &'static str, path: &Path, given: &Given) -> Option<Secret> {
     match read(path) {
         Ok(text) if text.is_empty() => {
             section.refuse(key, given, "the file is empty");

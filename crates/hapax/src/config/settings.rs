@@ -90,7 +90,10 @@ pub(crate) struct Log {
 }
 
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident [$count:literal] { $($(#[$default:ident])? $variant:ident = $word:literal),* $(,)? }) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident [$count:literal] { $($(#[$default:ident])? $variant:ident = $word:literal),* $(,)? }
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
         pub(crate) enum $name { $($(#[$default])? $variant),* }

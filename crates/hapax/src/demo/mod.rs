@@ -1,8 +1,8 @@
-//! `hapax demo`: everything on one machine. A private Postgres, a mail catcher, a sample shop, and the relay as a process
-//! of its own (this very binary), so that it can be killed.
+//! `hapax demo`: everything on one machine. A private Postgres, a mail catcher, a sample shop, and the relay as a
+//! process of its own (this very binary), so that it can be killed.
 //!
-//! What is counted at the end comes from two witnesses that know nothing of each other: what the shop committed, and what
-//! the catcher took. The outbox's own opinion is only asked for what is in doubt.
+//! What is counted at the end comes from two witnesses that know nothing of each other: what the shop committed, and
+//! what the catcher took. The outbox's own opinion is only asked for what is in doubt.
 
 mod kills;
 mod relay;

@@ -106,7 +106,8 @@ impl Report {
         match (self.holds(), self.in_doubt) {
             (true, 0) => output::line(&format!("Every committed notification arrived, once ({seconds:.1} s).")),
             (true, _) => output::line(&format!(
-                "Every committed notification arrived once or waits for a decision; none was sent twice ({seconds:.1} s)."
+                "Every committed notification arrived once or waits for a decision; \
+                 none was sent twice ({seconds:.1} s)."
             )),
             (false, _) => {
                 output::line("The counts do not agree: this is a bug in hapax, please report it with this table.")

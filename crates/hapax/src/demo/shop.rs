@@ -1,7 +1,7 @@
 //! The sample shop: an application as it could be anybody's. It knows its own table and `outbox.enqueue`, nothing else.
 //!
-//! Each request inserts an order and enqueues its notification in one transaction. One in ten is rolled back at the end,
-//! one in ten is made twice, as by a client that did not get the first answer.
+//! Each request inserts an order and enqueues its notification in one transaction. One in ten is rolled back at the
+//! end, one in ten is made twice, as by a client that did not get the first answer.
 
 use std::{
     sync::{
@@ -38,7 +38,8 @@ const TEAS: [(&str, u32); 5] =
 
 const INSERT: &str =
     "INSERT INTO shop.orders (id, customer, total) VALUES ($1, $2, $3::text::numeric) ON CONFLICT DO NOTHING";
-const ENQUEUE: &str = "SELECT outbox.enqueue(kind => 'order_confirmed', recipients => $1, payload => $2::text, cc => $3, dedup_key => $4)";
+const ENQUEUE: &str = "SELECT outbox.enqueue(kind => 'order_confirmed', recipients => $1, payload => $2::text, \
+     cc => $3, dedup_key => $4)";
 
 /// What the shop knows when it closes.
 #[derive(Debug, Default)]

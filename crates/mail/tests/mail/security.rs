@@ -190,9 +190,8 @@ fn urls_have_safe_defaults() {
         assert!(!server.insecure_auth);
     }
     assert_eq!(smtp("smtp://[::1]:26").host, "::1");
-    let all = smtp(
-        "smtps://a%40b.org:p%25w%3A@mx.example?auth=xoauth2&insecure_auth=true&ca_file=%2Fca.pem&tls_name=x.example&hello=me.example",
-    );
+    let options = "auth=xoauth2&insecure_auth=true&ca_file=%2Fca.pem&tls_name=x.example&hello=me.example";
+    let all = smtp(&format!("smtps://a%40b.org:p%25w%3A@mx.example?{options}"));
     let token = Credentials::XOAuth2 { user: "a@b.org".to_owned(), token: Secret::new("p%w:") };
     assert_eq!((all.credentials, all.insecure_auth, all.hello_name.as_str()), (Some(token), true, "me.example"));
     assert_eq!((all.ca_file, all.tls_name), (Some("/ca.pem".into()), Some("x.example".to_owned())));

@@ -17,7 +17,11 @@ async fn rc46_a_resolve_script_run_twice_does_not_decide_the_doubt_of_the_next_a
     assert!(stage.settle(&second, unknown()).await);
     let again = stage.resolve(first.key, "resend", Some(first.token), true).await;
     assert!(again.contains("decided before"), "{again}");
-    assert_eq!(stage.resolve(first.key, "resend", None, true).await, "22H53", "without a token nobody knows which is meant");
+    assert_eq!(
+        stage.resolve(first.key, "resend", None, true).await,
+        "22H53",
+        "without a token nobody knows which is meant"
+    );
     assert_eq!(stage.state(first.key).await, "in_doubt");
     assert_eq!(stage.resolve(first.key, "sent", Some(second.token), false).await, "sent");
     assert_eq!(stage.resolve(first.key, "sent", Some(second.token), false).await, "nothing to resolve: it is sent");
@@ -40,7 +44,12 @@ async fn resend_and_failed_are_refused_while_the_attempt_may_be_alive() {
         assert_eq!(stage.resolve(attempt.key, "sent", Some(attempt.token), false).await, "sent", "no copy comes of it");
 
         let attempt = stage.reaped().await;
-        stage.run(&format!("UPDATE outbox.queue SET doubt_since = now() - interval '901 s' WHERE message_id = '{}'", attempt.key.message_id)).await;
+        stage
+            .run(&format!(
+                "UPDATE outbox.queue SET doubt_since = now() - interval '901 s' WHERE message_id = '{}'",
+                attempt.key.message_id
+            ))
+            .await;
         assert_ne!(stage.resolve(attempt.key, verdict, Some(attempt.token), false).await, "22H54", "the grace is over");
     }
     stage.assert_consistent().await;

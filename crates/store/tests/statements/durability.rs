@@ -23,7 +23,10 @@ async fn careless_cluster() -> (PgCluster, Stage) {
     let url = cluster.url();
     Migrator::connect(&options(&url)).await.expect("connects").up(|_| {}).await.expect("migrates");
     cluster
-        .execute("postgres", "ALTER DATABASE postgres SET synchronous_commit = off; ALTER ROLE postgres SET synchronous_commit = off")
+        .execute(
+            "postgres",
+            "ALTER DATABASE postgres SET synchronous_commit = off; ALTER ROLE postgres SET synchronous_commit = off",
+        )
         .await
         .expect("careless defaults");
     let stage = Stage::at(&url).await;
@@ -58,7 +61,8 @@ async fn rc43_with_careless_defaults_intend_and_settle_are_durable_when_answered
     stage.resolve(attempts[1].key, "resend", None, true).await;
     stage.late(&attempts[1], accepted()).await;
     assert!(is_flushed(&stage.sql).await, "settle_late");
-    let doubt = stage.store.doubts(&[LANE], hapax_core::MessageId(uuid::Uuid::nil()), 1).await.expect("reads").remove(0);
+    let doubt =
+        stage.store.doubts(&[LANE], hapax_core::MessageId(uuid::Uuid::nil()), 1).await.expect("reads").remove(0);
     stage.store.decide_doubt(&doubt, "sent", "policy").await.expect("decides");
     assert!(is_flushed(&stage.sql).await, "decide_doubt");
     // A counter that falls back in a crash would make its relay take itself for another.
@@ -84,7 +88,8 @@ async fn rc43_no_acknowledged_intent_is_lost_when_the_server_is_killed() {
                 .collect();
             let requests: Vec<_> = attempts.iter().map(request).collect();
             let answers = stage.store.intend(&requests, Wait::Skip).await.expect("intends");
-            acknowledged.extend(attempts.into_iter().zip(answers).filter(|(_, answer)| *answer == IntendAnswer::Granted));
+            acknowledged
+                .extend(attempts.into_iter().zip(answers).filter(|(_, answer)| *answer == IntendAnswer::Granted));
         }
         assert_eq!(acknowledged.len(), 20);
         cluster.kill_immediate().await.expect("dies");

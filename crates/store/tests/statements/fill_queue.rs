@@ -8,7 +8,9 @@ const OLD: &str = "outbox.uuid_floor(now() - interval '61 minutes')";
 async fn rc48_ids_older_than_an_hour_are_refused_whole() {
     let stage = Stage::set().await;
     let insert = |id: &str| {
-        format!("INSERT INTO outbox.message (id, kind, recipients, subject, body_text) VALUES ({id}, 'note', ARRAY['a@example.org'], 'x', 'x')")
+        format!(
+            "INSERT INTO outbox.message (id, kind, recipients, subject, body_text) VALUES ({id}, 'note', ARRAY['a@example.org'], 'x', 'x')"
+        )
     };
     let refusal = stage.sql.batch_execute(&insert(OLD)).await.expect_err("refused");
     assert_eq!(refusal.code().expect("a state").code(), "22H90");
@@ -23,10 +25,16 @@ async fn rc48_ids_older_than_an_hour_are_refused_whole() {
 async fn rc48_restored_data_does_not_become_due() {
     let stage = Stage::set().await;
     stage.enqueue_one(3, None).await;
-    let old = format!("CREATE TABLE dump AS SELECT * FROM outbox.message; UPDATE dump SET id = {OLD}; DELETE FROM outbox.queue");
+    let old = format!(
+        "CREATE TABLE dump AS SELECT * FROM outbox.message; UPDATE dump SET id = {OLD}; DELETE FROM outbox.queue"
+    );
     stage.run(&old).await;
     // As pg_restore --data-only and bulk copies do it.
-    stage.sql.batch_execute("INSERT INTO outbox.message SELECT * FROM dump").await.expect_err("history is not sent again");
+    stage
+        .sql
+        .batch_execute("INSERT INTO outbox.message SELECT * FROM dump")
+        .await
+        .expect_err("history is not sent again");
     assert!(stage.claim().await.is_empty());
     // As the hint says, for who really wants the history.
     stage
@@ -46,9 +54,15 @@ async fn rc30_a_repeated_address_has_one_delivery_at_its_first_place() {
               ARRAY['Ada <ada@example.org>', 'bob@example.org', 'ADA@example.org'], ARRAY['\"B, o\" <bob@example.org>', 'eve@example.org'],
               ARRAY['eve@example.org ', 'mallory@example.org'], 'x', 'x')")
         .await;
-    let numbers = stage.text("SELECT string_agg(recipient_no::text, ',' ORDER BY recipient_no) FROM outbox.queue").await;
+    let numbers =
+        stage.text("SELECT string_agg(recipient_no::text, ',' ORDER BY recipient_no) FROM outbox.queue").await;
     assert_eq!(numbers, "1,2,5,7");
-    assert_eq!(stage.count("SELECT count(*) FROM outbox.queue WHERE address_hash = outbox.address_hash('ada@EXAMPLE.org')").await, 1);
+    assert_eq!(
+        stage
+            .count("SELECT count(*) FROM outbox.queue WHERE address_hash = outbox.address_hash('ada@EXAMPLE.org')")
+            .await,
+        1
+    );
 }
 
 #[tokio::test]
@@ -83,8 +97,10 @@ async fn what_commits_late_lies_behind_the_cursor_and_is_found_from_the_start() 
 async fn a_time_in_the_future_is_waited_for() {
     let stage = Stage::set().await;
     stage
-        .run("INSERT INTO outbox.message (kind, recipients, subject, body_text, not_before)
-              VALUES ('note', ARRAY['a@example.org'], 'x', 'x', now() + interval '1 hour')")
+        .run(
+            "INSERT INTO outbox.message (kind, recipients, subject, body_text, not_before)
+              VALUES ('note', ARRAY['a@example.org'], 'x', 'x', now() + interval '1 hour')",
+        )
         .await;
     assert!(stage.claim().await.is_empty());
     stage.run("UPDATE outbox.queue SET due_at = due_at - interval '1 hour'").await;

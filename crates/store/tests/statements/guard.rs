@@ -19,7 +19,8 @@ async fn on_another_epoch_or_another_server_every_statement_raises_hx001_and_cha
     let claimed = stage.attempt(claimed_key).await;
     let (sending, doubt) = (stage.sending().await, stage.doubtful().await);
     stage.enqueue(3).await;
-    let open = stage.store.doubts(&[LANE], hapax_core::MessageId(uuid::Uuid::nil()), 10).await.expect("reads").remove(0);
+    let open =
+        stage.store.doubts(&[LANE], hapax_core::MessageId(uuid::Uuid::nil()), 10).await.expect("reads").remove(0);
     for change in [
         "UPDATE outbox.control SET epoch = gen_random_uuid()",
         // As if the pooler had moved the connection: the function answers for another server.
@@ -66,7 +67,4 @@ async fn an_unknown_identity_is_not_taken_for_any() {
     };
     let (client, _driver) = stage.session().await;
     assert_eq!(call(client).await.as_deref(), Some("HX001"));
-    stage.run("DELETE FROM outbox.control").await;
-    let refusal = stage.store.claim(LANE, Cursor::START, 1, LEASE).await.expect_err("no epoch, no claim");
-    assert!(refusal.is_guard());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hapax_core::Incarnation;
 use hapax_store::IntendAnswer;
 
-use crate::common::{GRACE, Stage, lock, request, settlement, accepted};
+use crate::common::{GRACE, Stage, accepted, lock, request, settlement};
 
 const AGE: Duration = GRACE;
 
@@ -42,7 +42,12 @@ async fn the_dead_the_unknown_and_those_who_signed_off_are_marked_and_the_living
 async fn what_is_older_than_any_attempt_can_live_is_marked_even_of_the_living() {
     let stage = Stage::set().await;
     let (old, young) = (stage.sending().await, stage.sending().await);
-    stage.run(&format!("UPDATE outbox.queue SET intent_at = now() - interval '901 s' WHERE message_id = '{}'", old.key.message_id)).await;
+    stage
+        .run(&format!(
+            "UPDATE outbox.queue SET intent_at = now() - interval '901 s' WHERE message_id = '{}'",
+            old.key.message_id
+        ))
+        .await;
     let marked = stage.store.mark_in_doubt(&[], AGE).await.expect("marks");
     assert_eq!(marked.iter().map(|marked| marked.key).collect::<Vec<_>>(), [old.key]);
     assert_eq!(stage.state(young.key).await, "sending");
@@ -54,7 +59,14 @@ async fn what_has_no_intent_is_nobodys_doubt() {
     stage.enqueue(2).await;
     stage.claim().await;
     stage.run("UPDATE outbox.queue SET lease_until = now() - interval '1 day'").await;
-    assert!(stage.store.mark_in_doubt(&[stage.store.incarnation(), Incarnation::fresh()], Duration::ZERO).await.expect("marks").is_empty());
+    assert!(
+        stage
+            .store
+            .mark_in_doubt(&[stage.store.incarnation(), Incarnation::fresh()], Duration::ZERO)
+            .await
+            .expect("marks")
+            .is_empty()
+    );
 }
 
 #[tokio::test]

@@ -6,8 +6,17 @@ use hapax_store::{LateAnswer, Verdict};
 use crate::common::{Attempt, Stage, accepted, deferred, lock, not_sent, refused, settlement, unknown};
 
 /// What people may do to a doubt, and to what became of it, before its reply comes.
-const DECISIONS: [&str; 9] =
-    ["nothing", "resend", "resend, claimed", "resend, sending", "resend, cancel", "sent", "failed", "failed, retry", "resend, hold"];
+const DECISIONS: [&str; 9] = [
+    "nothing",
+    "resend",
+    "resend, claimed",
+    "resend, sending",
+    "resend, cancel",
+    "sent",
+    "failed",
+    "failed, retry",
+    "resend, hold",
+];
 
 async fn decided(stage: &Stage, decision: &str) -> (Attempt, Option<Attempt>) {
     let first = stage.reaped().await;

@@ -48,7 +48,10 @@ async fn of_two_calls_at_once_one_does_the_work() {
     let stage = Stage::set().await;
     let (other, _driver) = stage.session().await;
     other.batch_execute("BEGIN; SELECT outbox.maintain('70 days')").await.expect("maintains");
-    assert_eq!(stage.store.maintain().await.expect("maintains"), [("skipped".to_owned(), "another session is at it".to_owned())]);
+    assert_eq!(
+        stage.store.maintain().await.expect("maintains"),
+        [("skipped".to_owned(), "another session is at it".to_owned())]
+    );
     other.batch_execute("ROLLBACK").await.expect("rolls back");
 }
 
@@ -98,8 +101,10 @@ async fn an_expired_key_that_a_producer_is_taking_over_neither_stops_upkeep_nor_
                INSERT INTO outbox.ordering (order_key, last_used) SELECT 'o' || i, now() - interval '2 days' FROM generate_series(1, 3) i").await;
     let (producer, _driver) = stage.session().await;
     producer
-        .batch_execute("BEGIN; UPDATE outbox.dedup_key SET expires_at = now() + interval '30 days' WHERE key = 'k2';
-                        UPDATE outbox.ordering SET last_used = now() WHERE order_key = 'o2'")
+        .batch_execute(
+            "BEGIN; UPDATE outbox.dedup_key SET expires_at = now() + interval '30 days' WHERE key = 'k2';
+                        UPDATE outbox.ordering SET last_used = now() WHERE order_key = 'o2'",
+        )
         .await
         .expect("takes the key over");
     let done = actions(&stage, "outbox.maintain('70 days')").await;
@@ -118,7 +123,10 @@ async fn a_week_is_dropped_only_when_everything_in_it_has_ended() {
     // Five weeks later, say.
     let drop_all = "outbox.drop_partitions_before(now() + interval '35 days')";
     let done = actions(&stage, drop_all).await;
-    assert!(done.iter().any(|(action, detail)| action == "kept" && detail.ends_with("has unfinished deliveries")), "{done:?}");
+    assert!(
+        done.iter().any(|(action, detail)| action == "kept" && detail.ends_with("has unfinished deliveries")),
+        "{done:?}"
+    );
     assert_eq!(stage.count("SELECT count(*) FROM outbox.message").await, 1);
     assert!(stage.settle(&attempt, accepted()).await);
     let done = actions(&stage, drop_all).await;

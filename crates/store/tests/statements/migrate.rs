@@ -63,7 +63,8 @@ async fn a_file_that_was_changed_after_it_was_applied_is_refused() {
 #[tokio::test]
 async fn a_database_that_is_ahead_is_refused_only_by_a_breaking_migration() {
     let stage = Stage::set().await;
-    let ahead = "INSERT INTO outbox.migration (version, name, checksum, breaking) VALUES (9999, '9999_next.sql', '', false)";
+    let ahead =
+        "INSERT INTO outbox.migration (version, name, checksum, breaking) VALUES (9999, '9999_next.sql', '', false)";
     stage.run(ahead).await;
     assert_eq!(migrator(&stage.url).await.up(|_| {}).await.expect("fine"), 0);
     stage.run("UPDATE outbox.migration SET breaking = true WHERE version = 9999").await;
@@ -76,7 +77,18 @@ async fn a_database_that_is_ahead_is_refused_only_by_a_breaking_migration() {
 async fn without_the_last(stage: &Stage) -> &'static str {
     let last = MIGRATIONS.iter().find(|migration| migration.version == 10).expect("0010");
     stage.run("DELETE FROM outbox.migration WHERE version = 10").await;
-    for name in ["audit_entry", "require_reason", "unknown_delivery", "may_be_alive_until", "resolve_doubt", "resolve", "cancel", "retry", "hold", "release"] {
+    for name in [
+        "audit_entry",
+        "require_reason",
+        "unknown_delivery",
+        "may_be_alive_until",
+        "resolve_doubt",
+        "resolve",
+        "cancel",
+        "retry",
+        "hold",
+        "release",
+    ] {
         stage.run(&format!("DROP FUNCTION outbox.{name} CASCADE")).await;
     }
     last.name
@@ -115,11 +127,16 @@ async fn a_lock_that_somebody_holds_is_waited_for() {
 #[tokio::test]
 async fn plain_psql_makes_the_identical_schema() {
     let cluster = PgCluster::start().await.expect("a cluster");
-    let (ours, theirs) = (cluster.create_database("ours").await.expect("made"), cluster.create_database("theirs").await.expect("made"));
+    let (ours, theirs) =
+        (cluster.create_database("ours").await.expect("made"), cluster.create_database("theirs").await.expect("made"));
     migrator(&ours).await.up(|_| {}).await.expect("migrates");
     let file = cluster.socket_directory().join("all.sql");
     std::fs::write(&file, script(0, i32::MAX)).expect("writes");
-    let psql = Command::new("psql").args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &theirs, "-f"]).arg(&file).output().expect("psql");
+    let psql = Command::new("psql")
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &theirs, "-f"])
+        .arg(&file)
+        .output()
+        .expect("psql");
     assert!(psql.status.success(), "{}", String::from_utf8_lossy(&psql.stderr));
     let dump = |url: &str| {
         let dump = Command::new("pg_dump").args(["--schema-only", "-d", url]).output().expect("pg_dump");

@@ -149,8 +149,12 @@ async fn a_late_truth_or_a_mark_does_not_wait_for_the_lock_of_the_next_one() {
 async fn what_is_not_due_before_some_time_is_freed_for_that_time() {
     let stage = Stage::set().await;
     let head = stage.enqueue_one(1, Some("k")).await[0];
-    stage.run("INSERT INTO outbox.message (kind, recipients, subject, body_text, ordering_key, not_before)
-               VALUES ('note', ARRAY['a@example.org'], 'x', 'x', 'k', now() + interval '1 hour')").await;
+    stage
+        .run(
+            "INSERT INTO outbox.message (kind, recipients, subject, body_text, ordering_key, not_before)
+               VALUES ('note', ARRAY['a@example.org'], 'x', 'x', 'k', now() + interval '1 hour')",
+        )
+        .await;
     let attempt = stage.send(head).await;
     assert!(stage.settle(&attempt, accepted()).await);
     assert!(due(&stage).await.is_empty());

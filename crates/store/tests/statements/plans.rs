@@ -39,13 +39,18 @@ async fn the_claim_walks_its_index_in_order_and_sorts_nothing() {
     for mode in MODES {
         let types = "uuid, text, uuid, float8, int2, timestamptz, uuid, int2, int8";
         for cursor in ["'1970-01-01'", "now() - interval '100 s'"] {
-            let arguments = format!("GUARD, gen_random_uuid(), 60, 1, {cursor}, '00000000-0000-0000-0000-000000000000', 0, 512");
+            let arguments =
+                format!("GUARD, gen_random_uuid(), 60, 1, {cursor}, '00000000-0000-0000-0000-000000000000', 0, 512");
             let plan = plan(&stage, include_str!("../../queries/claim.sql"), types, &arguments, mode).await;
             assert!(!plan.contains("Seq Scan"), "{mode}:\n{plan}");
             assert!(!plan.contains("Sort"), "{mode}:\n{plan}");
             assert!(plan.contains("Index Scan using queue_due"), "{mode}:\n{plan}");
-            let condition = plan.lines().find(|line| line.contains("Index Cond: ((lane")).expect("a condition on the lane");
-            assert!(condition.contains("ROW(due_at, message_id, recipient_no) >"), "the cursor is part of it: {condition}");
+            let condition =
+                plan.lines().find(|line| line.contains("Index Cond: ((lane")).expect("a condition on the lane");
+            assert!(
+                condition.contains("ROW(due_at, message_id, recipient_no) >"),
+                "the cursor is part of it: {condition}"
+            );
         }
     }
 }
@@ -53,7 +58,7 @@ async fn the_claim_walks_its_index_in_order_and_sorts_nothing() {
 #[tokio::test]
 async fn the_other_hot_statements_find_their_rows_by_key() {
     let stage = long_queue().await;
-    let array = |of: &str, kind: &str| format!("ARRAY(SELECT {of} FROM generate_series(1, 128))::{kind}[]");
+    let array = |of: &str, kind: &str| format!("array_fill({of}::{kind}, ARRAY[128])");
     let ids = array("gen_random_uuid()", "uuid");
     let (ones, texts) = (array("1", "int2"), array("'x'", "text"));
     let (floats, bools) = (array("1", "float8"), array("true", "bool"));
@@ -66,7 +71,10 @@ async fn the_other_hot_statements_find_their_rows_by_key() {
         (
             include_str!("../../queries/settle.sql"),
             "uuid, text, uuid[], int2[], uuid[], uuid[], bool[], text[], float8[], bool[], text[], text[], text[], text[], int2[], text[], text[], text[], text[], text[], float8[], int4[], uuid",
-            format!("GUARD, {ids}, {ones}, {ids}, {ids}, {bools}, {texts}, {floats}, {bools}, {texts}, {texts}, {texts}, {texts}, {ones}, {texts}, {texts}, {texts}, {texts}, {texts}, {floats}, {}, gen_random_uuid()", array("1", "int4")),
+            format!(
+                "GUARD, {ids}, {ones}, {ids}, {ids}, {bools}, {texts}, {floats}, {bools}, {texts}, {texts}, {texts}, {texts}, {ones}, {texts}, {texts}, {texts}, {texts}, {texts}, {floats}, {}, gen_random_uuid()",
+                array("1", "int4")
+            ),
         ),
         (
             include_str!("../../queries/release.sql"),

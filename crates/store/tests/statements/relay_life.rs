@@ -66,7 +66,14 @@ async fn a_release_may_move_to_another_lane_and_be_due_later() {
     assert!(stage.claim().await.is_empty());
     let moved = stage.store.claim(42, Cursor::START, 10, LEASE).await.expect("claims").1;
     assert_eq!(moved.iter().map(|claimed| claimed.key).collect::<Vec<_>>(), [keys[0]]);
-    assert_eq!(stage.count(&format!("SELECT count(*) FROM outbox.queue WHERE lane = {LANE} AND due_at > now() + interval '50 s'")).await, 1);
+    assert_eq!(
+        stage
+            .count(&format!(
+                "SELECT count(*) FROM outbox.queue WHERE lane = {LANE} AND due_at > now() + interval '50 s'"
+            ))
+            .await,
+        1
+    );
 }
 
 /// At shutdown everything that has no intent is given back at once; one open cancel() must not keep the others leased.
@@ -106,10 +113,7 @@ async fn a_route_that_two_relays_register_at_once_has_one_group_for_both() {
 async fn kinds_and_routes_decide_the_lane() {
     let stage = Stage::set().await;
     let groups = stage.store.register_routes(&["slow".to_owned()]).await.expect("registers");
-    let kinds = [
-        ("note".to_owned(), Some("urgent"), Some("slow".to_owned())),
-        ("other".to_owned(), None, None),
-    ];
+    let kinds = [("note".to_owned(), Some("urgent"), Some("slow".to_owned())), ("other".to_owned(), None, None)];
     for _ in 0..2 {
         stage.store.register_kinds(&kinds).await.expect("registers");
     }

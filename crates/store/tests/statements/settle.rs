@@ -182,7 +182,8 @@ async fn a_doubt_is_counted_once_however_often_it_is_settled() {
 #[tokio::test]
 async fn the_attempts_own_late_reply_resolves_its_doubt() {
     let stage = Stage::set().await;
-    for (end, state) in [(accepted(), "sent"), (refused(), "failed"), (deferred(), "pending"), (not_sent(), "pending")] {
+    for (end, state) in [(accepted(), "sent"), (refused(), "failed"), (deferred(), "pending"), (not_sent(), "pending")]
+    {
         for doubt in [stage.reaped().await, stage.doubtful().await] {
             assert!(stage.settle(&doubt, end.clone()).await);
             assert_eq!(stage.state(doubt.key).await, state);
@@ -216,14 +217,19 @@ async fn nothing_a_server_says_can_poison_a_batch() {
     let texts = ["x".repeat(2_000), "ü".repeat(5_000), "nul \0 nul".into(), "\u{fffe}\u{10ffff}".into(), String::new()];
     for text in texts {
         let (one, neighbour) = (stage.sending().await, stage.sending().await);
-        let outcome = Outcome::Refused { permanent: true, phase: Phase::EndMarker, reply: Reply::new(550, text.clone()) };
+        let outcome =
+            Outcome::Refused { permanent: true, phase: Phase::EndMarker, reply: Reply::new(550, text.clone()) };
         let mut nasty = settlement(&one, (outcome, Verdict::Failed(text.clone())));
         nasty.server = Some(text.clone());
         nasty.route = text.clone();
         nasty.took = Duration::MAX;
         nasty.bytes = usize::MAX;
-        assert_eq!(stage.store.settle(&[nasty, settlement(&neighbour, accepted())]).await.expect("settles"), [true, true]);
-        let detail = Outcome::Unknown { cause: Cause::Io, reply: Some(Reply::new(421, text.clone())), detail: text.clone() };
+        assert_eq!(
+            stage.store.settle(&[nasty, settlement(&neighbour, accepted())]).await.expect("settles"),
+            [true, true]
+        );
+        let detail =
+            Outcome::Unknown { cause: Cause::Io, reply: Some(Reply::new(421, text.clone())), detail: text.clone() };
         let doubt = stage.sending().await;
         let mut nasty = settlement(&doubt, (detail, Verdict::InDoubt(text.clone())));
         nasty.server = Some(text.clone());
