@@ -9,7 +9,7 @@ MAKEFLAGS += --no-builtin-rules
 # the crash tests kill has its fault points. Release builds have none.
 CHECKED := --locked --workspace --features hapax/fault-points
 
-# In CI nothing may stop at the first failure.
+# In CI nothing may stop at the first failure (.ci/run says --keep-going, too).
 NEXTEST_PROFILE := $(if $(CI),ci,default)
 
 .PHONY: help
@@ -29,19 +29,34 @@ build: ## the binary: target/release/hapax
 	cargo build --release --locked -p hapax
 
 .PHONY: test
-test: postgres test-servers ## every test
+test: suites doctests ## every test
+
+.PHONY: suites
+suites: postgres test-servers
 	cargo build $(CHECKED) --bins
 	if cargo nextest --version >/dev/null 2>&1; then \
 	    cargo nextest run $(CHECKED) --profile $(NEXTEST_PROFILE); \
 	else \
 	    cargo test $(CHECKED) --lib --bins --tests $(if $(CI),--no-fail-fast); \
 	fi
+
+.PHONY: doctests
+doctests:
 	cargo test $(CHECKED) --doc
 
 .PHONY: lint
-lint: rules ## formatting, clippy, documentation, the rules of the house
+lint: rules fmt clippy rustdoc ## formatting, clippy, documentation, the rules of the house
+
+.PHONY: fmt
+fmt:
 	cargo fmt --all --check
+
+.PHONY: clippy
+clippy:
 	cargo clippy $(CHECKED) --all-targets -- -D warnings
+
+.PHONY: rustdoc
+rustdoc:
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CHECKED) --no-deps
 
 .PHONY: rules

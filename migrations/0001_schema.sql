@@ -61,7 +61,7 @@ BEGIN
   IF found_epoch IS DISTINCT FROM p_epoch OR found_identity IS DISTINCT FROM p_identity THEN
     RAISE EXCEPTION USING ERRCODE = 'HX001', MESSAGE = 'outbox: this is not the database the relay was armed for',
       DETAIL = format('expected %s of epoch %s, found %s of epoch %s', p_identity, p_epoch, found_identity, found_epoch),
-      HINT = 'after a failover or a restore: check what was lost, then arm the outbox again';
+      HINT = 'after a failover or a restore: check what was lost, then SELECT outbox.arm(''why''), then start the relays again';
   END IF;
   RETURN true;
 END $$;

@@ -228,3 +228,16 @@ BEGIN
   END IF;
 END $$;
 COMMENT ON FUNCTION outbox.release(uuid, text) IS 'Lets held deliveries of a message go on. One row per delivery with what was done.';
+
+CREATE FUNCTION outbox.arm(reason text) RETURNS text LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  old outbox.control;
+BEGIN
+  PERFORM outbox.require_reason('arm', arm.reason);
+  SELECT * INTO old FROM outbox.control FOR UPDATE;
+  UPDATE outbox.control SET epoch = gen_random_uuid(), identity = outbox.database_identity(), armed_at = now(), armed_by = session_user;
+  PERFORM outbox.audit_entry('arm', NULL, NULL, NULL, arm.reason, old.identity, outbox.database_identity());
+  RETURN outbox.database_identity();
+END $$;
+COMMENT ON FUNCTION outbox.arm(text) IS
+  'After a failover, a restore or a clone: declares that this database is the one to send from. Relays armed for the old one stop; those started now send what is due here. Before you call it: whatever the old server did after the point this one knows may have been sent already; hold() it or cancel() it first.';

@@ -57,8 +57,9 @@ BEGIN
         ('outbox_relay', 'SELECT', '{message,control,migration,queue_health}'),
         ('outbox_relay', 'EXECUTE', '{assert_armed,database_identity,durable_commit,settle_late,resolve_doubt,mark_in_doubt,maintain,free_ordered}'),
         -- Operators: decide, read what was decided, and see addresses.
-        ('outbox_operator', 'EXECUTE', '{resolve,cancel,retry,hold,release,pause,resume,erase,send_again,release_key,force_release_key,unmasked}'),
+        ('outbox_operator', 'EXECUTE', '{resolve,cancel,retry,hold,release,pause,resume,erase,send_again,release_key,force_release_key,unmasked,arm}'),
         ('outbox_operator', 'SELECT', '{audit}'),
+        ('outbox_operator outbox_viewer outbox_monitor', 'SELECT', '{relay}'),
         -- Everybody who looks; the functions are those the views call, which run as the reader.
         ('outbox_operator outbox_viewer', 'SELECT', '{deliveries,attempts,in_doubt,suspected_duplicates,queue_health}'),
         ('outbox_operator outbox_viewer', 'EXECUTE', '{status,backlog,mask_address,mask_text,may_see_addresses,state_of,state_reason,may_be_alive_until,uuid_time,lanes}'),

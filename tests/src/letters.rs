@@ -37,7 +37,10 @@ pub const PEOPLE: [&str; 20] = [
 pub const TEMPLATES: [(&str, &str); 6] = [
     ("_layouts/page.html", "<!doctype html>\n<html><body>\n{% block main %}{% endblock %}\n</body></html>\n"),
     ("order_confirmed/subject.txt", "Order {{ order_id }} for {{ name }} ☕\n"),
-    ("order_confirmed/body.txt", "Dear {{ name }},\n.\n..\n{% for item in items %}* {{ item }}\n{% endfor %}\n-- \nShop\n"),
+    (
+        "order_confirmed/body.txt",
+        "Dear {{ name }},\n.\n..\n{% for item in items %}* {{ item }}\n{% endfor %}\n-- \nShop\n",
+    ),
     (
         "order_confirmed/body.html",
         "{% extends \"_layouts/page.html\" %}\n{% block main %}<p>Dear {{ name }}: {{ order_id }}</p>{% endblock %}\n",
@@ -68,7 +71,13 @@ pub fn letter(n: usize) -> Letter {
         0 => payload(n, one),
         1 => ping(n, one),
         2 => dots(n, one),
-        3 => ready(n, &[one], &format!("Grüße {n} 🎉👩‍👩‍👧‍👦 — ∑ ≠ ∅"), Some("Schöne Grüße\n🎉\n\tTab und   Leerzeichen  \n"), None),
+        3 => ready(
+            n,
+            &[one],
+            &format!("Grüße {n} 🎉👩‍👩‍👧‍👦 — ∑ ≠ ∅"),
+            Some("Schöne Grüße\n🎉\n\tTab und   Leerzeichen  \n"),
+            None,
+        ),
         4 => ready(
             n,
             &[one],
@@ -124,8 +133,7 @@ fn payload(n: usize, one: &str) -> Letter {
 
 fn ping(n: usize, one: &str) -> Letter {
     let Letter { mail, readers, .. } = ready(n, &[one], &format!("Ping {n}"), Some("pong\r\n\r\n.\r\n"), None);
-    let document =
-        json!({"kind": "ping", "recipients": [one], "payload": {"order_id": n, "name": "pong\r\n\r\n."}, "priority": "urgent"});
+    let document = json!({"kind": "ping", "recipients": [one], "payload": {"order_id": n, "name": "pong\r\n\r\n."}, "priority": "urgent"});
     Letter { document, mail, readers }
 }
 
@@ -148,8 +156,13 @@ fn nearly_empty(n: usize, one: &str) -> Letter {
 
 fn attachments(n: usize, one: &str) -> Letter {
     let every_byte: Vec<u8> = (0..=255).cycle().take(3000 + n).collect();
-    let mut letter =
-        ready(n, &[one], &format!("Attached {n}"), Some("See attachments."), Some("<p><img src=\"cid:logo@shop\"></p>"));
+    let mut letter = ready(
+        n,
+        &[one],
+        &format!("Attached {n}"),
+        Some("See attachments."),
+        Some("<p><img src=\"cid:logo@shop\"></p>"),
+    );
     letter.document["attachments"] = json!([
         {"filename": "Rechnung März €.pdf", "content_type": "application/pdf", "content_base64": STANDARD.encode(&every_byte)},
         {"filename": "notes.txt", "content_type": "text/plain; charset=utf-8", "content_base64": STANDARD.encode(".\r\nGrüße\r\n.")},

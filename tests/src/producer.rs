@@ -115,7 +115,9 @@ async fn enqueue(transaction: &Transaction<'_>, door: usize, letters: &[Letter])
     } else {
         let (names, values): (Vec<&str>, Vec<&str>) = all().unzip();
         let (names, values) = (names.join(", "), values.join(", "));
-        format!("INSERT INTO outbox.notification ({names}) SELECT {values} FROM (SELECT $1::text::json AS d) x RETURNING id")
+        format!(
+            "INSERT INTO outbox.notification ({names}) SELECT {values} FROM (SELECT $1::text::json AS d) x RETURNING id"
+        )
     };
     for letter in letters {
         let row = transaction.query_one(&sql, &[&letter.document.to_string()]).await;

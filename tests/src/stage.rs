@@ -122,7 +122,8 @@ impl Stage {
         let stage = Self { cluster, server, sql };
         let (code, output) = stage.settings_of("postgres").command(["migrate", "up"]).await;
         assert_eq!(code, 0, "hapax migrate up: {output}");
-        let roles = ["relay", "producer", "operator"].map(|role| format!("CREATE ROLE {role} LOGIN IN ROLE outbox_{role};"));
+        let roles =
+            ["relay", "producer", "operator"].map(|role| format!("CREATE ROLE {role} LOGIN IN ROLE outbox_{role};"));
         stage.sql.batch_execute(&roles.concat()).await.expect("roles can be made");
         stage
     }

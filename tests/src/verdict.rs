@@ -41,7 +41,8 @@ impl Verdict {
             let (evidence, open_doubts, resends): (String, i32, i32) = (row.get(3), row.get(4), row.get(5));
             let counts = ledger.counts(&format!("{id}@{DOMAIN}"), &recipient);
             known += counts.accepted;
-            let mut wrong = |what: &str| verdict.wrong.push(format!("{id} to {recipient} ({state}): {what}: {counts:?}"));
+            let mut wrong =
+                |what: &str| verdict.wrong.push(format!("{id} to {recipient} ({state}): {what}: {counts:?}"));
             if counts.accepted > 1 + usize::try_from(resends).unwrap_or_default() {
                 wrong("taken more often than was decided");
             }

@@ -26,7 +26,8 @@ async fn attempts_by_relay(stage: &Stage, outcome: &str) -> BTreeMap<String, i64
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rc01_two_relays_share_five_thousand_deliveries_each_accepted_once_and_neither_starves() {
     let stage = Stage::set().await;
-    let relays = [stage.settings().set("relay.name", "a").run().await, stage.settings().set("relay.name", "b").run().await];
+    let relays =
+        [stage.settings().set("relay.name", "a").run().await, stage.settings().set("relay.name", "b").run().await];
     let started = Instant::now();
     stage.enqueue(5_000).await;
     stage.until("sent", 5_000).await;
@@ -40,7 +41,11 @@ async fn rc01_two_relays_share_five_thousand_deliveries_each_accepted_once_and_n
     let shares = attempts_by_relay(&stage, "accepted").await;
     println!("5000 deliveries by two relays in {took:.1?}: {:?}", shares.values().collect::<Vec<_>>());
     assert!(shares.len() == 2 && shares.values().all(|share| *share >= 1_000), "{shares:?}");
-    assert_eq!(stage.server.with_ledger(|ledger| ledger.count_mail_commands()), 5_000, "no delivery was even tried twice");
+    assert_eq!(
+        stage.server.with_ledger(|ledger| ledger.count_mail_commands()),
+        5_000,
+        "no delivery was even tried twice"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,7 +133,9 @@ async fn a_relay_killed_with_replies_outstanding_leaves_exactly_those_in_doubt_a
     verdict.assert_clean(100);
     assert_eq!((verdict.count("in_doubt"), verdict.count("sent"), verdict.accepted), (8, 92, 100), "{verdict}");
     // Each doubt says what happened, and by whom; sending again unforced is refused while the dead one may wake up.
-    let doubts = stage.count("SELECT count(*) FROM outbox.in_doubt WHERE marked_by = 'reaper' AND may_be_alive_until > now()").await;
+    let doubts = stage
+        .count("SELECT count(*) FROM outbox.in_doubt WHERE marked_by = 'reaper' AND may_be_alive_until > now()")
+        .await;
     assert_eq!(doubts, 8);
     let token = stage.text("SELECT token::text FROM outbox.in_doubt LIMIT 1", &[]).await.expect("a token");
     let operator = stage.settings_of("operator");
@@ -157,14 +164,18 @@ async fn rc06_rc42_a_relay_started_twice_by_mistake_under_the_same_name_does_no_
     assert!(verdict.twice.is_empty() && verdict.count("in_doubt") <= 32, "{verdict}");
     println!("{verdict}");
     // The living one never spoke for the dead one: its doubts were marked, with the dead one's name and incarnation.
-    eventually(PATIENCE, async || stage.count("SELECT count(*) FROM outbox.queue WHERE parked IS DISTINCT FROM 'doubt'").await == 0).await;
+    eventually(PATIENCE, async || {
+        stage.count("SELECT count(*) FROM outbox.queue WHERE parked IS DISTINCT FROM 'doubt'").await == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rc05_rc35_a_relay_suspended_for_longer_than_every_lease_sends_nothing_twice_when_it_wakes_up() {
     let server = SmtpServer::builder().final_reply_delay(Duration::from_millis(10)).start();
     let stage = Stage::with(server).await;
-    let settings = stage.settings().set("relay.lease", "1s").set("relay.dead_after", "1s").set("relay.transmit_deadline", "1s");
+    let settings =
+        stage.settings().set("relay.lease", "1s").set("relay.dead_after", "1s").set("relay.transmit_deadline", "1s");
     let (mut sleeper, mut other) = (settings.run().await, settings.clone().set("relay.name", "other").run().await);
     stage.enqueue(600).await;
     stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted >= 150).await;

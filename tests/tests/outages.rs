@@ -192,5 +192,8 @@ async fn rc33_another_epoch_stops_a_running_relay_with_1_and_nothing_more_is_sen
     verdict.assert_clean(1_000);
     assert!(verdict.twice.is_empty() && verdict.count("in_doubt") <= 32, "{verdict}");
     println!("{verdict}");
-    eventually(PATIENCE, async || stage.count("SELECT count(*) FROM outbox.queue WHERE parked IS DISTINCT FROM 'doubt'").await == 0).await;
+    eventually(PATIENCE, async || {
+        stage.count("SELECT count(*) FROM outbox.queue WHERE parked IS DISTINCT FROM 'doubt'").await == 0
+    })
+    .await;
 }

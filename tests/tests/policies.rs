@@ -18,7 +18,8 @@ async fn rc45_resend_sends_one_more_copy_and_no_third_however_often_the_server_k
     stage.enqueue_one("hold@example.org", "").await;
     stage.enqueue_one("assume@example.org", ", on_doubt => 'assume_sent'").await;
     stage.server.wait_until_within(PATIENCE, |ledger| ledger.count_rcpt_commands("code@example.org") == 2).await;
-    eventually(PATIENCE, async || stage.count("SELECT count(*) FROM outbox.in_doubt WHERE resends = 1").await == 1).await;
+    eventually(PATIENCE, async || stage.count("SELECT count(*) FROM outbox.in_doubt WHERE resends = 1").await == 1)
+        .await;
     stage.until_state("assume@example.org", "sent").await;
     // Several rounds of the reaper, and a new relay: max_resends is remembered in the row.
     let _other = stage.settings().set("relay.final_reply_timeout", "1s").run().await;
@@ -90,7 +91,8 @@ async fn cancel_races_with_the_relay_and_every_answer_is_true() {
     let _relay = stage.settings().run().await;
     stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted >= 20).await;
     // From the back of the queue to its front, while the relay comes the other way.
-    let rows = stage.sql.query("SELECT message_id FROM outbox.deliveries ORDER BY message_id DESC", &[]).await.expect("ids");
+    let rows =
+        stage.sql.query("SELECT message_id FROM outbox.deliveries ORDER BY message_id DESC", &[]).await.expect("ids");
     let (mut cancelled, mut late) = (0, 0);
     for row in rows {
         let id: uuid::Uuid = row.get(0);
@@ -101,7 +103,11 @@ async fn cancel_races_with_the_relay_and_every_answer_is_true() {
     let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
     println!("{cancelled} cancelled, {late} too late: {verdict}");
     verdict.assert_clean(400);
-    assert_eq!((verdict.count("cancelled"), verdict.count("sent"), verdict.accepted), (cancelled, late, late), "{verdict}");
+    assert_eq!(
+        (verdict.count("cancelled"), verdict.count("sent"), verdict.accepted),
+        (cancelled, late, late),
+        "{verdict}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,7 +131,12 @@ async fn what_waits_for_its_time_is_not_sent_before() {
     let stage = Stage::set().await;
     let _relay = stage.settings().run().await;
     for tenths in [0, 7, 14, 21] {
-        stage.enqueue_one(&format!("t{tenths}@example.org"), &format!(", not_before => now() + interval '{tenths}00 ms'")).await;
+        stage
+            .enqueue_one(
+                &format!("t{tenths}@example.org"),
+                &format!(", not_before => now() + interval '{tenths}00 ms'"),
+            )
+            .await;
     }
     stage.until("sent", 4).await;
     let early = "SELECT count(*) FROM outbox.attempt a JOIN outbox.message m ON m.id = a.message_id WHERE a.finished_at < m.not_before";
@@ -139,7 +150,8 @@ async fn what_waits_for_its_time_is_not_sent_before() {
 async fn deliveries_of_one_ordering_key_go_out_in_commit_order_also_with_two_relays_and_refusals() {
     // Every fifth RCPT is put off once.
     let script = Script::from_fn(|context| {
-        let number: usize = context.recipient.as_deref().and_then(|to| to.split(['-', '@']).nth(1)?.parse().ok()).unwrap_or(1);
+        let number: usize =
+            context.recipient.as_deref().and_then(|to| to.split(['-', '@']).nth(1)?.parse().ok()).unwrap_or(1);
         let first = context.phase == Phase::Rcpt && context.recipient_seen == 1;
         if first && number % 5 == 0 { Action::Fault(Fault::Reply4xx) } else { Action::Proceed }
     });
@@ -175,7 +187,14 @@ async fn a_head_in_doubt_blocks_its_ordering_key_until_somebody_decides() {
     stage.enqueue_one("other@example.org", ", ordering_key => 'account-2'").await;
     stage.until_state("other@example.org", "sent").await;
     assert_eq!(stage.server.with_ledger(|ledger| ledger.count_rcpt_commands("second@example.org")), 0);
-    stage.sql.execute("SELECT outbox.resolve(message_id, recipient_no, 'sent', 'in its log', token) FROM outbox.in_doubt", &[]).await.expect("resolves");
+    stage
+        .sql
+        .execute(
+            "SELECT outbox.resolve(message_id, recipient_no, 'sent', 'in its log', token) FROM outbox.in_doubt",
+            &[],
+        )
+        .await
+        .expect("resolves");
     stage.until("sent", 4).await;
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_clean(4);
 }
@@ -187,13 +206,16 @@ async fn rc26_rc30_the_same_event_or_the_same_address_twice_is_one_mail() {
     let first = stage.enqueue_one("ada@example.org", ", dedup_key => 'order-42'").await;
     let again = stage.enqueue_one("ada@example.org", ", dedup_key => 'order-42'").await;
     assert_eq!(first, again);
-    stage.enqueue_one("bob@example.org", ", cc => ARRAY['Bob <BOB@Example.org>'], bcc => ARRAY['bob@example.org']").await;
+    stage
+        .enqueue_one("bob@example.org", ", cc => ARRAY['Bob <BOB@Example.org>'], bcc => ARRAY['bob@example.org']")
+        .await;
     stage.until("sent", 2).await;
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_kills_its_relay_again_and_again_is_tried_alone_then_held_as_poison_and_its_neighbours_are_sent() {
+async fn a_message_that_kills_its_relay_again_and_again_is_tried_alone_then_held_as_poison_and_its_neighbours_are_sent()
+{
     // No fault point is needed: the server stalls at DATA, before the intent, and the relay is killed there.
     let script = Script::rules([Rule::at(Phase::Data, Fault::Stall).recipient("poison@example.org")]);
     let stage = Stage::with(SmtpServer::builder().script(script).start()).await;
@@ -202,7 +224,10 @@ async fn a_message_that_kills_its_relay_again_and_again_is_tried_alone_then_held
     for death in 1..=6 {
         let relay = settings.run().await;
         stage.enqueue_one(&format!("neighbour{death}@example.org"), "").await;
-        stage.server.wait_until_within(PATIENCE, |ledger| ledger.count_rcpt_commands("poison@example.org") >= death).await;
+        stage
+            .server
+            .wait_until_within(PATIENCE, |ledger| ledger.count_rcpt_commands("poison@example.org") >= death)
+            .await;
         relay.sigkill();
     }
     let relay = settings.run().await;
@@ -219,6 +244,13 @@ async fn a_message_that_kills_its_relay_again_and_again_is_tried_alone_then_held
     assert_eq!(verdict.count("sent") + verdict.count("in_doubt"), 6, "{verdict}");
     // Released by a person, with the cause gone, it goes out.
     stage.server.script(Script::good());
-    stage.sql.execute("SELECT outbox.release(message_id, 'server repaired') FROM outbox.deliveries WHERE state = 'held'", &[]).await.expect("releases");
+    stage
+        .sql
+        .execute(
+            "SELECT outbox.release(message_id, 'server repaired') FROM outbox.deliveries WHERE state = 'held'",
+            &[],
+        )
+        .await
+        .expect("releases");
     stage.until_state("poison@example.org", "sent").await;
 }

@@ -90,7 +90,9 @@ fn compare(postfix: &Postfix, produced: &Produced) -> Vec<Vec<u8>> {
             *seen.entry(key.clone()).or_default() += 1;
             match expected.get(&key) {
                 None => wrong.push(format!("{key:?} was never committed for this reader: {:?}", mail.subject)),
-                Some(meant) if *meant != mail => wrong.push(format!("{key:?} is not as meant:\n  {meant:?}\n  {mail:?}")),
+                Some(meant) if *meant != mail => {
+                    wrong.push(format!("{key:?} is not as meant:\n  {meant:?}\n  {mail:?}"))
+                }
                 Some(_) => {}
             }
             for name in ["Bcc", "Resent-Bcc"] {
@@ -113,7 +115,12 @@ fn compare(postfix: &Postfix, produced: &Produced) -> Vec<Vec<u8>> {
             wrong.push(format!("{id} was rolled back"));
         }
     }
-    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n")
+    );
     all
 }
 
@@ -121,7 +128,8 @@ fn compare(postfix: &Postfix, produced: &Produced) -> Vec<Vec<u8>> {
 async fn a_thousand_notifications_of_every_form_arrive_once_and_intact_through_a_real_postfix() {
     let Some(postfix) = postfix().await else { return };
     let stage = Stage::set().await;
-    let settings = stage.settings().set("routes.default.url", format!("smtp://127.0.0.1:{}?starttls=none", postfix.smtp()));
+    let settings =
+        stage.settings().set("routes.default.url", format!("smtp://127.0.0.1:{}?starttls=none", postfix.smtp()));
     let mails = everything_arrives_once(&postfix, &stage, settings, 1_000).await;
     assert!(mails.len() > 1_000);
     assert_eq!(stage.count("SELECT count(*) FROM outbox.attempt WHERE outcome <> 'accepted'").await, 0);
@@ -131,14 +139,19 @@ async fn a_thousand_notifications_of_every_form_arrive_once_and_intact_through_a
 fn assert_authenticated(mails: &[Vec<u8>]) {
     for mail in mails {
         let received = mailbox::headers(mail, "Received").join(" ");
-        assert!(received.contains("using TLSv1") && received.contains(&format!("(Authenticated sender: {USER})")), "{received}");
+        assert!(
+            received.contains("using TLSv1") && received.contains(&format!("(Authenticated sender: {USER})")),
+            "{received}"
+        );
     }
 }
 
 fn with_password(settings: Settings, postfix: &Postfix, directory: &Path) -> Settings {
     let file = directory.join("password");
     fs::write(&file, format!("{PASSWORD}\n")).expect("it can be written");
-    settings.set("routes.default.password_file", file.display()).set("routes.default.ca_file", postfix.ca_file().display())
+    settings
+        .set("routes.default.password_file", file.display())
+        .set("routes.default.ca_file", postfix.ca_file().display())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,10 +180,24 @@ async fn what_postfix_demands_is_missed_by_nobody_silently() {
     let ours = format!("{}@", USER.replace('@', "%40"));
     let wrong_password = directory.path().join("wrong");
     fs::write(&wrong_password, "guess").expect("it can be written");
-    let good = with_password(stage.settings().set("routes.default.url", url(&ours, "starttls=required")), &postfix, directory.path());
+    let good = with_password(
+        stage.settings().set("routes.default.url", url(&ours, "starttls=required")),
+        &postfix,
+        directory.path(),
+    );
     let cases = [
-        ("without TLS", stage.settings().set("routes.default.url", url("", "starttls=none")), "auth", "Must issue a STARTTLS"),
-        ("an unknown authority", good.clone().set("routes.default.ca_file", strange_authority(directory.path())), "tls", "certificate"),
+        (
+            "without TLS",
+            stage.settings().set("routes.default.url", url("", "starttls=none")),
+            "auth",
+            "Must issue a STARTTLS",
+        ),
+        (
+            "an unknown authority",
+            good.clone().set("routes.default.ca_file", strange_authority(directory.path())),
+            "tls",
+            "certificate",
+        ),
         ("a wrong password", good.clone().set("routes.default.password_file", wrong_password.display()), "auth", "535"),
     ];
     stage.enqueue_one("ada@example.org", "").await;
@@ -188,7 +215,11 @@ async fn what_postfix_demands_is_missed_by_nobody_silently() {
         assert!(relay.wait_exit(Duration::from_secs(30)).await.success(), "{case}");
         println!("{case}: {attempt:?}, {:?}", stage.state_of("ada@example.org").await);
         if stage.state_of("ada@example.org").await.0 == "failed" {
-            stage.sql.execute("SELECT outbox.retry(message_id, reason => 'next case') FROM outbox.deliveries", &[]).await.expect("retries");
+            stage
+                .sql
+                .execute("SELECT outbox.retry(message_id, reason => 'next case') FROM outbox.deliveries", &[])
+                .await
+                .expect("retries");
         } else {
             stage.sql.execute("UPDATE outbox.queue SET due_at = now()", &[]).await.expect("updates");
         }

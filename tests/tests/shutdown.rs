@@ -30,7 +30,11 @@ async fn sigterm_under_load_leaves_nothing_in_doubt_and_a_second_relay_finishes_
         assert_nothing_left(&stage).await;
         let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
         verdict.assert_clean(2_000);
-        assert_eq!((verdict.count("sent"), verdict.count("pending")), (verdict.accepted, 2_000 - verdict.accepted), "{verdict}");
+        assert_eq!(
+            (verdict.count("sent"), verdict.count("pending")),
+            (verdict.accepted, 2_000 - verdict.accepted),
+            "{verdict}"
+        );
         assert!(verdict.count("sent") > total, "{verdict}");
         total = verdict.count("sent");
         println!("generation {generation} ended within {:.0?}: {verdict}", asked.elapsed());

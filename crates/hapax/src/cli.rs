@@ -97,8 +97,8 @@ Shows everything on this machine, and needs nothing but Postgres' server program
 private Postgres and a mail catcher are started, a sample shop commits orders together with their notifications, a \
 relay process delivers them, and what arrived is counted against what was committed.
 
-With --chaos the relay process is killed (SIGKILL) again and again while it delivers. What was between end marker and \
-reply at that moment is in doubt afterwards; nothing is sent twice, nothing is lost.
+With --chaos the relay process is killed (SIGKILL) again and again while it delivers. What was between its intent and \
+the record of its reply at that moment is in doubt afterwards; nothing is sent twice, nothing is lost.
 
 Examples:
   hapax demo

@@ -14,7 +14,7 @@ pub enum Error {
     },
     /// The answering server is not the one this relay was armed for.
     #[error(
-        "this is not the database the relay was armed for, nothing more is sent (hint: after a failover or restore, check what was lost, then arm the outbox again)"
+        "this is not the database the relay was armed for, nothing more is sent (hint: after a failover or restore, check what was lost, then SELECT outbox.arm('why') and start again)"
     )]
     Guard {
         /// What the statement said.

@@ -42,7 +42,9 @@ pub enum Error {
         source: tokio_postgres::Error,
     },
     /// The statement was refused because the server is not the one it was meant for.
-    #[error("this is not the database the relay was armed for: {detail}")]
+    #[error(
+        "this is not the database the outbox was armed for: {detail} (hint: after a failover or restore, check what was lost, then SELECT outbox.arm('why'))"
+    )]
     NotArmed {
         /// Expected and found.
         detail: String,

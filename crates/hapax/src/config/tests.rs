@@ -1,3 +1,5 @@
+//! Good and bad configurations, the bad ones with the exact text of each problem.
+
 use std::{collections::HashMap, path::Path};
 
 use super::*;

@@ -93,7 +93,7 @@ impl Report {
         let why = match self.in_doubt {
             0 => String::new(),
             _ => format!(
-                "the relay was killed between end marker and reply; {} of them did arrive according to the catcher",
+                "the relay was killed between intent and recorded reply; {} of them did arrive according to the catcher",
                 self.in_doubt_arrived
             ),
         };

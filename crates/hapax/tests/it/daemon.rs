@@ -132,6 +132,18 @@ async fn run_waits_for_its_database_delivers_and_ends_on_sigterm() {
 }
 
 #[tokio::test]
+async fn a_relay_that_meets_another_database_than_it_was_armed_for_ends_with_1() {
+    let (cluster, url) = migrated().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    configure(directory.path(), &url);
+    let mut daemon = Daemon::start(directory.path());
+    daemon.says("the relay is running").await;
+    cluster.execute("shop", "UPDATE outbox.control SET epoch = gen_random_uuid()").await.expect("armed anew");
+    daemon.says("the relay has stopped").await;
+    assert_eq!(daemon.end().await.code, 1);
+}
+
+#[tokio::test]
 async fn a_signal_ends_a_daemon_that_still_waits_for_its_database() {
     let directory = tempfile::tempdir().expect("a directory");
     configure(directory.path(), "postgres://u@127.0.0.1:1/x");

@@ -67,4 +67,8 @@ async fn an_unknown_identity_is_not_taken_for_any() {
     };
     let (client, _driver) = stage.session().await;
     assert_eq!(call(client).await.as_deref(), Some("HX001"));
+    stage.enqueue(1).await;
+    stage.run("DELETE FROM outbox.control").await;
+    let refusal = stage.store.claim(LANE, Cursor::START, 1, LEASE).await.expect_err("no epoch, no claim");
+    assert!(refusal.is_guard());
 }

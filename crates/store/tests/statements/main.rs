@@ -16,6 +16,7 @@ mod maintain;
 mod migrate;
 mod ordering;
 mod plans;
+mod random;
 
 mod relay_life;
 mod settle;
