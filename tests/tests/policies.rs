@@ -153,7 +153,7 @@ async fn deliveries_of_one_ordering_key_go_out_in_commit_order_also_with_two_rel
         let number: usize =
             context.recipient.as_deref().and_then(|to| to.split(['-', '@']).nth(1)?.parse().ok()).unwrap_or(1);
         let first = context.phase == Phase::Rcpt && context.recipient_seen == 1;
-        if first && number % 5 == 0 { Action::Fault(Fault::Reply4xx) } else { Action::Proceed }
+        if first && number.is_multiple_of(5) { Action::Fault(Fault::Reply4xx) } else { Action::Proceed }
     });
     let stage = Stage::with(SmtpServer::builder().script(script).start()).await;
     let _relays = [stage.settings().run().await, stage.settings().set("relay.name", "b").run().await];

@@ -51,7 +51,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT * FROM outbox.attempt", "-+----"),
     ("SELECT * FROM outbox.dedup_key", "------"),
     ("SELECT * FROM outbox.ordering", "------"),
-    ("SELECT * FROM outbox.relay", "-+----"),
+    ("SELECT * FROM outbox.relay", "-++++-"),
     ("SELECT * FROM outbox.route", "-+----"),
     ("SELECT * FROM outbox.control", "-+----"),
     // Deciding. No such delivery, so 22H51 is a yes.
@@ -60,6 +60,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT * FROM outbox.hold(gen_random_uuid(), 'a reason')", "--+---"),
     ("SELECT * FROM outbox.release(gen_random_uuid(), 'a reason')", "--+---"),
     ("SELECT outbox.resolve(gen_random_uuid(), 1, 'sent', 'a reason')", "--+---"),
+    ("SELECT outbox.arm('a reason')", "--+---"),
     ("SELECT outbox.resolve_doubt(gen_random_uuid(), 1, 'sent', 'a reason', NULL, false, 'policy')", "-+----"),
     // The relay's statements.
     ("UPDATE outbox.queue SET lease = gen_random_uuid() WHERE message_id = gen_random_uuid()", "-+----"),
