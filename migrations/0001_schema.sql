@@ -37,9 +37,10 @@ BEGIN
   IF has_function_privilege('pg_catalog.pg_control_system()', 'execute') THEN
     SELECT s.system_identifier::text INTO identity FROM pg_control_system() s;
   END IF;
-  RETURN identity || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8);
+  RETURN identity || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
+      || '/' || (SELECT d.oid::text FROM pg_database d WHERE d.datname = current_database());
 END $$;
-COMMENT ON FUNCTION outbox.database_identity() IS 'System identifier and timeline of the server that answers: what the relay was armed for, checked inside its statements.';
+COMMENT ON FUNCTION outbox.database_identity() IS 'System identifier and timeline of the server that answers, and the oid of the database: what the relay was armed for, checked inside its statements. A copy made by pg_restore or CREATE DATABASE ... TEMPLATE has another oid.';
 
 CREATE TABLE outbox.control (
   singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),

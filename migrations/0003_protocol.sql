@@ -94,6 +94,13 @@ CREATE TRIGGER message_fills_queue AFTER INSERT ON outbox.message
   REFERENCING NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION outbox.fill_queue();
 COMMENT ON TRIGGER message_fills_queue ON outbox.message IS 'One queue row per delivery, whatever door the message came through.';
 
+-- A function, so that the settle statement need not be planned for every partition of a table it rarely looks at.
+CREATE FUNCTION outbox.not_before_of(p_message_id uuid) RETURNS timestamptz LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT m.not_before FROM outbox.message m WHERE m.id = p_message_id);
+END $$;
+COMMENT ON FUNCTION outbox.not_before_of(uuid) IS 'Private: when a message wanted to be sent at the earliest.';
+
 -- The settle that ends the head of an ordering key frees the next in the same statement; this is the same for functions.
 CREATE FUNCTION outbox.free_next(p_order_key text) RETURNS void LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   UPDATE outbox.queue q

@@ -55,7 +55,7 @@ BEGIN
         ('outbox_relay', 'SELECT, INSERT, UPDATE', '{attempt,relay,kind}'),
         ('outbox_relay', 'SELECT, INSERT', '{done,route}'),
         ('outbox_relay', 'SELECT', '{message,control,migration,queue_health}'),
-        ('outbox_relay', 'EXECUTE', '{assert_armed,database_identity,durable_commit,settle_late,resolve_doubt,mark_in_doubt,maintain,free_ordered}'),
+        ('outbox_relay', 'EXECUTE', '{assert_armed,database_identity,durable_commit,settle_late,resolve_doubt,mark_in_doubt,maintain,free_ordered,not_before_of}'),
         -- Operators: decide, read what was decided, and see addresses.
         ('outbox_operator', 'EXECUTE', '{resolve,cancel,retry,hold,release,pause,resume,erase,send_again,release_key,force_release_key,unmasked,arm}'),
         ('outbox_operator', 'SELECT', '{audit}'),

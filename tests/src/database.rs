@@ -63,5 +63,7 @@ pub async fn migrated_database(cluster: &PgCluster) -> anyhow::Result<String> {
     let name = format!("hapax_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
     // One at a time: a template must not be in use.
     cluster.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await?;
+    // A copy is another database to the outbox, and refuses to be sent from until it is armed.
+    cluster.execute(&name, "UPDATE outbox.control SET identity = outbox.database_identity()").await?;
     Ok(name)
 }

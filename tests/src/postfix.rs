@@ -28,7 +28,8 @@ pub const USER: &str = "shop@example.com";
 /// With a space and a letter that is not ASCII: passwords are.
 pub const PASSWORD: &str = "Pa55 wörd";
 
-const KEEPER: &str = r#"set -f; "$@" & server=$!; read -r _; kill -TERM $server 2>/dev/null; wait $server"#;
+const KEEPER: &str = r#"set -f; "$@" & server=$!; read -r _; kill -TERM $server 2>/dev/null; wait $server
+[ -z "$KEEPER_REMOVES" ] || rm -rf "$KEEPER_REMOVES""#;
 
 const MASTER_CF: &str = "
 postlog   unix-dgram n - n - 1 postlogd
@@ -92,8 +93,8 @@ impl Postfix {
             Self { _servers: Vec::new(), directory, smtp: reserve(), submission: reserve(), smtps: reserve() };
         postfix.write(addresses);
         let (root, log) = (postfix.directory.path(), postfix.log_path());
-        let dovecot = Keeper::run(&[DOVECOT, "-F", "-c", &text(&root.join("dovecot.conf"))], &log);
-        let master = Keeper::run(&[MASTER, "-c", &text(&root.join("etc")), "-s"], &log);
+        let dovecot = Keeper::run(&[DOVECOT, "-F", "-c", &text(&root.join("dovecot.conf"))], &log, Some(root));
+        let master = Keeper::run(&[MASTER, "-c", &text(&root.join("etc")), "-s"], &log, None);
         postfix._servers = vec![master, dovecot];
         for port in [&postfix.smtp, &postfix.submission, &postfix.smtps] {
             let open = async || TcpStream::connect(port.address()).await.map_err(|error| (error, postfix.log()));
@@ -297,11 +298,13 @@ fn text(path: &Path) -> String {
 struct Keeper(Child);
 
 impl Keeper {
-    fn run(command: &[&str], log: &Path) -> Self {
+    /// `removes` is deleted after the end of the server.
+    fn run(command: &[&str], log: &Path, removes: Option<&Path>) -> Self {
         let open = || fs::File::options().create(true).append(true).open(log).expect("the log can be opened");
         let child = Command::new("/bin/sh")
             .args(["-c", KEEPER, "keeper"])
             .args(command)
+            .env("KEEPER_REMOVES", removes.map(text).unwrap_or_default())
             .stdin(Stdio::piped())
             .stdout(open())
             .stderr(open())

@@ -62,7 +62,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         (Command::Run(_), _) | (_, Some(_)) => loaded.settings.log,
         _ => quiet,
     };
-    telemetry::start(log);
+    let _writes_the_rest_when_dropped = telemetry::start(log);
     match cli.command {
         Command::Run(run) => run::run(loaded, run).await,
         Command::Migrate(migrate) => migrate::run(loaded, migrate).await,

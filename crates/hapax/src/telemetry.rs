@@ -1,17 +1,31 @@
 //! Logs: to stderr, for people on a terminal and for machines elsewhere. Addresses, subjects and bodies never get this
 //! far: the types that hold them are masked.
+//!
+//! Lines are written by a thread of their own: a reader that stops reading (a full pipe) or goes away must never stop a
+//! relay between an end marker and its reply. What does not fit into the buffer is dropped.
 
 use std::io::IsTerminal;
 
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::config::{Format, Level, Log};
 
-/// Installs the subscriber. A second call (in tests) changes nothing.
-pub(crate) fn start(log: Log) {
+/// Lines that wait for a slow reader before any are dropped.
+const LINES_WAITING_MAX: usize = 10_000;
+
+/// Installs the subscriber. A second call (in tests) changes nothing. The answer writes what is still waiting when it is
+/// dropped, for as long as the reader reads.
+#[must_use]
+pub(crate) fn start(log: Log) -> WorkerGuard {
     let filter = EnvFilter::builder().parse_lossy(directives(log.level));
     let terminal = std::io::stderr().is_terminal();
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES_WAITING_MAX)
+        .thread_name("log")
+        .finish(std::io::stderr());
+    let builder = fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     let json = match log.format {
         Format::Auto => !terminal,
         Format::Pretty => false,
@@ -23,6 +37,7 @@ pub(crate) fn start(log: Log) {
     } else {
         builder.with_ansi(terminal).try_init()
     });
+    guard
 }
 
 /// Ours as asked; libraries only when they warn, however much is asked of us: lettre at debug would log dialogues.

@@ -59,8 +59,8 @@ pub enum Begun {
         outcome: Outcome,
         /// The connection, if it can be used again.
         connection: Option<Connection>,
-        /// A connection that had been used before was dead, or closing, before it answered anything about this
-        /// delivery. That is no attempt: try again at once on a fresh one.
+        /// A connection that had been used before was dead, or closing, or refused for good before it answered anything
+        /// that is certainly about this delivery. That is no attempt: try again at once on a fresh one.
         stale: bool,
     },
 }
@@ -223,8 +223,9 @@ impl Session {
 
     /// A reply that ends the transaction, with `unread` replies of the pipelined group still to come.
     async fn refused(&mut self, phase: Phase, reply: Reply, unread: usize) -> End {
-        // 421 to the first command: the server had begun to close an idle connection when we spoke.
-        let stale = phase == Phase::Mail && reply.code == 421;
+        // 421 to the first command: the server had begun to close an idle connection when we spoke. A 5xx there may be a
+        // stray word about something before: on a fresh connection it would be about this message.
+        let stale = phase == Phase::Mail && (reply.code == 421 || reply.code >= 500);
         let outcome = classify(phase, Event::Reply(reply), self.trust);
         let limit = POLITENESS.min(self.timeouts.command);
         let keep = matches!(outcome, Outcome::Refused { .. })

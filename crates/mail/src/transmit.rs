@@ -185,6 +185,12 @@ impl Session {
         match self.channel.read_reply().await {
             Ok(reply) => {
                 fault::point("reply_read");
+                // A refusal with more behind it may be the answer to something else, and the acceptance the rest of
+                // it: a second copy would be the price of believing it.
+                if reply.code >= 400 && self.channel.pending() == Pending::Bytes {
+                    let detail = format!("{} to the end marker, and more behind it: which is the answer?", reply.code);
+                    return Outcome::Unknown { cause: Cause::Unexpected, reply: Some(reply), detail };
+                }
                 classify(Phase::EndMarker, Event::Reply(reply), self.trust)
             }
             Err(cause) => classify(Phase::EndMarker, Event::Lost(cause), self.trust),

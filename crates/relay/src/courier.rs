@@ -18,7 +18,7 @@ use crate::{
     fatal::Fatal,
     job::{Job, Ready},
     ledger::{Intended, Ledger},
-    registry::Registry,
+    registry::{Hands, Registry},
     route::Route,
 };
 
@@ -29,6 +29,7 @@ pub(crate) struct Office {
     pub(crate) renderer: Arc<Renderer>,
     pub(crate) ledger: Ledger,
     pub(crate) registry: Registry,
+    pub(crate) hands: Hands,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) heartbeat: Arc<Heartbeat>,
     pub(crate) fatal: Fatal,

@@ -1,4 +1,5 @@
 //! The incarnation's heartbeat: a counter advanced by compare-and-set. It feeds the gate that every end marker passes.
+//! Beside it, the leases of what is in hand are renewed: a relay that lives keeps its deliveries, however slow the server.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use hapax_mail::Heartbeat;
 use hapax_store::Store;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::RelayConfig, error::Error, fatal::Fatal};
+use crate::{config::RelayConfig, error::Error, fatal::Fatal, registry::Hands};
 
 /// Beats until `stop`, or until somebody else turns out to be this incarnation: then every gate closes.
 pub(crate) async fn beat(
@@ -44,6 +45,36 @@ pub(crate) async fn beat(
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(config.limits.heartbeat_interval) => {}
+        }
+    }
+    alive.finished();
+}
+
+/// Renews, until `stop`, the leases that are older than a third of their time.
+pub(crate) async fn renew(
+    store: Store,
+    config: Arc<RelayConfig>,
+    hands: Hands,
+    clock: Arc<dyn Clock>,
+    fatal: Fatal,
+    stop: CancellationToken,
+) {
+    let alive = fatal.alive("renew");
+    let third = config.limits.lease / 3;
+    while !stop.is_cancelled() {
+        let now = clock.boottime();
+        let old = hands.older_than(now.saturating_sub(third), now);
+        if !old.is_empty()
+            && let Err(error) = store.renew(&old, config.limits.lease).await
+        {
+            match fatal.check_guard(error) {
+                Ok(error) => tracing::warn!(error = %error, leases = old.len(), "leases could not be renewed"),
+                Err(()) => break,
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(third / 2) => {}
         }
     }
     alive.finished();

@@ -10,7 +10,10 @@ use hapax_store::Claimed;
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::config::{KindPolicy, RouteConfig};
+use crate::{
+    config::{KindPolicy, RouteConfig},
+    registry::InHand,
+};
 
 /// A place among `max_in_flight`, and one among its route's. Given back when the outcome is durable.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(crate) struct Job {
     pub(crate) letter: Arc<Letter>,
     pub(crate) token: Token,
     pub(crate) permit: Permit,
+    /// Keeps its lease alive for as long as the attempt has no intent.
+    pub(crate) _in_hand: InHand,
     /// Told when the intent is durable (or dropped when the attempt ends): a suspect runs alone until then.
     pub(crate) intended: Option<oneshot::Sender<()>>,
 }

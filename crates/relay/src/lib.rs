@@ -31,7 +31,13 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    courier::Office, fatal::Fatal, ledger::Ledger, pump::Pump, reaper::Reaper, registry::Registry, route::Route,
+    courier::Office,
+    fatal::Fatal,
+    ledger::Ledger,
+    pump::Pump,
+    reaper::Reaper,
+    registry::{Hands, Registry},
+    route::Route,
 };
 
 /// The two ways to ask a relay to end.
@@ -55,7 +61,7 @@ pub async fn run(store: Store, renderer: Arc<Renderer>, config: RelayConfig, shu
     let config = Arc::new(config);
     let routes = introduce(&store, &config, &clock).await?;
     let fatal = Fatal::default();
-    let registry = Registry::default();
+    let (registry, hands) = (Registry::default(), Hands::default());
     let heartbeat = Arc::new(Heartbeat::new(config.limits.transmit_deadline));
     let (ledger_tasks, couriers, watchers) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let ledger = Ledger::start(
@@ -72,6 +78,7 @@ pub async fn run(store: Store, renderer: Arc<Renderer>, config: RelayConfig, shu
         renderer,
         ledger,
         registry: registry.clone(),
+        hands: hands.clone(),
         clock: clock.clone(),
         heartbeat: heartbeat.clone(),
         fatal: fatal.clone(),
@@ -86,6 +93,7 @@ pub async fn run(store: Store, renderer: Arc<Renderer>, config: RelayConfig, shu
         fatal.clone(),
         stop.clone(),
     ));
+    watchers.spawn(heartbeat::renew(store.clone(), config.clone(), hands, clock.clone(), fatal.clone(), stop.clone()));
     let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
         store: store.clone(),

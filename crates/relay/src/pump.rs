@@ -162,7 +162,7 @@ impl Pump {
             }
             match self.permit(&route) {
                 Some(permit) => {
-                    let job = Job { claimed, letter, token: Token::fresh(), permit, intended: None };
+                    let job = self.job(claimed, letter, permit, None);
                     self.push(&route, job);
                 }
                 // Its route is busy and this lane is not the route's own: into the right one, where it waits.
@@ -214,7 +214,7 @@ impl Pump {
         };
         tracing::warn!(delivery = %claimed.key, claims = claimed.claims, "suspected to kill its relay: alone until its intent");
         let (intended, done) = oneshot::channel();
-        let job = Job { claimed, letter, token: Token::fresh(), permit, intended: Some(intended) };
+        let job = self.job(claimed, letter, permit, Some(intended));
         let others = u32::try_from(limits.max_in_flight.saturating_sub(1)).unwrap_or(u32::MAX);
         let alone = tokio::select! {
             alone = self.permits.acquire_many(others) => alone,
@@ -238,6 +238,11 @@ impl Pump {
         let of_route = route.permits.clone().try_acquire_owned().ok()?;
         let global = self.permits.clone().try_acquire_owned().ok()?;
         Some(Permit { _global: global, _route: Some(of_route) })
+    }
+
+    fn job(&self, claimed: Claimed, letter: Arc<Letter>, permit: Permit, intended: Option<oneshot::Sender<()>>) -> Job {
+        let in_hand = self.office.hands.take(claimed.key, claimed.lease, self.office.clock.boottime());
+        Job { claimed, letter, token: Token::fresh(), permit, _in_hand: in_hand, intended }
     }
 
     fn push(&self, route: &Arc<Route>, job: Job) {

@@ -77,8 +77,9 @@ pub(crate) struct Reaper {
 #[derive(Default)]
 struct Memory {
     observer: Observer,
-    /// Dead incarnations whose intents have been marked.
-    reaped: HashSet<Incarnation>,
+    /// Since when each dead incarnation is known to be dead. Rows that somebody has locked are passed over by a mark, so
+    /// it is repeated every round until the marks by age have taken over.
+    reaped: HashMap<Incarnation, Duration>,
     /// When each open doubt was first seen.
     doubts: HashMap<Token, Duration>,
     /// Own intents that no courier works on, seen once.
@@ -115,9 +116,14 @@ impl Reaper {
         let mut dead = memory.observer.observe(&relays, now, self.config.limits.dead_after);
         dead.retain(|incarnation| *incarnation != self.store.incarnation());
         let self_check = now >= memory.next_self_check;
-        if self_check || dead.iter().any(|incarnation| !memory.reaped.contains(incarnation)) {
+        memory.reaped.retain(|incarnation, _| dead.contains(incarnation));
+        let lately =
+            |since: Option<&Duration>| since.is_none_or(|since| now.saturating_sub(*since) <= SELF_CHECK_INTERVAL);
+        if self_check || dead.iter().any(|incarnation| lately(memory.reaped.get(incarnation))) {
             self.mark(&dead).await?;
-            memory.reaped = dead.into_iter().collect();
+            for incarnation in dead {
+                memory.reaped.entry(incarnation).or_insert(now);
+            }
         }
         if self_check {
             self.settle_orphans(memory).await?;

@@ -1,11 +1,13 @@
-//! The tokens this process is responsible for: from the moment an intent is asked for until its outcome is durable.
+//! What this process is responsible for: tokens from the moment an intent is asked for until its outcome is durable, and
+//! leases from the claim until the attempt ends.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use hapax_core::Token;
+use hapax_core::{DeliveryKey, Lease, Token};
 
 /// Shared by couriers, ledger and reaper. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -34,5 +36,42 @@ impl Registry {
 
     fn tokens(&self) -> std::sync::MutexGuard<'_, HashSet<Token>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The leases in hand. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hands(Arc<Mutex<HashMap<(DeliveryKey, Lease), Duration>>>);
+
+/// Proof that a delivery is in hand; its lease is renewed until this is dropped.
+#[derive(Debug)]
+pub(crate) struct InHand {
+    hands: Hands,
+    what: (DeliveryKey, Lease),
+}
+
+impl Hands {
+    /// Takes a delivery in hand. `now` is CLOCK_BOOTTIME.
+    pub(crate) fn take(&self, key: DeliveryKey, lease: Lease, now: Duration) -> InHand {
+        let what = (key, lease);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(what, now);
+        InHand { hands: self.clone(), what }
+    }
+
+    /// What was taken, or last renewed, before `limit`; counts as renewed at `now`.
+    pub(crate) fn older_than(&self, limit: Duration, now: Duration) -> Vec<(DeliveryKey, Lease)> {
+        let mut hands = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = hands.iter_mut().filter(|(_, since)| **since < limit);
+        old.map(|(what, since)| {
+            *since = now;
+            *what
+        })
+        .collect()
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.hands.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.what);
     }
 }

@@ -49,13 +49,23 @@ async fn a_refusal_for_now_is_tried_again_and_one_for_good_fails_with_the_server
 async fn whatever_is_lost_after_the_end_marker_is_in_doubt_and_never_sent_again() {
     let stage = Stage::set().await;
     let took = Phase::EndMarker { took: true };
-    let faults =
-        [Fault::Eof, Fault::Reset, Fault::Reply421, Fault::Garbage, Fault::HalfLine, Fault::Reply3xx, Fault::Stall];
+    let faults = [
+        Fault::Eof,
+        Fault::Reset,
+        Fault::Reply421,
+        Fault::Garbage,
+        Fault::HalfLine,
+        Fault::Reply3xx,
+        Fault::Stall,
+        // A refusal with an acceptance behind it: believing the first would send a second copy.
+        Fault::Custom(b"451 4.3.0 later\r\n250 2.0.0 ok\r\n".to_vec()),
+        Fault::Custom(b"554 5.0.0 no\r\n250 2.0.0 ok\r\n".to_vec()),
+    ];
     let rules =
         faults.iter().zip(1..).map(|(fault, n)| Rule::at(took, fault.clone()).recipient(format!("r{n}@example.org")));
     stage.server.script(Script::rules(rules.collect::<Vec<_>>()));
     let relay = stage.relay(stage.config()).await;
-    stage.enqueue(8).await;
+    stage.enqueue(10).await;
     eventually(DEADLINE, async || {
         let open = stage.count("SELECT count(*) FROM outbox.queue WHERE parked IS DISTINCT FROM 'doubt'").await;
         (open == 0).then_some(()).ok_or(open)
@@ -67,17 +77,17 @@ async fn whatever_is_lost_after_the_end_marker_is_in_doubt_and_never_sent_again(
                 "SELECT count(*) FROM outbox.queue WHERE parked = 'doubt' AND doubt_by = 'relay' AND open_doubts = 1"
             )
             .await,
-        7
+        9
     );
-    assert_eq!(stage.count("SELECT count(*) FROM outbox.attempt WHERE outcome = 'unknown'").await, 7);
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.attempt WHERE outcome = 'unknown'").await, 9);
     // A person decides; each is then sent once more, and only once.
     stage.server.script(Script::good());
     let resolve = "SELECT count(outbox.resolve(message_id, recipient_no, 'resend', 'test', intent)) FROM outbox.queue WHERE parked = 'doubt'";
-    assert_eq!(stage.count(resolve).await, 7);
-    stage.until_done(8).await;
+    assert_eq!(stage.count(resolve).await, 9);
+    stage.until_done(10).await;
     relay.stop().await;
-    assert_eq!(stage.server.with_ledger(|ledger| ledger.totals().accepted), 15);
-    assert_eq!(stage.count("SELECT count(*) FROM outbox.done WHERE state = 'sent' AND open_doubts = 1").await, 7);
+    assert_eq!(stage.server.with_ledger(|ledger| ledger.totals().accepted), 19);
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.done WHERE state = 'sent' AND open_doubts = 1").await, 9);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -175,3 +175,47 @@ async fn a_database_armed_anew_stops_the_relay_inside_its_statements() {
     assert_eq!(stage.server.with_ledger(|ledger| ledger.totals().end_markers), 1);
     assert_eq!(stage.count("SELECT count(*) FROM outbox.queue WHERE intent IS NULL").await, 5);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_dialogue_keeps_its_lease_and_is_not_claimed_again() {
+    let stage = Stage::set().await;
+    stage.enqueue(3).await;
+    let hold = stage.server.hold(Phase::Rcpt);
+    let mut config = stage.config();
+    config.limits.lease = Duration::from_millis(600);
+    let relays = [stage.relay(config.clone()).await, stage.relay(config).await];
+    hold.wait_for(3).await;
+    // Three leases have passed, and the dialogues go on.
+    eventually(DEADLINE, async || {
+        let kept = "SELECT count(*) FROM outbox.queue q JOIN outbox.message m ON m.id = q.message_id WHERE q.lease_until > m.created_at + interval '2.4 seconds'";
+        stage.count(kept).await == 3
+    })
+    .await;
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.queue WHERE claims = 1").await, 3);
+    hold.release();
+    stage.until_done(3).await;
+    for relay in relays {
+        relay.stop().await;
+    }
+    assert_eq!(stage.server.with_ledger(|ledger| ledger.count_mail_commands()), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_locked_while_its_dead_relay_is_reaped_is_put_in_doubt_afterwards() {
+    let stage = Stage::set().await;
+    stage.enqueue(2).await;
+    let dead = "WITH gone AS (INSERT INTO outbox.relay (incarnation, name, host, pid, version, doubt_grace, signed_off_at)
+                              VALUES (gen_random_uuid(), 'gone', 'h', 1, '0', '1 minute', now()) RETURNING incarnation)
+                UPDATE outbox.queue SET lease = gen_random_uuid(), intent = gen_random_uuid(), intent_by = gone.incarnation, intent_at = now() FROM gone";
+    stage.sql.batch_execute(dead).await.expect("updates");
+    let mut other = stage.cluster.client("postgres").await.expect("a client");
+    let lock = other.transaction().await.expect("begins");
+    lock.batch_execute("SELECT FROM outbox.queue ORDER BY message_id LIMIT 1 FOR UPDATE").await.expect("locks");
+    let relay = stage.relay(stage.config()).await;
+    let doubts = "SELECT count(*) FROM outbox.queue WHERE parked = 'doubt'";
+    eventually(DEADLINE, async || stage.count(doubts).await == 1).await;
+    lock.rollback().await.expect("ends");
+    eventually(DEADLINE, async || stage.count(doubts).await == 2).await;
+    relay.stop().await;
+    assert_eq!(stage.server.with_ledger(|ledger| ledger.count_mail_commands()), 0);
+}

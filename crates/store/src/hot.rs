@@ -391,6 +391,31 @@ impl Store {
         })
     }
 
+    /// Keeps the leases of what is in hand and has no intent yet. Answers how many were kept.
+    ///
+    /// # Errors
+    /// Any; a lease that was not renewed expires, which is always safe.
+    pub async fn renew(&self, in_hand: &[(DeliveryKey, Lease)], lease_for: Duration) -> Result<usize, Error> {
+        let ids: Vec<uuid::Uuid> = in_hand.iter().map(|(key, _)| key.message_id.0).collect();
+        let numbers: Vec<i16> = in_hand.iter().map(|(key, _)| key.recipient_no).collect();
+        let leases: Vec<uuid::Uuid> = in_hand.iter().map(|(_, lease)| lease.0).collect();
+        let rows = self
+            .rows(
+                "renew",
+                include_str!("../queries/renew.sql"),
+                &[
+                    (&self.armed.epoch, Type::UUID),
+                    (&self.armed.identity, Type::TEXT),
+                    (&ids, Type::UUID_ARRAY),
+                    (&numbers, Type::INT2_ARRAY),
+                    (&leases, Type::UUID_ARRAY),
+                    (&lease_for.as_secs_f64(), Type::FLOAT8),
+                ],
+            )
+            .await?;
+        Ok(rows.len())
+    }
+
     /// Gives back what has no intent.
     ///
     /// # Errors

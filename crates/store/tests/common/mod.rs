@@ -106,6 +106,8 @@ impl Stage {
     pub(crate) async fn set() -> Self {
         let (cluster, name) = (cluster().await, fresh_name());
         cluster.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await.expect("a copy");
+        // A copy is another database to the outbox, and refuses to be sent from until it is armed.
+        cluster.execute(&name, "UPDATE outbox.control SET identity = outbox.database_identity()").await.expect("arms");
         Self::at(&cluster.url_for(&name, "postgres")).await
     }
 

@@ -1,5 +1,5 @@
-//! Which commits are durable, whatever the defaults say (RC-43). Two witnesses: how far the WAL is flushed at the moment
-//! of the answer, and a server that is killed right after it.
+//! Which commits are durable, whatever the defaults say (RC-43). Two witnesses: how far the WAL is flushed at the
+//! moment of the answer, and a server that is killed right after it.
 
 use std::time::Duration;
 

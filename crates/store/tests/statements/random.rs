@@ -25,7 +25,9 @@ enum Word {
 }
 
 impl Word {
-    const ALL: [Self; 5] = [Self::Accepted, Self::Refused, Self::Deferred, Self::NotSent, Self::Unknown];
+    /// Doubt is what most of the protocol is about.
+    const ROLLED: [Self; 6] =
+        [Self::Accepted, Self::Refused, Self::Deferred, Self::NotSent, Self::Unknown, Self::Unknown];
 
     fn end(self) -> (Outcome, Verdict) {
         match self {
@@ -69,6 +71,12 @@ struct Delivery {
 impl Delivery {
     fn open_doubts(&self) -> usize {
         self.ledger.values().filter(|word| **word == Word::Unknown).count()
+    }
+
+    /// Granted, and nothing definite is known.
+    fn is_open(&self, attempt: &Attempt) -> bool {
+        let token = attempt.token.0;
+        self.granted.contains(&token) && matches!(self.ledger.get(&token), None | Some(Word::Unknown))
     }
 
     fn finish_if_accepted(&mut self) -> bool {
@@ -213,7 +221,16 @@ fn fresh(key: DeliveryKey) -> Delivery {
 }
 
 async fn step(stage: &Stage, deliveries: &mut [Delivery], chosen: usize, dice: &mut Dice) -> String {
-    let operation = dice.roll(16);
+    // Every other step goes on from where the delivery is, or second copies would be too rare to meet late replies.
+    let onwards = match deliveries[chosen].place {
+        Place::Queue(None) => 0,
+        Place::Queue(Some(_)) => 5,
+        Place::Sending(_) | Place::Sent { .. } => 8,
+        Place::Doubt(_) => 12,
+        Place::Held => 14,
+        Place::Failed | Place::Cancelled => 15,
+    };
+    let operation = if dice.roll(2) == 0 { onwards } else { dice.roll(16) };
     match operation {
         0..=2 => return claim(stage, deliveries).await,
         3 => {
@@ -239,9 +256,15 @@ async fn step(stage: &Stage, deliveries: &mut [Delivery], chosen: usize, dice: &
             assert_eq!(granted, delivery.intend(&attempt), "intend {attempt:?} at {:?}", delivery.place);
             format!("intend {} {granted}", attempt.token)
         }
-        (8..=11, Some(attempt)) => settle(stage, delivery, attempt, Word::ALL[dice.roll(5)]).await,
+        (8..=11, Some(attempt)) => {
+            // Mostly one whose last word has not been said: late truths are what is easily got wrong.
+            let open: Vec<Attempt> =
+                delivery.attempts.iter().copied().filter(|attempt| delivery.is_open(attempt)).collect();
+            let attempt = if open.is_empty() || dice.roll(4) == 0 { attempt } else { open[dice.roll(open.len())] };
+            settle(stage, delivery, attempt, Word::ROLLED[dice.roll(6)]).await
+        }
         (12 | 13, _) => {
-            let verdict = ["sent", "resend", "failed"][dice.roll(3)];
+            let verdict = ["sent", "resend", "resend", "failed"][dice.roll(4)];
             let named = attempt.filter(|_| dice.roll(4) > 0).map(|attempt| attempt.token);
             let answer = stage.resolve(delivery.key, verdict, named, true).await;
             delivery.resolve(verdict, named.map(|token| token.0));
