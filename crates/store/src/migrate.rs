@@ -36,9 +36,9 @@ pub const MIGRATIONS: &[Migration] = embedded![
     4 "0004_validate.sql",
     5 "0005_enqueue.sql",
     6 "0006_enqueue_many.sql",
-    10 "0010_decide.sql",
-    11 "0011_observe.sql",
-    12 "0012_roles.sql",
+    7 "0007_decide.sql",
+    8 "0008_observe.sql",
+    9 "0009_roles.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

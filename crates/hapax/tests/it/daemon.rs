@@ -104,10 +104,10 @@ async fn run_refuses_a_database_without_or_with_half_an_outbox_and_names_the_com
     assert_eq!(without.code, 78, "{}", without.stderr);
     assert!(without.stderr.contains("error: there is no outbox in this database\nhint: hapax migrate up"));
     assert_eq!(run(&["migrate", "up", "--database-url", &url], &[]).await.code, 0);
-    cluster.execute("shop", "DELETE FROM outbox.migration WHERE version = 10").await.expect("deleted");
+    cluster.execute("shop", "DELETE FROM outbox.migration WHERE version = 7").await.expect("deleted");
     let half = run_in(directory.path(), &["run"], &[]).await;
     assert_eq!(half.code, 78);
-    assert!(half.stderr.contains("error: the schema lacks migrations 0010_decide.sql\nhint: hapax migrate up"));
+    assert!(half.stderr.contains("error: the schema lacks migrations 0007_decide.sql\nhint: hapax migrate up"));
 }
 
 #[tokio::test]
@@ -222,5 +222,33 @@ async fn every_reading_command_speaks_json() {
         assert_eq!(ended.code, 0, "{args:?}: {}", ended.stderr);
         let json: serde_json::Value = serde_json::from_str(&ended.stdout).expect("JSON");
         assert!(json.is_object() || json.is_array());
+    }
+}
+
+#[tokio::test]
+async fn a_log_reader_that_goes_away_or_stops_reading_stops_no_relay() {
+    let (cluster, url) = migrated().await;
+    // Far more lines than a pipe holds, one for each delivery.
+    let enqueue = "SELECT outbox.enqueue(kind => 'note', recipients => ARRAY['r' || i || '@example.org'], subject => 's', body_text => 't')
+                   FROM generate_series(1, 600) i";
+    for reads_nothing in [true, false] {
+        cluster.execute("shop", enqueue).await.expect("enqueues");
+        let directory = tempfile::tempdir().expect("a directory");
+        configure(directory.path(), &url);
+        let mut daemon = Daemon::start(directory.path());
+        daemon.says("the relay is running").await;
+        let Daemon { mut child, log } = daemon;
+        // Either the pipe stays open and fills, or its other end is closed.
+        let _open = reads_nothing.then_some(log);
+        let client = cluster.client("shop").await.expect("a client");
+        hapax_testkit::eventually(std::time::Duration::from_secs(60), async || {
+            let left: i64 = client.query_one("SELECT count(*) FROM outbox.queue", &[]).await.expect("counts").get(0);
+            (left == 0).then_some(()).ok_or(left)
+        })
+        .await;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).expect("it lives");
+        kill_process(pid, Signal::TERM).expect("sent");
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(30), child.wait()).await.expect("it ends");
+        assert_eq!(ended.expect("waited for").code(), Some(0), "reads nothing: {reads_nothing}");
     }
 }

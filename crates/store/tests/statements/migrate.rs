@@ -73,10 +73,10 @@ async fn a_database_that_is_ahead_is_refused_only_by_a_breaking_migration() {
     assert!(refusal.to_string().contains("upgrade hapax"), "{refusal}");
 }
 
-/// As if 0010 were new: its functions are dropped and its entry too.
+/// As if 0007 were new: its functions are dropped and its entry too.
 async fn without_the_last(stage: &Stage) -> &'static str {
-    let last = MIGRATIONS.iter().find(|migration| migration.version == 10).expect("0010");
-    stage.run("DELETE FROM outbox.migration WHERE version = 10").await;
+    let last = MIGRATIONS.iter().find(|migration| migration.version == 7).expect("0007");
+    stage.run("DELETE FROM outbox.migration WHERE version = 7").await;
     for name in last.sql.split("CREATE FUNCTION ").skip(1).filter_map(|text| text.split('(').next()) {
         stage.run(&format!("DROP FUNCTION {name} CASCADE")).await;
     }
@@ -92,7 +92,7 @@ async fn a_migration_that_fails_changes_nothing_and_names_its_file() {
     let failure = migrator(&stage.url).await.up(|_| {}).await.expect_err("fails");
     assert!(failure.to_string().contains(name), "{failure}");
     assert_eq!(stage.count("SELECT count(*) FROM pg_proc WHERE proname = 'resolve_doubt'").await, 0, "nothing is left");
-    assert_eq!(stage.count("SELECT count(*) FROM outbox.migration WHERE version = 10").await, 0);
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.migration WHERE version = 7").await, 0);
     stage.run("DROP FUNCTION outbox.release").await;
     assert_eq!(migrator(&stage.url).await.up(|_| {}).await.expect("now it works"), 1);
 }
