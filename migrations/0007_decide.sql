@@ -116,7 +116,8 @@ BEGIN
       result := 'too late: in flight';
     ELSE
       PERFORM outbox.audit_entry('cancel', q.message_id, q.recipient_no, NULL, cancel.reason, outbox.state_of(q.parked, q.intent, q.lease, q.lease_until), 'cancelled');
-      PERFORM outbox.finish(q, 'cancelled', NULL, cancel.reason, NULL, q.open_doubts);
+      -- The token keeps in mind that a doubt was decided before: should it be retried, resolve() asks which one is meant.
+      PERFORM outbox.finish(q, 'cancelled', NULL, cancel.reason, q.prev_intent, q.open_doubts);
       result := 'cancelled';
     END IF;
     RETURN NEXT;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use hapax_core::{
-    Incarnation, MessageId, Outcome, Phase, Token,
+    DeliveryKey, Incarnation, MessageId, Outcome, Phase, Token,
     clock::Clock,
     outcome::Cause,
     policy::{DoubtDecision, Priority, decide_doubt},
@@ -181,7 +181,8 @@ impl Reaper {
     }
 
     async fn apply_policies(&self, memory: &mut Memory) -> Result<(), hapax_store::Error> {
-        let (mut after, mut open) = (MessageId(Uuid::nil()), HashSet::new());
+        let mut after = DeliveryKey { message_id: MessageId(Uuid::nil()), recipient_no: 0 };
+        let mut open = HashSet::new();
         loop {
             let page = self.store.doubts(&self.lanes, after, DOUBTS_PAGE).await?;
             for doubt in &page {
@@ -190,7 +191,7 @@ impl Reaper {
             }
             match page.last() {
                 Some(last) if page.len() == usize::try_from(DOUBTS_PAGE).unwrap_or(usize::MAX) => {
-                    after = last.key.message_id;
+                    after = last.key;
                 }
                 _ => break,
             }

@@ -30,6 +30,20 @@ async fn rc46_a_resolve_script_run_twice_does_not_decide_the_doubt_of_the_next_a
     stage.assert_consistent().await;
 }
 
+/// Found by the random test: the cancel forgot that a doubt had been decided.
+#[tokio::test]
+async fn rc46_a_cancel_and_a_retry_in_between_do_not_make_a_script_without_token_right() {
+    let stage = Stage::set().await;
+    let first = stage.doubtful().await;
+    assert_eq!(stage.resolve(first.key, "resend", None, false).await, "pending: it will be sent again");
+    assert_eq!(stage.decide("cancel", first.key).await, ["cancelled"]);
+    assert_eq!(stage.retry(first.key, true).await, "pending: it was cancelled");
+    let second = stage.send(first.key).await;
+    assert!(stage.settle(&second, unknown()).await);
+    assert_eq!(stage.resolve(first.key, "resend", None, false).await, "22H53");
+    assert_eq!(stage.state(first.key).await, "in_doubt");
+}
+
 #[tokio::test]
 async fn resend_and_failed_are_refused_while_the_attempt_may_be_alive() {
     let stage = Stage::set().await;

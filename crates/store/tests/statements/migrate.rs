@@ -73,26 +73,26 @@ async fn a_database_that_is_ahead_is_refused_only_by_a_breaking_migration() {
     assert!(refusal.to_string().contains("upgrade hapax"), "{refusal}");
 }
 
-/// As if 0007 were new: its functions are dropped and its entry too.
-async fn without_the_last(stage: &Stage) -> &'static str {
-    let last = MIGRATIONS.iter().find(|migration| migration.version == 7).expect("0007");
-    stage.run("DELETE FROM outbox.migration WHERE version = 7").await;
-    for name in last.sql.split("CREATE FUNCTION ").skip(1).filter_map(|text| text.split('(').next()) {
+/// As if 000x_decide.sql were new: its functions are dropped and its entry too.
+async fn without_decide(stage: &Stage) -> &'static str {
+    let decide = MIGRATIONS.iter().find(|migration| migration.name.ends_with("_decide.sql")).expect("its file");
+    stage.run("DELETE FROM outbox.migration WHERE name LIKE '%decide.sql'").await;
+    for name in decide.sql.split("CREATE FUNCTION ").skip(1).filter_map(|text| text.split('(').next()) {
         stage.run(&format!("DROP FUNCTION {name} CASCADE")).await;
     }
-    last.name
+    decide.name
 }
 
 #[tokio::test]
 async fn a_migration_that_fails_changes_nothing_and_names_its_file() {
     let stage = Stage::set().await;
-    let name = without_the_last(&stage).await;
+    let name = without_decide(&stage).await;
     // The last function of the file is there already.
     stage.run("CREATE FUNCTION outbox.release(id uuid, reason text) RETURNS void LANGUAGE sql AS 'SELECT'").await;
     let failure = migrator(&stage.url).await.up(|_| {}).await.expect_err("fails");
     assert!(failure.to_string().contains(name), "{failure}");
     assert_eq!(stage.count("SELECT count(*) FROM pg_proc WHERE proname = 'resolve_doubt'").await, 0, "nothing is left");
-    assert_eq!(stage.count("SELECT count(*) FROM outbox.migration WHERE version = 7").await, 0);
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.migration WHERE name LIKE '%decide.sql'").await, 0);
     stage.run("DROP FUNCTION outbox.release").await;
     assert_eq!(migrator(&stage.url).await.up(|_| {}).await.expect("now it works"), 1);
 }
@@ -100,7 +100,7 @@ async fn a_migration_that_fails_changes_nothing_and_names_its_file() {
 #[tokio::test]
 async fn a_lock_that_somebody_holds_is_waited_for() {
     let stage = Stage::set().await;
-    without_the_last(&stage).await;
+    without_decide(&stage).await;
     let (somebody, _driver) = stage.session().await;
     somebody.batch_execute("BEGIN; LOCK TABLE outbox.migration IN ACCESS EXCLUSIVE MODE").await.expect("locks");
     let url = stage.url.clone();
