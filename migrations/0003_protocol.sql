@@ -154,7 +154,7 @@ CREATE FUNCTION outbox.reopen(d outbox.done, p_parked text, p_note text) RETURNS
 BEGIN
   DELETE FROM outbox.done x WHERE x.message_id = d.message_id AND x.recipient_no = d.recipient_no;
   INSERT INTO outbox.queue (message_id, recipient_no, lane, due_at, parked, note, attempt_no, intents, open_doubts, resends, prev_intent, content_sha256, address_hash)
-  VALUES (d.message_id, d.recipient_no, d.lane, CASE WHEN p_parked IS NULL THEN now() ELSE 'infinity' END, p_parked, p_note,
+  VALUES (d.message_id, d.recipient_no, d.lane, CASE WHEN p_parked IS NULL THEN greatest(now(), outbox.not_before_of(d.message_id)) ELSE 'infinity' END, p_parked, p_note,
           d.attempt_no, d.intents, d.open_doubts, d.resends, d.token, d.content_sha256, d.address_hash);
 END $$;
 COMMENT ON FUNCTION outbox.reopen(outbox.done, text, text) IS 'Private: moves a finished delivery back into the queue, keeping its counters and doubts.';

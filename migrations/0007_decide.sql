@@ -135,15 +135,18 @@ DECLARE
   q outbox.queue;
   d outbox.done;
   known boolean := false;
+  due timestamptz;
 BEGIN
   PERFORM outbox.require_reason('retry', retry.reason);
   FOR q IN SELECT x.* FROM outbox.queue x WHERE x.message_id = retry.id AND (retry.recipient_no IS NULL OR x.recipient_no = retry.recipient_no) ORDER BY x.recipient_no FOR UPDATE LOOP
     known := true;
     delivery := q.recipient_no;
     IF q.parked IS NULL AND q.intent IS NULL THEN
-      UPDATE outbox.queue u SET due_at = least(u.due_at, now()) WHERE u.message_id = q.message_id AND u.recipient_no = q.recipient_no;
+      -- Now, but never before the message wanted to be sent.
+      UPDATE outbox.queue u SET due_at = least(u.due_at, greatest(now(), outbox.not_before_of(u.message_id)))
+      WHERE u.message_id = q.message_id AND u.recipient_no = q.recipient_no RETURNING u.due_at INTO due;
       PERFORM outbox.audit_entry('retry', q.message_id, q.recipient_no, NULL, retry.reason, 'pending', 'pending');
-      result := 'pending: due now';
+      result := CASE WHEN due > now() THEN format('pending: not before %s', date_trunc('second', due)) ELSE 'pending: due now' END;
     ELSE
       result := format('nothing to retry: it is %s', outbox.state_of(q.parked, q.intent, q.lease, q.lease_until))
         || CASE WHEN q.parked = 'doubt' THEN ', decide it with outbox.resolve()' WHEN q.parked IN ('held', 'poison') THEN ', release it with outbox.release()' ELSE '' END;
@@ -161,13 +164,14 @@ BEGIN
       PERFORM outbox.audit_entry(CASE WHEN d.open_doubts > 0 THEN 'retry as resend' ELSE 'retry' END, d.message_id, d.recipient_no, d.token, retry.reason, d.state, 'pending');
       d.resends := d.resends + (d.open_doubts > 0)::int;
       PERFORM outbox.reopen(d, NULL, NULL);
-      result := 'pending: it was ' || d.state;
+      due := outbox.not_before_of(d.message_id);
+      result := 'pending: it was ' || d.state || CASE WHEN due > now() THEN format(', not before %s', date_trunc('second', due)) ELSE '' END;
     END IF;
     RETURN NEXT;
   END LOOP;
   IF NOT known THEN PERFORM outbox.unknown_delivery('retry', retry.id, retry.recipient_no); END IF;
 END $$;
-COMMENT ON FUNCTION outbox.retry(uuid, int, text, boolean) IS 'Makes failed, cancelled or expired deliveries pending again, and pending ones due now. With open doubts it is a resend and needs force.';
+COMMENT ON FUNCTION outbox.retry(uuid, int, text, boolean) IS 'Makes failed, cancelled or expired deliveries pending again, and pending ones due now (never before their not_before). With open doubts it is a resend and needs force.';
 
 CREATE FUNCTION outbox.hold(id uuid, reason text) RETURNS TABLE (recipient_no int, result text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -36,6 +36,14 @@ pub(crate) fn explain(error: &Error, database: &Database) -> Refusal {
                  outbox_operator to decide",
             ],
         ),
+        _ if error.is_configuration() => Refusal::of_error(
+            CONFIGURATION,
+            error,
+            &[
+                &shown,
+                "user name and password come from database.url, database.password_file or HAPAX__DATABASE__PASSWORD",
+            ],
+        ),
         _ => match error {
             Error::Config { .. } | Error::NoOutbox | Error::FsyncOff | Error::TooOld { .. } | Error::Schema(_) => {
                 Refusal::of_error(CONFIGURATION, error, &[])
@@ -55,7 +63,7 @@ fn class(error: &Error) -> Option<&str> {
 
 /// Whether waiting may help at the start of a relay.
 fn may_pass(error: &Error) -> bool {
-    error.is_transient() && !matches!(class(error), Some("28" | "3D"))
+    error.is_transient() && !matches!(class(error), Some("28" | "3D")) && !error.is_configuration()
 }
 
 /// Tries until the database answers; `None` when `stop` came first.

@@ -96,7 +96,7 @@ pub(crate) async fn resolve(loaded: Loaded, options: Resolve) -> anyhow::Result<
             Err(refusal) => outcome.error(&target.id.to_string(), refusal),
             Ok(None) => {
                 let result = "nothing to resolve: no open doubt has this token".to_owned();
-                outcome.line(target.id.to_string(), result, true);
+                outcome.line(target.id.to_string(), result, false);
             }
             Ok(Some((id, number, token))) => {
                 let verdict = options.verdict.as_str();

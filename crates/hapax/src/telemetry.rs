@@ -16,7 +16,6 @@ const LINES_WAITING_MAX: usize = 10_000;
 
 /// Installs the subscriber. A second call (in tests) changes nothing. The answer writes what is still waiting when it is
 /// dropped, for as long as the reader reads.
-#[must_use]
 pub(crate) fn start(log: Log) -> WorkerGuard {
     let filter = EnvFilter::builder().parse_lossy(directives(log.level));
     let terminal = std::io::stderr().is_terminal();

@@ -363,25 +363,34 @@ fn log_attempt(route: &Route, job: &Job, outcome: Option<&Outcome>, verdict: &Ve
     let kind = job.letter.notification.kind.as_str();
     let route = route.config.name.as_str();
     let attempt = job.claimed.attempt_no + 1;
+    // Ours, without addresses; the server's own words stay in the ledger, they may repeat one.
+    let cause = match outcome {
+        Some(Outcome::NotSent { detail, .. } | Outcome::Unknown { detail, .. }) => Some(detail.as_str()),
+        _ => None,
+    };
     match verdict {
         Verdict::Sent => {
             tracing::info!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "sent");
         }
         Verdict::Retry { after, .. } => {
             let after_s = after.as_secs();
-            tracing::warn!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, after_s, "not sent, will be tried again");
+            tracing::warn!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, after_s, "not sent, will be tried again");
         }
         Verdict::Expired => {
-            tracing::warn!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "expired, not sent");
+            tracing::warn!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, "expired, not sent");
+        }
+        // A bad mailbox is nobody's emergency.
+        Verdict::Failed(_) if code.is_some() => {
+            tracing::warn!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, "refused for good (hint: hapax show {key})");
         }
         Verdict::Failed(_) => {
-            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "failed for good (hint: hapax show {key})");
+            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, "failed for good (hint: hapax show {key})");
         }
         Verdict::InDoubt(_) => {
-            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "in doubt: nobody knows whether the server took it (hint: hapax show {key})");
+            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, "in doubt: nobody knows whether the server took it (hint: hapax show {key})");
         }
         Verdict::Held(_) | Verdict::Poison(_) => {
-            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "held (hint: hapax show {key})");
+            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, "held (hint: hapax show {key})");
         }
     }
 }

@@ -158,6 +158,28 @@ impl Error {
         }
     }
 
+    /// Whether the connection cannot come about as it is configured, however long one waits: no password where one is
+    /// asked for, no TLS where it is required.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        let told = |error: &dyn std::error::Error| {
+            let mut next = Some(error);
+            while let Some(error) = next {
+                let text = error.to_string();
+                if text.contains("password missing") || text.contains("server does not support TLS") {
+                    return true;
+                }
+                next = error.source();
+            }
+            false
+        };
+        match self {
+            Self::Unreachable { source, .. } => told(source.as_ref()),
+            Self::Query { source, .. } => source.as_db_error().is_none() && told(source),
+            _ => false,
+        }
+    }
+
     /// Whether the answering server is not the one this relay was armed for: stop at once.
     #[must_use]
     pub fn is_guard(&self) -> bool {

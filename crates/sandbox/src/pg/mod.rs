@@ -246,8 +246,16 @@ impl PgCluster {
         let config = self.socket_config(SUPERUSER);
         loop {
             if let Some(status) = server.ended() {
+                let log = self.log_tail();
+                // After a crash the kernel may take a moment to end the backends of the server before.
+                let haunted = log.lines().rev().take(3).any(|line| line.contains("pre-existing shared memory block"));
+                if haunted && started.elapsed() < START_TIMEOUT {
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                    *server = Server::spawn(self.command("postgres"), &self.data_directory(), &self.log_path())?;
+                    continue;
+                }
                 *slot = None;
-                return Err(Error::Exited { status, log: self.log_tail() });
+                return Err(Error::Exited { status, log });
             }
             if let Ok((client, connection)) = config.connect(NoTls).await {
                 // Answered: politely let go of it, so that it does not count as a connection for long.
