@@ -47,7 +47,12 @@ impl Stage {
             name: "test".into(),
             host: "localhost".into(),
             version: "0".into(),
-            limits: Limits { heartbeat_interval: Duration::from_millis(100), ..Limits::default() },
+            // A claim whose answer was lost in a crash of the database waits for its lease to expire.
+            limits: Limits {
+                heartbeat_interval: Duration::from_millis(100),
+                lease: Duration::from_secs(3),
+                ..Limits::default()
+            },
             timeouts,
             retry: RetryPolicy { first: Duration::from_millis(50), jitter: 0.0, ..RetryPolicy::default() },
             routes: vec![RouteConfig {
