@@ -39,6 +39,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     7 "0007_decide.sql",
     8 "0008_observe.sql",
     9 "0009_roles.sql",
+    10 "0010_privileges.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.
