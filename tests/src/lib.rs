@@ -6,4 +6,5 @@ pub mod mailbox;
 pub mod postfix;
 pub mod producer;
 pub mod stage;
+pub mod storm;
 pub mod verdict;

@@ -4,7 +4,7 @@
 //! first byte of a reply is written; "confirmed" only after the last one was handed to the kernel. Hapax delivers to one
 //! recipient per transaction with one Message-ID per message, so the key of a delivery is (Message-ID, recipient).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -106,6 +106,8 @@ pub struct Ledger {
     counts: BTreeMap<(String, String), Counts>,
     rcpt_commands: BTreeMap<String, usize>,
     totals: Counts,
+    /// Recipients of transactions whose body was cut off, by this server or on the way.
+    cut: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -181,6 +183,13 @@ impl Ledger {
         self.rcpt_commands.get(recipient).copied().unwrap_or_default()
     }
 
+    /// Whether a body for this recipient began (its 354 was written) on a connection that ended before its end marker was
+    /// read: the client may have written the marker all the same.
+    #[must_use]
+    pub fn was_cut(&self, recipient: &str) -> bool {
+        self.cut.contains(recipient)
+    }
+
     /// Breaches of the protocol by clients, with the connection's number.
     pub fn violations(&self) -> impl Iterator<Item = (usize, &str)> {
         self.connections.iter().flat_map(|connection| {
@@ -219,6 +228,19 @@ impl Ledger {
     pub fn assert_none_accepted_twice(&self) {
         let twice: Vec<_> = self.counts.iter().filter(|(_, counts)| counts.accepted > 1).collect();
         assert!(twice.is_empty(), "accepted more than once: {twice:?}\n{self}");
+    }
+
+    /// A connection has ended: notes what it left half done, and forgets its dialogue unless it is to be kept.
+    pub(super) fn end(&mut self, connection: usize, keep: bool) {
+        let connection = &mut self.connections[connection - 1];
+        if let Some(last) = connection.transactions.last().filter(|last| last.data_began && !last.end_marker_read) {
+            self.cut.extend(last.recipients.iter().cloned());
+        }
+        if !keep {
+            connection.commands = Vec::new();
+            connection.transactions = Vec::new();
+            connection.auth_attempts = Vec::new();
+        }
     }
 
     pub(super) fn count_rcpt(&mut self, recipient: &str) -> usize {

@@ -269,15 +269,19 @@ impl Open {
         self.shared.record(self.number, |connection| {
             connection.ended.get_or_insert(ended);
         });
+        // What is left is done by drop.
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.shared.open.fetch_sub(1, Ordering::Relaxed);
-        self.shared.record(self.number, |connection| {
-            connection.ended.get_or_insert(Ended::Server);
-        });
+        {
+            let mut ledger = self.shared.ledger();
+            ledger.connections[self.number - 1].ended.get_or_insert(Ended::Server);
+            ledger.end(self.number, self.shared.options.keep_dialogues);
+        }
+        self.shared.notify();
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) struct Options {
     pub(super) expected_body_bytes: Option<usize>,
     pub(super) receive_buffer_bytes: Option<usize>,
     pub(super) keep_bodies: bool,
+    pub(super) keep_dialogues: bool,
 }
 
 /// Options of an [`SmtpServer`].
@@ -78,6 +79,7 @@ impl Default for SmtpServerBuilder {
             expected_body_bytes: None,
             receive_buffer_bytes: None,
             keep_bodies: true,
+            keep_dialogues: true,
         };
         Self { options, script: Script::good() }
     }
@@ -162,6 +164,13 @@ impl SmtpServerBuilder {
     /// Whether the ledger keeps bodies (default: yes). Off for storms of many large messages.
     pub fn keep_bodies(mut self, keep: bool) -> Self {
         self.options.keep_bodies = keep;
+        self
+    }
+
+    /// Whether the ledger keeps the commands and transactions of connections that have ended (default: yes). Off for
+    /// storms of hundreds of thousands: what stays are the counts of each delivery, and violations.
+    pub fn keep_dialogues(mut self, keep: bool) -> Self {
+        self.options.keep_dialogues = keep;
         self
     }
 
