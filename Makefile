@@ -40,6 +40,11 @@ suites: postgres test-servers
 	    cargo test $(CHECKED) --lib --bins --tests $(if $(CI),--no-fail-fast); \
 	fi
 
+.PHONY: storm
+storm: postgres test-servers ## relays killed, suspended, cut off, at random: HAPAX_STORM_DELIVERIES, _KILLS, _SECONDS, _RELAYS, HAPAX_SEED
+	cargo build --release --locked -p hapax
+	HAPAX_BIN=$${HAPAX_BIN:-$(CURDIR)/target/release/hapax} cargo test $(CHECKED) --test storm -- --nocapture
+
 .PHONY: doctests
 doctests:
 	cargo test $(CHECKED) --doc

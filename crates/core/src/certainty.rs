@@ -4,7 +4,10 @@
 //! Architecture Invariant: nothing that ended before [`Phase::EndMarker`] is ever unknown, and nothing that ended in it
 //! is ever certain without a complete reply of class 2, 4 (but 421) or 5.
 
-use crate::outcome::{Cause, Outcome, Phase, Reply};
+use crate::{
+    mutant,
+    outcome::{Cause, Outcome, Phase, Reply},
+};
 
 /// What ended a phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,10 @@ pub fn classify(phase: Phase, event: Event, trust: Trust) -> Outcome {
 fn classify_final(reply: Reply, trust: Trust) -> Outcome {
     match reply.code {
         200..=299 => Outcome::Accepted { reply },
+        421 if mutant::is("reply_421_refuses") => Outcome::Refused { permanent: false, phase: Phase::EndMarker, reply },
+        300..=399 if mutant::is("reply_3xx_refuses") => {
+            Outcome::Refused { permanent: false, phase: Phase::EndMarker, reply }
+        }
         421 => Outcome::Unknown {
             cause: Cause::Unexpected,
             reply: Some(reply),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::{outcome::Outcome, policy::RetryPolicy};
+use crate::{mutant, outcome::Outcome, policy::RetryPolicy};
 
 /// What is known about a delivery when an attempt of it has ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,6 +58,9 @@ const ROUTE_PAUSE: RetryPolicy = RetryPolicy {
 pub fn decide(outcome: &Outcome, retry: &RetryPolicy, now: Situation) -> Decision {
     match outcome {
         Outcome::Accepted { .. } => Decision::Sent,
+        Outcome::Unknown { .. } if mutant::is("unknown_retried") => {
+            Decision::Retry { after: retry.pause(1, now.chance), counts: true }
+        }
         Outcome::Unknown { .. } => Decision::InDoubt,
         Outcome::Refused { permanent: true, phase, reply } => {
             Decision::Failed { reason: format!("refused at {phase}: {} {}", reply.code, reply.text) }

@@ -48,7 +48,12 @@ pub fn point(name: &'static str) {
     let pid = rustix::process::getpid();
     match action.as_str() {
         "kill" => drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL)),
-        "stop" => drop(rustix::process::kill_process(pid, rustix::process::Signal::STOP)),
+        "stop" => {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::STOP);
+            // The kernel may hand the signal to another thread first, and this one would run on past the point until
+            // that one is scheduled: it once wrote a whole end marker. It is stopped in here.
+            std::thread::park_timeout(std::time::Duration::from_millis(200));
+        }
         "panic" => panic!("fault point {name}"),
         other => panic!("HAPAX_FAULT: {other} is not kill, stop or panic"),
     }

@@ -13,6 +13,7 @@ pub mod envelope;
 pub mod fault;
 pub mod ids;
 pub mod limits;
+pub mod mutant;
 pub mod outcome;
 pub mod policy;
 pub mod state;

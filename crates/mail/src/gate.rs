@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use hapax_core::{clock::Clock, fault};
+use hapax_core::{clock::Clock, fault, mutant};
 
 /// The relay's last successful heartbeat, shared by all its gates.
 #[derive(Debug)]
@@ -135,6 +135,9 @@ impl Gate {
             BEGUN => return Some(Shut::Spent),
             CLOSED => return Some(Shut::Closed),
             _ => {}
+        }
+        if mutant::is("gate_never_closes") {
+            return None;
         }
         let now = self.0.clock.boottime();
         if self.0.heartbeat.is_closed() {

@@ -7,6 +7,8 @@
 //! Invariant: the wire bytes contain no line that is a lone dot, whichever of CR, LF and CRLF a server takes for a line
 //! end, and do not end with the last line's CRLF: that belongs to the end marker ([`MARKER`]).
 
+use hapax_core::mutant;
+
 /// The end of every message: its last line end, and the lone dot (RFC 5321 section 4.1.1.4).
 pub const MARKER: &[u8] = b"\r\n.\r\n";
 
@@ -39,7 +41,7 @@ impl Message {
         loop {
             let end = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
             let line = &rest[..end.unwrap_or(rest.len())];
-            if line.first() == Some(&b'.') {
+            if line.first() == Some(&b'.') && !mutant::is("dots_not_stuffed") {
                 wire.push(b'.');
                 stuffed += 1;
             }

@@ -7,7 +7,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hapax_core::{Decision, Outcome, Phase, Recipient, clock::Clock, decide, decide::Situation, fault, outcome::Cause};
+use hapax_core::{
+    Decision, Outcome, Phase, Recipient, clock::Clock, decide, decide::Situation, fault, mutant, outcome::Cause,
+};
 use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat};
 use hapax_render::Renderer;
 use hapax_store::{IntendRequest, Release, Settlement, Store, Verdict};
@@ -233,6 +235,14 @@ async fn deliver(
         route: route.config.name.clone(),
     };
     office.registry.asked(job.token);
+    if mutant::is("intent_after_marker") {
+        let gate = Gate::until(office.clock.clone(), deadline, office.heartbeat.clone());
+        let transmitted = data.transmit(&ready.message, &gate).await;
+        office.ledger.intend(request, deadline).await;
+        let ending = Ending { began, server, bytes: transmitted.bytes, ..Ending::of(transmitted.outcome) };
+        settle(office, route, job, ending);
+        return transmitted.connection;
+    }
     match office.ledger.intend(request, deadline).await {
         Intended::Granted => {}
         Intended::Refused => {

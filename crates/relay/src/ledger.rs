@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hapax_core::{clock::Clock, fault};
+use hapax_core::{clock::Clock, fault, mutant};
 use hapax_store::{IntendAnswer, IntendRequest, LateAnswer, Settlement, Store, Verdict, Wait};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -135,6 +135,10 @@ async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
                 let Ok(error) = work.fatal.check_guard(error) else { break };
                 tracing::warn!(error = %error, deliveries = batch.len(), "intents have no answer, each is asked for again");
                 for asked in batch.drain(..) {
+                    if mutant::is("lost_intend_granted") {
+                        tell(asked, Intended::Granted);
+                        continue;
+                    }
                     work.tasks.spawn(intend_alone(work.clone(), asked));
                 }
             }
@@ -212,6 +216,10 @@ async fn settle_batch(work: &Work, batch: Vec<Ended>, again: &mpsc::WeakUnbounde
         }
         Err(error) => {
             let Ok(error) = work.fatal.check_guard(error) else { return (Vec::new(), false) };
+            if mutant::is("outcome_dropped") {
+                batch.into_iter().for_each(|ended| finish(work, ended));
+                return (Vec::new(), true);
+            }
             if error.is_transient() || error.is_ambiguous() {
                 tracing::warn!(error = %error, deliveries = batch.len(), "outcomes are not durable yet, settling again");
                 let go_on = work.pause().await;
@@ -278,7 +286,7 @@ fn bare(settlement: &Settlement) -> Settlement {
 
 /// An outcome whose delivery has moved on, or is locked by somebody for long.
 async fn settle_late(work: Work, mut ended: Ended, again: mpsc::WeakUnboundedSender<Ended>) {
-    if ended.settlement.outcome.is_none() {
+    if ended.settlement.outcome.is_none() || mutant::is("late_truth_dropped") {
         // Nothing was attempted (it had expired): nothing to tell anybody.
         return finish(&work, ended);
     }

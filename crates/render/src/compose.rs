@@ -3,7 +3,7 @@
 //! Invariants: Bcc is never a field; Message-ID and Date come from the notification, never from a clock; every field
 //! that mail-builder would invent if it were missing is given.
 
-use hapax_core::{Recipient, envelope::Notification};
+use hapax_core::{Recipient, envelope::Notification, mutant};
 use mail_builder::{
     MessageBuilder,
     headers::{HeaderType, date::Date, raw::Raw},
@@ -31,7 +31,11 @@ impl Identity {
             None => sender.domain().to_owned(),
         };
         let seconds = notification.created_at_us.div_euclid(1_000_000).clamp(0, DATE_SECONDS_MAX);
-        let message_id = format!("<{}@{domain}>", notification.id);
+        let message_id = if mutant::is("message_id_fresh") {
+            format!("<{}@{domain}>", hapax_core::Token::fresh())
+        } else {
+            format!("<{}@{domain}>", notification.id)
+        };
         Ok(Self { sender, message_id, date: Date::new(seconds).to_rfc822() })
     }
 }

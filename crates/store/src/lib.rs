@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 pub use connect::{ConnectOptions, parse_url};
 use deadpool_postgres::{Object, Pool};
 pub use error::Error;
-use hapax_core::Incarnation;
+use hapax_core::{Incarnation, mutant};
 pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Verdict, Wait};
 pub use rows::{Claimed, Cursor};
 use tokio_postgres::{
@@ -107,7 +107,8 @@ impl Store {
     /// Runs one statement; `operation` names it in errors and logs.
     async fn rows(&self, operation: &'static str, sql: &str, params: &[Typed<'_>]) -> Result<Vec<Row>, Error> {
         let client = self.client(operation).await?;
-        match tokio::time::timeout(self.statement_timeout, client.query_typed(sql, params)).await {
+        let sql = mutant::of_sql(operation, sql);
+        match tokio::time::timeout(self.statement_timeout, client.query_typed(&sql, params)).await {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(source)) => {
                 if source.as_db_error().is_none() {

@@ -99,6 +99,7 @@ struct World {
 }
 
 impl World {
+    #[expect(clippy::disallowed_methods, reason = "to be laid beside the times of attempts, which are Postgres' own")]
     fn note(&self, event: impl Into<String>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push((now, event.into()));

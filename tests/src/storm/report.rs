@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::relays::Haunted;
-use super::{IN_FLIGHT, Produced, SETTLE_MIN, World, operator};
+use super::{IN_FLIGHT, Plan, Produced, SETTLE_MIN, World, operator};
 use crate::verdict::Verdict;
 
 /// What came of it.
@@ -103,14 +103,14 @@ pub(super) async fn settle_and_judge(world: &World, produced: Produced, relays: 
     let mut breaches = Vec::new();
     breaches.extend(world.died.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().cloned());
     breaches.extend(produced.repeated_wrongly.iter().cloned());
-    breaches.extend(settled(&sql, produced.deliveries()).await);
+    breaches.extend(settled(&sql, &world.plan, produced.deliveries()).await);
     let ledger = world.server.ledger();
     let first = Verdict::of(&sql, &ledger).await;
     breaches.extend(first.wrong.iter().cloned());
     breaches.extend(doubts_without_cause(&sql, world, &ledger).await);
     let mut random = world.plan.random(4);
     while breaches.is_empty() && operator::unblock(&sql, &mut random).await {
-        breaches.extend(settled(&sql, produced.deliveries()).await);
+        breaches.extend(settled(&sql, &world.plan, produced.deliveries()).await);
     }
     for relay in relays {
         breaches.extend(relay.end().await);
@@ -144,16 +144,16 @@ pub(super) async fn settle_and_judge(world: &World, produced: Produced, relays: 
 }
 
 /// Waits until nothing is due, owned, or about to be decided by its policy; answers what did not settle.
-async fn settled(sql: &Client, deliveries: usize) -> Option<String> {
+async fn settled(sql: &Client, plan: &Plan, deliveries: usize) -> Option<String> {
     let moving = "SELECT count(*), coalesce(min(q.message_id::text || '/' || q.recipient_no || ' ' || outbox.state_of(q.parked, q.intent, q.lease, q.lease_until)), '')
          FROM outbox.queue q JOIN outbox.message m ON m.id = q.message_id
-         WHERE q.parked IS NULL OR (q.parked = 'doubt' AND (m.on_doubt = 'assume_sent' OR (m.on_doubt = 'resend' AND q.resends = 0)))
+         WHERE q.parked IS NULL OR (q.parked = 'doubt' AND $1 AND (m.on_doubt = 'assume_sent' OR (m.on_doubt = 'resend' AND q.resends = 0)))
             OR (q.parked = 'ordered' AND NOT EXISTS (
                   SELECT FROM outbox.queue h WHERE h.order_key = q.order_key AND h.parked IN ('doubt', 'held', 'poison')))";
     let deadline =
         Instant::now() + SETTLE_MIN + Duration::from_millis(3) * u32::try_from(deliveries).unwrap_or(u32::MAX);
     loop {
-        let row = sql.query_one(moving, &[]).await.expect("the queue can be read");
+        let row = sql.query_one(moving, &[&plan.mutant.is_none()]).await.expect("the queue can be read");
         let (count, example): (i64, String) = (row.get(0), row.get(1));
         if count == 0 {
             return None;

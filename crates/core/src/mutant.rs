@@ -1,0 +1,120 @@
+//! Mutants: deliberate breakages of the protocol, to test the tests with. Without the feature `fault-points` (release
+//! builds) there are none: [`is`] is constant, and [`of_sql`] hands the statement on.
+//!
+//! With it, `HAPAX_MUTANT=name` switches one on. Each breaks one rule of the protocol; `tests/tests/mutants.rs` shows for
+//! each who notices. Invariant: a mutant that has nothing left to break (its fragment of SQL is gone, its name is unknown)
+//! panics, so none can rot.
+
+use std::borrow::Cow;
+
+/// All mutants, each with the rule it breaks.
+pub const MUTANTS: [(&str, &str); 19] = [
+    ("intent_after_marker", "the intent is written after the end marker"),
+    ("intend_asynchronous", "the intent's COMMIT does not wait for the disk"),
+    ("claim_takes_intents", "a claim takes over deliveries that are sending"),
+    ("claim_ignores_leases", "a claim takes what another has in hand"),
+    ("unknown_retried", "an unknown outcome is tried again"),
+    ("reaper_makes_pending", "what a dead relay left behind its intent becomes pending"),
+    ("settle_without_token", "a settle matches any attempt of its delivery"),
+    ("lost_intend_granted", "an intend without an answer counts as granted"),
+    ("gate_never_closes", "neither deadline nor heartbeat keeps an end marker back"),
+    ("strays_believed", "what is in the read buffer before a command is taken for its answer"),
+    ("reply_421_refuses", "421 in place of the answer to the end marker counts as refused for now"),
+    ("reply_3xx_refuses", "3xx in place of the answer to the end marker counts as refused for now"),
+    ("late_truth_dropped", "an outcome whose delivery has moved on is forgotten"),
+    ("dots_not_stuffed", "a line that is a lone dot is transmitted as it is"),
+    ("message_id_fresh", "each rendering has a Message-ID of its own"),
+    ("resends_unlimited", "policy resend goes on for ever"),
+    ("outcome_dropped", "an outcome that the database does not take at once is forgotten"),
+    ("name_is_identity", "a relay speaks for its dead predecessor of the same name"),
+    ("epoch_ignored", "statements do not ask what the outbox is armed for"),
+];
+
+/// Whether the mutant `name` is on.
+#[cfg(not(feature = "fault-points"))]
+#[inline(always)]
+#[must_use]
+pub const fn is(_name: &'static str) -> bool {
+    false
+}
+
+/// Whether the mutant `name` is on.
+///
+/// # Panics
+/// When `HAPAX_MUTANT` is no mutant's name.
+#[cfg(feature = "fault-points")]
+#[must_use]
+pub fn is(name: &'static str) -> bool {
+    static ON: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    debug_assert!(MUTANTS.iter().any(|(known, _)| *known == name), "{name} is not a mutant");
+    let on = ON.get_or_init(|| {
+        let on = std::env::var("HAPAX_MUTANT").ok().filter(|name| !name.is_empty());
+        if let Some(on) = &on {
+            assert!(MUTANTS.iter().any(|(known, _)| known == on), "HAPAX_MUTANT: {on} is not a mutant");
+        }
+        on
+    });
+    on.as_deref() == Some(name)
+}
+
+/// Of each mutant that breaks SQL: the operation, the fragment that is there, and what is put in its place.
+#[cfg(feature = "fault-points")]
+const SQL: [(&str, &str, &str, &str); 12] = [
+    (
+        "intend_asynchronous",
+        "intend",
+        "set_config('synchronous_commit', outbox.durable_commit(), true)",
+        "set_config('synchronous_commit', 'off', true)",
+    ),
+    (
+        "claim_takes_intents",
+        "claim",
+        "SET lease = $3,",
+        "SET intent = NULL, intent_by = NULL, intent_at = NULL, lease = $3,",
+    ),
+    ("claim_takes_intents", "claim", "AND c.intent IS NULL AND c.parked IS NULL", "AND c.parked IS NULL"),
+    ("claim_ignores_leases", "claim", "AND (c.lease IS NULL OR c.lease_until < now() OR", "AND (true OR"),
+    ("settle_without_token", "settle", "AND (q.intent = i.token OR", "AND (q.intent IS NOT NULL OR"),
+    (
+        "reaper_makes_pending",
+        "mark_in_doubt",
+        "SELECT /* outbox.mark_in_doubt */ x.message_id, x.recipient_no, x.token, x.relay\nFROM guard CROSS JOIN LATERAL outbox.mark_in_doubt(CASE WHEN guard.ok THEN $3::uuid[] END, $4 * interval '1 second') x",
+        "UPDATE outbox.queue q SET intent = NULL, intent_by = NULL, intent_at = NULL, lease = NULL, lease_until = NULL FROM guard WHERE guard.ok AND $4 > 0 AND q.parked IS NULL AND q.intent_by = ANY ($3::uuid[]) RETURNING q.message_id, q.recipient_no, q.message_id AS token, NULL::uuid AS relay",
+    ),
+    (
+        "name_is_identity",
+        "register",
+        "VALUES ($1, $2, $3, $4, $5, $6 * interval '1 second')",
+        "VALUES ($1, $2, $3, $4, $5, $6 * interval '1 second') ON CONFLICT (incarnation) DO UPDATE SET beat = 0, signed_off_at = NULL",
+    ),
+    ("epoch_ignored", "claim", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
+    ("epoch_ignored", "intend", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
+    ("epoch_ignored", "settle", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
+    ("epoch_ignored", "renew", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
+    ("epoch_ignored", "heartbeat", "outbox.assert_armed($3, $4)", "($3::uuid IS NOT NULL AND $4::text IS NOT NULL)"),
+];
+
+/// The text of a statement, as it is.
+#[cfg(not(feature = "fault-points"))]
+#[inline(always)]
+#[must_use]
+pub fn of_sql<'a>(_operation: &str, sql: &'a str) -> Cow<'a, str> {
+    Cow::Borrowed(sql)
+}
+
+/// The text of a statement, broken as the mutant that is on demands.
+///
+/// # Panics
+/// When there is nothing to break any more.
+#[cfg(feature = "fault-points")]
+#[must_use]
+pub fn of_sql<'a>(operation: &str, sql: &'a str) -> Cow<'a, str> {
+    let mut text = Cow::Borrowed(sql);
+    for (mutant, statement, fragment, replacement) in SQL {
+        if statement == operation && is(mutant) {
+            assert!(text.contains(fragment), "mutant {mutant}: {operation} no longer contains {fragment:?}");
+            text = Cow::Owned(text.replace(fragment, replacement));
+        }
+    }
+    text
+}

@@ -1,0 +1,112 @@
+//! The test of the tests: the protocol is broken on purpose, rule by rule, and somebody must notice.
+//!
+//! A mutant is a switch in the binary (`HAPAX_MUTANT=name`, only in builds with `fault-points`; the list is
+//! `hapax_core::mutant`). Each scenario is played without a mutant first, which must end without a breach, then with each
+//! of its mutants, which must not. `tests/README.md` has the table.
+
+#[path = "mutants/database.rs"]
+mod database;
+#[path = "mutants/dialogue.rs"]
+mod dialogue;
+#[path = "mutants/relays.rs"]
+mod relays;
+
+use std::time::{Duration, Instant};
+
+use hapax_testkit::HapaxProcess;
+use hapax_tests::stage::{Settings, Stage};
+use hapax_tests::storm::{Plan, rage};
+use hapax_tests::verdict::Verdict;
+
+/// How long what a breach shows is waited for; a sound relay is waited for as long as it takes.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+
+/// A relay, sound or broken.
+#[derive(Clone, Copy, Debug)]
+struct Kind(Option<&'static str>);
+
+impl Kind {
+    const SOUND: Self = Self(None);
+
+    fn start(self, settings: &Settings, more: &[(&str, &str)]) -> HapaxProcess {
+        let mut builder = HapaxProcess::builder().config(settings.toml()).arg("run");
+        for (name, value) in self.0.map(|mutant| ("HAPAX_MUTANT", mutant)).iter().chain(more) {
+            builder = builder.env(name, value);
+        }
+        builder.spawn()
+    }
+
+    /// How patient to be.
+    fn patience(self) -> Duration {
+        if self.0.is_some() { SHOWN_WITHIN } else { hapax_tests::stage::PATIENCE }
+    }
+}
+
+/// Waits for a condition; whether it came true in time.
+async fn comes_true(limit: Duration, mut condition: impl AsyncFnMut() -> bool) -> bool {
+    let until = Instant::now() + limit;
+    loop {
+        if condition().await {
+            return true;
+        }
+        if Instant::now() > until {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What the oracle says, and what never settled.
+async fn breaches(stage: &Stage, kind: Kind) -> Vec<String> {
+    let moving = "SELECT count(*) FROM outbox.queue WHERE parked IS NULL";
+    let mut breaches = Vec::new();
+    if !comes_true(kind.patience(), async || stage.count(moving).await == 0).await {
+        breaches.push(format!("never settles: {:?}", stage.states().await));
+    }
+    let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
+    breaches.extend(verdict.wrong);
+    breaches
+}
+
+/// Plays it with a sound relay, then with each mutant.
+async fn play(scenario: impl AsyncFn(Kind) -> Vec<String>, mutants: &[&'static str]) {
+    for mutant in mutants {
+        assert!(hapax_core::mutant::MUTANTS.iter().any(|(name, _)| name == mutant), "{mutant} is a mutant");
+    }
+    let sound = scenario(Kind::SOUND).await;
+    assert!(sound.is_empty(), "without a mutant: {sound:#?}");
+    for mutant in mutants {
+        let seen = scenario(Kind(Some(mutant))).await;
+        println!("mutant {mutant}: {} breaches, for example {:?}", seen.len(), seen.first());
+        assert!(!seen.is_empty(), "mutant {mutant} was not noticed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_over_a_broken_relay_is_seen_by_the_oracle() {
+    let plan = Plan {
+        deliveries: 250,
+        kills: 8,
+        duration: Duration::from_secs(6),
+        relays: 2,
+        seed: 7,
+        mutant: Some("intent_after_marker"),
+    };
+    let report = rage(plan).await;
+    println!("{report}");
+    assert!(report.accepted_twice > 0, "{report}");
+}
+
+#[test]
+fn every_mutant_is_played() {
+    let suites = concat!(
+        include_str!("mutants/database.rs"),
+        include_str!("mutants/dialogue.rs"),
+        include_str!("mutants/relays.rs")
+    );
+    let readme = include_str!("../README.md");
+    for (name, _) in hapax_core::mutant::MUTANTS {
+        assert!(suites.contains(&format!("\"{name}\"")), "no scenario plays {name}");
+        assert!(readme.contains(&format!("`{name}`")), "tests/README.md does not know {name}");
+    }
+}
