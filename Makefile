@@ -45,6 +45,11 @@ storm: postgres test-servers ## relays killed, suspended, cut off, at random: HA
 	cargo build --release --locked -p hapax
 	HAPAX_BIN=$${HAPAX_BIN:-$(CURDIR)/target/release/hapax} cargo test $(CHECKED) --test storm -- --nocapture
 
+.PHONY: kill-test
+kill-test: postgres ## 2,000 messages, five SIGKILLs: duplicated, never received, in doubt; HAPAX_KILL_RUNS (5)
+	cargo build --release --locked -p hapax
+	HAPAX_KILL_RUNS=$${HAPAX_KILL_RUNS:-5} HAPAX_BIN=$${HAPAX_BIN:-$(CURDIR)/target/release/hapax} cargo test $(CHECKED) --test kill_test -- --nocapture
+
 .PHONY: doctests
 doctests:
 	cargo test $(CHECKED) --doc

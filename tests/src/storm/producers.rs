@@ -102,7 +102,7 @@ pub(super) async fn produce(world: Arc<World>, number: usize) -> Produced {
     let mut random = world.plan.random(100 + number as u64);
     let mut produced = Produced::default();
     let mut client = connect(&world).await;
-    let mut serial = 0;
+    let (mut serial, mut next) = (0, tokio::time::Instant::now());
     let share = world.plan.deliveries as f64 / COUNT as f64 / world.plan.duration.as_secs_f64();
     while !world.is_over() {
         let notes: Vec<Note> = (0..random.usize(1..=BATCH_MAX))
@@ -115,7 +115,9 @@ pub(super) async fn produce(world: Arc<World>, number: usize) -> Produced {
         let pause = around(Duration::from_secs_f64(deliveries as f64 / share), &mut random);
         let (door, fate) = (random.u8(0..3), random.u8(0..16));
         let second_thought = random.u8(0..6) == 0;
-        tokio::time::sleep(pause).await;
+        // By the schedule, not by the time a transaction took.
+        next += pause;
+        tokio::time::sleep_until(next).await;
         while world.backlog.load(Ordering::Relaxed) > BACKLOG_MAX && !world.is_over() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

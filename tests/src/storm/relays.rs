@@ -95,13 +95,16 @@ pub(super) async fn haunt(world: Arc<World>, clock: Arc<Clock>, number: usize) -
     let proxy = ChaosProxy::start(([127, 0, 0, 1], world.cluster.port()).into());
     let process = start(&world, &clock, number, &proxy);
     let mut haunted = Haunted { world, clock, number, proxy, process };
-    let mut kills = 0;
+    let (mut kills, mut next) = (0, tokio::time::Instant::now());
     while !haunted.world.is_over() {
         let pause = around(mean, &mut random);
         let kill = random.f64() < SHARE_OF_KILLS && kills < quota;
         let fate = Fate::draw(&mut random, kill);
         kills += usize::from(kill);
-        tokio::time::sleep(pause).await;
+        // By the schedule, however long the last one took; but a relay lives for a while before the next.
+        next += pause;
+        let least = tokio::time::Instant::now() + (mean / 3).min(Duration::from_secs(1));
+        tokio::time::sleep_until(next.max(least)).await;
         haunted.live_on();
         haunted.befall(fate).await;
     }
