@@ -117,7 +117,14 @@ impl Stage {
     /// # Panics
     /// When something does not start.
     pub async fn with(server: SmtpServer) -> Self {
-        let cluster = PgCluster::start().await.expect("a cluster starts");
+        Self::on(PgCluster::start().await.expect("a cluster starts"), server).await
+    }
+
+    /// On this cluster, which has no outbox yet.
+    ///
+    /// # Panics
+    /// When something does not start.
+    pub async fn on(cluster: PgCluster, server: SmtpServer) -> Self {
         let sql = cluster.client("postgres").await.expect("it takes a client");
         let stage = Self { cluster, server, sql };
         let (code, output) = stage.settings_of("postgres").command(["migrate", "up"]).await;
