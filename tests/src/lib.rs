@@ -1,6 +1,7 @@
 //! What several of the whole's test suites share. Each module says what it is for; the suites are in `tests/`.
 
 pub mod database;
+pub mod faketime;
 pub mod jail;
 pub mod keeper;
 pub mod letters;

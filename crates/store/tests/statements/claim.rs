@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::common::{LANE, LEASE, Stage, lock};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_claimers_at_once_get_disjoint_sets_and_everything() {
+async fn rc02_ten_claimers_at_once_get_disjoint_sets_and_everything() {
     let stage = Stage::set().await;
     let all: HashSet<DeliveryKey> = stage.enqueue(1_000).await.into_iter().collect();
     let mut claimers = JoinSet::new();
@@ -66,7 +66,7 @@ async fn what_has_an_intent_is_parked_or_due_later_is_never_handed_out() {
 }
 
 #[tokio::test]
-async fn an_expired_lease_or_one_absurdly_far_ahead_is_nobodys() {
+async fn rc07_an_expired_lease_or_one_absurdly_far_ahead_is_nobodys() {
     let stage = Stage::set().await;
     stage.enqueue(4).await;
     let before = stage.claim().await;
