@@ -40,6 +40,15 @@ suites: postgres test-servers
 	    cargo test $(CHECKED) --lib --bins --tests $(if $(CI),--no-fail-fast); \
 	fi
 
+.PHONY: previous
+previous: postgres ## a rolling upgrade: relays of the last landing (HEAD~, or GENERATION=...) and of this one, together
+	rm -rf target/previous-source && mkdir -p target/previous-source
+	git archive $(or $(GENERATION),HEAD~) | tar -x -C target/previous-source
+	cargo build --locked -p hapax --manifest-path target/previous-source/Cargo.toml --target-dir target/previous
+	cargo build $(CHECKED) --bins
+	HAPAX_PREVIOUS_BIN=$(CURDIR)/target/previous/debug/hapax \
+	    cargo test $(CHECKED) --test generations -- --nocapture
+
 .PHONY: doctests
 doctests:
 	cargo test $(CHECKED) --doc

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use hapax_testkit::{HapaxProcess, PgCluster, SmtpServer, eventually};
+use hapax_testkit::{Fault, HapaxProcess, PgCluster, Phase, Rule, Script, SmtpServer, eventually};
 use hapax_tests::faketime::Clock;
 use hapax_tests::stage::{PATIENCE, Settings, Stage, running};
 use hapax_tests::verdict::Verdict;
@@ -133,4 +133,49 @@ async fn rc36_rc44_the_clock_of_the_database_jumps_by_hours_and_what_is_sending_
     end(relays).await;
     assert_eq!(stage.count("SELECT count(*) FROM outbox.done WHERE resends > 0").await, 0);
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(usize::try_from(enqueued).expect("few"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rc09_a_final_reply_after_nine_minutes_is_sent_and_only_after_ten_it_is_given_up() {
+    // The relay lives thirty times as fast as its server: its ten minutes are twenty of our seconds.
+    const FASTER: u32 = 30;
+    let Some(clock) = clock() else { return };
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60) / FASTER;
+    let took = Phase::EndMarker { took: true };
+    let script = Script::rules([
+        Rule::at(took, Fault::DelayedGood(minutes(9))).recipient("r1@example.org"),
+        Rule::at(took, Fault::Stall).recipient("r2@example.org"),
+    ]);
+    let stage = Stage::with(SmtpServer::builder().script(script).start()).await;
+    // Everything but the patience of RFC 5321 is generous: the machine is not thirty times as fast.
+    let mut settings = stage.settings().set("relay.final_reply_timeout", "10m").set("relay.shutdown_grace", "20m");
+    for key in [
+        "connect_timeout",
+        "command_timeout",
+        "data_timeout",
+        "body_timeout",
+        "transmit_deadline",
+        "lease",
+        "dead_after",
+    ] {
+        settings = settings.set(&format!("relay.{key}"), "30m");
+    }
+    let settings = settings.set("relay.heartbeat_interval", "30s").set("database.statement_timeout", "30m");
+    let mut builder = HapaxProcess::builder().config(settings.toml()).arg("run");
+    for (name, value) in clock.faster(FASTER) {
+        builder = builder.env(name, value);
+    }
+    let relay = builder.spawn();
+    running(&relay).await;
+    stage.enqueue(3).await;
+    stage.until_state("r2@example.org", "in_doubt").await;
+    let took_s = "SELECT (extract(epoch FROM finished_at - m.created_at))::bigint FROM outbox.attempt a JOIN outbox.message m ON m.id = a.message_id
+                  WHERE m.recipients[1] = 'r2@example.org'";
+    let given_up = stage.count(took_s).await;
+    println!("given up after {given_up} s of our time");
+    assert!((19..=40).contains(&given_up), "its clock is faster, and it waited ten minutes: {given_up} s");
+    assert_eq!(stage.state_of("r1@example.org").await.0, "sent");
+    assert_eq!(stage.state_of("r3@example.org").await.0, "sent");
+    assert_eq!(stage.server.with_ledger(hapax_testkit::Ledger::count_mail_commands), 3);
+    Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_clean(3);
 }

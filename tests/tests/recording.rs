@@ -93,25 +93,25 @@ async fn rc16_content_that_fails_while_it_is_rendered_reaches_no_server() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rc16_a_body_that_breaks_off_has_no_end_marker_and_the_whole_of_it_is_sent_later() {
-    let half = Phase::Body { percent: 50 };
+    // So early, and of bodies so long, that the kernel cannot have taken the whole of one.
+    let early = Phase::Body { percent: 0 };
     let script = Script::rules([
-        Rule::at(half, Fault::Reset).recipient("reset@example.org").times(1),
-        Rule::at(half, Fault::Eof).recipient("eof@example.org").times(1),
-        Rule::at(half, Fault::Stall).recipient("stall@example.org").times(1),
+        Rule::at(early, Fault::Reset).recipient("reset@example.org").times(1),
+        Rule::at(early, Fault::Stall).recipient("stall@example.org").times(1),
     ]);
-    let server = SmtpServer::builder().script(script).receive_buffer_bytes(4_096).start();
+    let server = SmtpServer::builder().script(script).receive_buffer_bytes(65_536).start();
     let stage = Stage::with(server).await;
     let _relay = stage.settings().set("relay.body_timeout", "1s").run().await;
-    for name in ["reset", "eof", "stall"] {
-        let long = "SELECT outbox.enqueue(kind => 'note', recipients => ARRAY[$1], subject => 'long', body_text => repeat('ten bytes' || chr(10), 60000))";
+    for name in ["reset", "stall"] {
+        let long = "SELECT outbox.enqueue(kind => 'note', recipients => ARRAY[$1], subject => 'long', body_text => repeat('ten bytes' || chr(10), 700000))";
         stage.sql.execute(long, &[&format!("{name}@example.org")]).await.expect("enqueues");
     }
-    stage.until("sent", 3).await;
+    stage.until("sent", 2).await;
     let ledger = stage.server.ledger();
     let broken: Vec<_> = ledger.transactions().filter(|one| one.data_began && !one.end_marker_read).collect();
-    assert!(broken.len() >= 3 && broken.iter().all(|one| !one.took), "{} broke off", broken.len());
-    assert_eq!(ledger.totals().end_markers, 3);
-    Verdict::of(&stage.sql, &ledger).await.assert_each_once(3);
+    assert!(broken.len() >= 2 && broken.iter().all(|one| !one.took), "{} broke off", broken.len());
+    assert_eq!(ledger.totals().end_markers, 2);
+    Verdict::of(&stage.sql, &ledger).await.assert_each_once(2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
