@@ -50,6 +50,15 @@ kill-test: postgres ## 2,000 messages, five SIGKILLs: duplicated, never received
 	cargo build --release --locked -p hapax
 	HAPAX_KILL_RUNS=$${HAPAX_KILL_RUNS:-5} HAPAX_BIN=$${HAPAX_BIN:-$(CURDIR)/target/release/hapax} cargo test $(CHECKED) --test kill_test -- --nocapture
 
+.PHONY: previous
+previous: postgres ## a rolling upgrade: relays of the last landing (HEAD~, or GENERATION=...) and of this one, together
+	rm -rf target/previous-source && mkdir -p target/previous-source
+	git archive $(or $(GENERATION),HEAD~) | tar -x -C target/previous-source
+	cargo build --locked -p hapax --manifest-path target/previous-source/Cargo.toml --target-dir target/previous
+	cargo build $(CHECKED) --bins
+	HAPAX_PREVIOUS_BIN=$(CURDIR)/target/previous/debug/hapax \
+	    cargo test $(CHECKED) --test generations -- --nocapture
+
 .PHONY: doctests
 doctests:
 	cargo test $(CHECKED) --doc

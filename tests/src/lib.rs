@@ -1,8 +1,12 @@
 //! What several of the whole's test suites share. Each module says what it is for; the suites are in `tests/`.
 
 pub mod database;
+pub mod faketime;
+pub mod jail;
+pub mod keeper;
 pub mod letters;
 pub mod mailbox;
+pub mod pgbouncer;
 pub mod postfix;
 pub mod producer;
 pub mod stage;

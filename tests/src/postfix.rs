@@ -11,14 +11,15 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use hapax_testkit::{ReservedPort, eventually};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use tokio::net::TcpStream;
+
+use crate::keeper::Keeper;
 
 const MASTER: &str = "/usr/lib/postfix/sbin/master";
 const DOVECOT: &str = "/usr/sbin/dovecot";
@@ -27,9 +28,6 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 pub const USER: &str = "shop@example.com";
 /// With a space and a letter that is not ASCII: passwords are.
 pub const PASSWORD: &str = "Pa55 wörd";
-
-const KEEPER: &str = r#"set -f; "$@" & server=$!; read -r _; kill -TERM $server 2>/dev/null; wait $server
-[ -z "$KEEPER_REMOVES" ] || rm -rf "$KEEPER_REMOVES""#;
 
 const MASTER_CF: &str = "
 postlog   unix-dgram n - n - 1 postlogd
@@ -93,8 +91,10 @@ impl Postfix {
             Self { _servers: Vec::new(), directory, smtp: reserve(), submission: reserve(), smtps: reserve() };
         postfix.write(addresses);
         let (root, log) = (postfix.directory.path(), postfix.log_path());
-        let dovecot = Keeper::run(&[DOVECOT, "-F", "-c", &text(&root.join("dovecot.conf"))], &log, Some(root));
-        let master = Keeper::run(&[MASTER, "-c", &text(&root.join("etc")), "-s"], &log, None);
+        let (mut dovecot, mut master) = (Command::new(DOVECOT), Command::new(MASTER));
+        dovecot.args(["-F", "-c"]).arg(root.join("dovecot.conf"));
+        master.arg("-c").arg(root.join("etc")).arg("-s");
+        let (dovecot, master) = (Keeper::run(dovecot, &log, Some(root)), Keeper::run(master, &log, None));
         postfix._servers = vec![master, dovecot];
         for port in [&postfix.smtp, &postfix.submission, &postfix.smtps] {
             let open = async || TcpStream::connect(port.address()).await.map_err(|error| (error, postfix.log()));
@@ -133,6 +133,14 @@ impl Postfix {
     #[must_use]
     pub fn maildir(&self, number: usize) -> PathBuf {
         self.directory.path().join("mail").join(number.to_string())
+    }
+
+    /// What it has taken, and not yet delivered: files of its queue.
+    #[must_use]
+    pub fn queued(&self) -> Vec<PathBuf> {
+        let queue = self.directory.path().join("queue");
+        let names = ["maildrop", "incoming", "active", "deferred"];
+        names.iter().flat_map(|name| crate::jail::files_below(&queue.join(name))).collect()
     }
 
     /// Everything both servers have logged.
@@ -291,35 +299,4 @@ fn lookup(file: &str, name: &str) -> u32 {
 
 fn text(path: &Path) -> String {
     path.to_str().expect("temporary directories are UTF-8").to_owned()
-}
-
-/// A server that ends when its standard input does.
-#[derive(Debug)]
-struct Keeper(Child);
-
-impl Keeper {
-    /// `removes` is deleted after the end of the server.
-    fn run(command: &[&str], log: &Path, removes: Option<&Path>) -> Self {
-        let open = || fs::File::options().create(true).append(true).open(log).expect("the log can be opened");
-        let child = Command::new("/bin/sh")
-            .args(["-c", KEEPER, "keeper"])
-            .args(command)
-            .env("KEEPER_REMOVES", removes.map(text).unwrap_or_default())
-            .stdin(Stdio::piped())
-            .stdout(open())
-            .stderr(open())
-            // A Ctrl-C meant for us must not end it under our feet.
-            .process_group(0)
-            .spawn()
-            .expect("there is a shell");
-        Self(child)
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        // It has been asked to end; nothing else can be done about it here.
-        let _ = self.0.wait();
-    }
 }

@@ -120,7 +120,7 @@ impl Stage {
         Self::on(PgCluster::start().await.expect("a cluster starts"), server).await
     }
 
-    /// On this cluster, with this mail server.
+    /// On this cluster, which has no outbox yet.
     ///
     /// # Panics
     /// When something does not start.

@@ -127,7 +127,7 @@ async fn what_expires_while_the_server_refuses_it_is_not_sent_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waits_for_its_time_is_not_sent_before() {
+async fn rc29_what_waits_for_its_time_is_not_sent_before() {
     let stage = Stage::set().await;
     let _relay = stage.settings().run().await;
     for tenths in [0, 7, 14, 21] {

@@ -90,6 +90,9 @@ pub(crate) enum Command {
     /// Let held deliveries go on
     #[command(long_about = RELEASE)]
     Release(Decide),
+    /// Send once more what has ended, as a new message
+    #[command(long_about = SEND_AGAIN)]
+    SendAgain(SendAgain),
 }
 
 const DEMO: &str = "\
@@ -366,6 +369,28 @@ pub(crate) struct Decide {
     /// Messages
     #[arg(value_name = "ID", required = true)]
     pub(crate) targets: Vec<uuid::Uuid>,
+    /// Why, for outbox.audit
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+const SEND_AGAIN: &str = "\
+Sends a message that has ended, or one delivery of it, once more: with the same content, but as a new message with an id \
+and a Message-ID of its own, due now. For people who lost a mail, or typed a wrong address into their filter. What is \
+still on its way or in doubt is refused (exit code 1): retry or resolve it.
+
+Examples:
+  hapax send-again 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'customer deleted it'
+  hapax send-again 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d/2 --reason 'asked for it by phone'";
+
+/// `hapax send-again`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SendAgain {
+    /// Messages, or single deliveries of them
+    #[arg(value_name = "ID[/NO]", required = true)]
+    pub(crate) targets: Vec<String>,
     /// Why, for outbox.audit
     #[arg(long, value_name = "REASON")]
     pub(crate) reason: String,

@@ -1,4 +1,4 @@
-//! `hapax resolve`, `retry`, `cancel`, `hold`, `release`: decisions, one line of result per delivery.
+//! `hapax resolve`, `retry`, `cancel`, `hold`, `release`, `send-again`: decisions, one line of result per delivery.
 //!
 //! Several targets are decided one after another; an error of one does not keep the others from being decided.
 
@@ -6,7 +6,7 @@ use hapax_store::inspect::{Answer, Console, DoubtFilter};
 use serde_json::json;
 
 use crate::{
-    cli::{Decide, Resolve, Retry},
+    cli::{Decide, Resolve, Retry, SendAgain},
     config::{Database, Loaded},
     connect,
     failure::{Exit, Refusal, report},
@@ -199,6 +199,24 @@ pub(crate) async fn decide(loaded: Loaded, action: Action, options: Decide) -> a
         match answered {
             Ok(answers) => outcome.answers(id, answers, |result| words.contains(&result)),
             Err(error) => outcome.error(&id.to_string(), refused(&error, &database)),
+        }
+    }
+    outcome.finish()
+}
+
+/// # Errors
+/// Usage, configuration, an unreachable database.
+pub(crate) async fn send_again(loaded: Loaded, options: SendAgain) -> anyhow::Result<Exit> {
+    let targets: Result<Vec<Target>, Refusal> = options.targets.iter().map(|target| Target::parse(target)).collect();
+    let targets = targets?;
+    let (console, database) = console(loaded, "hapax send-again").await?;
+    let mut outcome = Outcome::new(options.json.json);
+    for target in targets {
+        let name = target.recipient_no.map_or_else(|| target.id.to_string(), |no| format!("{}/{no}", target.id));
+        match console.send_again(target.id, target.recipient_no, &options.reason).await {
+            Ok(Some(again)) => outcome.line(name, format!("pending: sent again as {again}"), true),
+            Ok(None) => outcome.line(name, "nothing to send again".to_owned(), false),
+            Err(error) => outcome.error(&name, refused(&error, &database)),
         }
     }
     outcome.finish()

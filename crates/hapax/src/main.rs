@@ -75,6 +75,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cancel(options) => decide::decide(loaded, Action::Cancel, options).await,
         Command::Hold(options) => decide::decide(loaded, Action::Hold, options).await,
         Command::Release(options) => decide::decide(loaded, Action::Release, options).await,
+        Command::SendAgain(options) => decide::send_again(loaded, options).await,
         Command::Demo(options) => demo::run(options).await,
     }
 }

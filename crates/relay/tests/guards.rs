@@ -177,7 +177,7 @@ async fn a_database_armed_anew_stops_the_relay_inside_its_statements() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_dialogue_keeps_its_lease_and_is_not_claimed_again() {
+async fn rc04_a_slow_dialogue_keeps_its_lease_and_is_not_claimed_again() {
     let stage = Stage::set().await;
     stage.enqueue(3).await;
     let hold = stage.server.hold(Phase::Rcpt);

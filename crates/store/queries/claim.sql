@@ -12,8 +12,8 @@ WHERE q.ctid = ANY (ARRAY(
   WHERE (SELECT ok FROM guard)
     AND c.lane = $5 AND c.due_at <= now() AND (c.due_at, c.message_id, c.recipient_no) > ($6, $7, $8)
     AND c.intent IS NULL AND c.parked IS NULL
-    -- An expired lease, or one absurdly far ahead because the clock went back, is nobody's.
-    AND (c.lease IS NULL OR c.lease_until < now() OR c.lease_until > now() + interval '1 day')
+    -- An expired lease, one without an end, or one absurdly far ahead because the clock went back, is nobody's.
+    AND (c.lease IS NULL OR c.lease_until IS NULL OR c.lease_until < now() OR c.lease_until > now() + interval '1 day')
   ORDER BY c.due_at, c.message_id, c.recipient_no
   LIMIT $9 FOR UPDATE OF c SKIP LOCKED))
 RETURNING q.message_id, q.recipient_no, q.due_at, q.claims, q.attempt_no, q.intents, q.open_doubts, q.pinned_route

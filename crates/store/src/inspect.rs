@@ -431,6 +431,16 @@ impl Console {
         let params: [Typed<'_>; 2] = [(&id, Type::UUID), (&reason, Type::TEXT)];
         self.rows("release", include_str!("../queries/release_held.sql"), &params).await.map(|rows| answers(&rows))
     }
+
+    /// Sends a message, or one delivery of it, once more: answers the id of the new message.
+    ///
+    /// # Errors
+    /// Unknown, or not ended; any of the database's.
+    pub async fn send_again(&self, id: Uuid, recipient_no: Option<i32>, reason: &str) -> Result<Option<Uuid>, Error> {
+        let params: [Typed<'_>; 3] = [(&id, Type::UUID), (&reason, Type::TEXT), (&recipient_no, Type::INT4)];
+        let rows = self.rows("send_again", include_str!("../queries/send_again.sql"), &params).await?;
+        Ok(rows.first().map(|row| row.get("id")))
+    }
 }
 
 fn answers(rows: &[Row]) -> Vec<Answer> {

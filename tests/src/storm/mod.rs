@@ -5,7 +5,6 @@
 //! Invariants: one seed, one sequence of decisions (not of instants); what the harness remembers is bounded by the number
 //! of deliveries, a few hundred bytes each; nobody resolves by force a doubt whose relay may be alive.
 
-mod clock;
 mod operator;
 mod producers;
 mod relays;
@@ -156,10 +155,9 @@ impl World {
 /// When something of the stage itself fails.
 pub async fn rage(plan: Plan) -> Report {
     let world = set(plan).await;
-    let clock = Arc::new(clock::Clock::new());
     let mut relays = Vec::new();
     for number in 0..world.plan.relays {
-        relays.push(tokio::spawn(relays::haunt(Arc::clone(&world), Arc::clone(&clock), number)));
+        relays.push(tokio::spawn(relays::haunt(Arc::clone(&world), number)));
     }
     let producers: Vec<_> =
         (0..producers::COUNT).map(|number| tokio::spawn(producers::produce(Arc::clone(&world), number))).collect();

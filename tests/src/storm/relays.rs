@@ -8,7 +8,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use hapax_testkit::{ChaosProxy, Direction, HapaxProcess};
 
-use super::{World, around, clock::Clock};
+use super::{World, around};
+use crate::faketime::Clock;
 
 /// Of all that befalls a relay, the share that are kills.
 const SHARE_OF_KILLS: f64 = 0.62;
@@ -81,19 +82,21 @@ impl Fate {
 /// A relay with its ghost's tools.
 pub(super) struct Haunted {
     world: Arc<World>,
-    clock: Arc<Clock>,
+    /// Its wall clock, where there is one that can jump.
+    clock: Option<Clock>,
     number: usize,
     proxy: ChaosProxy,
     process: HapaxProcess,
 }
 
 /// Runs relay `number` and haunts it until the storm is over.
-pub(super) async fn haunt(world: Arc<World>, clock: Arc<Clock>, number: usize) -> Haunted {
+pub(super) async fn haunt(world: Arc<World>, number: usize) -> Haunted {
     let mut random = world.plan.random(200 + number as u64);
     let quota = world.plan.kills / world.plan.relays + usize::from(number < world.plan.kills % world.plan.relays);
     let mean = world.plan.duration.mul_f64(SHARE_OF_KILLS / quota.max(1) as f64);
     let proxy = ChaosProxy::start(([127, 0, 0, 1], world.cluster.port()).into());
-    let process = start(&world, &clock, number, &proxy);
+    let clock = Clock::available().map(|()| Clock::right()).map_err(|why| println!("clocks do not jump: {why}")).ok();
+    let process = start(&world, clock.as_ref(), number, &proxy);
     let mut haunted = Haunted { world, clock, number, proxy, process };
     let (mut kills, mut next) = (0, tokio::time::Instant::now());
     while !haunted.world.is_over() {
@@ -115,12 +118,12 @@ pub(super) async fn haunt(world: Arc<World>, clock: Arc<Clock>, number: usize) -
     haunted
 }
 
-fn start(world: &World, clock: &Clock, number: usize, proxy: &ChaosProxy) -> HapaxProcess {
+fn start(world: &World, clock: Option<&Clock>, number: usize, proxy: &ChaosProxy) -> HapaxProcess {
     let url = format!("postgres://relay@127.0.0.1:{}/postgres", proxy.port());
     // The same name again and again: a name is a label only.
     let settings = world.settings.clone().set("database.url", url).set("relay.name", format!("relay-{number}"));
     let mut builder = HapaxProcess::builder().config(settings.toml()).arg("run");
-    for (name, value) in clock.environment(number) {
+    for (name, value) in clock.into_iter().flat_map(Clock::environment) {
         builder = builder.env(name, value);
     }
     if let Some(mutant) = world.plan.mutant {
@@ -138,7 +141,7 @@ impl Haunted {
         let mut died = self.world.died.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         died.push(format!("relay-{} ended by itself ({status}):\n{last}", self.number));
         drop(died);
-        self.process = start(&self.world, &self.clock, self.number, &self.proxy);
+        self.process = start(&self.world, self.clock.as_ref(), self.number, &self.proxy);
     }
 
     async fn befall(&mut self, fate: Fate) {
@@ -161,7 +164,7 @@ impl Haunted {
                 if !status.success() {
                     self.world.note("SIGTERM, and exit status not 0");
                 }
-                self.process = start(&self.world, &self.clock, self.number, &self.proxy);
+                self.process = start(&self.world, self.clock.as_ref(), self.number, &self.proxy);
             }
             Fate::ToldToEndThenKilled => {
                 self.process.sigterm();
@@ -187,8 +190,11 @@ impl Haunted {
                 tokio::time::sleep(time).await;
                 self.proxy.refuse_new(false).await;
             }
-            Fate::ClockJumps(seconds) if self.clock.can_jump() => self.clock.jump(self.number, seconds),
-            Fate::ClockJumps(_) => {}
+            Fate::ClockJumps(seconds) => {
+                if let Some(clock) = &self.clock {
+                    clock.jump(&format!("{seconds:+}"));
+                }
+            }
         }
     }
 
@@ -199,7 +205,7 @@ impl Haunted {
         self.process.sigkill();
         self.process.wait_exit(Duration::from_secs(30)).await;
         self.world.kills.fetch_add(1, Ordering::Relaxed);
-        self.process = start(&self.world, &self.clock, self.number, &self.proxy);
+        self.process = start(&self.world, self.clock.as_ref(), self.number, &self.proxy);
     }
 
     /// Ends the relay in good order; answers what was wrong with that.

@@ -131,7 +131,7 @@ async fn positions_count_from_one_whatever_the_clients_array_says() {
 }
 
 #[tokio::test]
-async fn a_repeated_address_has_one_delivery() {
+async fn rc30_a_repeated_address_has_one_delivery() {
     let outbox = Outbox::new().await;
     let id = outbox
         .texts(

@@ -30,7 +30,7 @@ async fn the_same_content_returns_the_first_id() {
 }
 
 #[tokio::test]
-async fn other_content_is_an_error_that_names_the_first_message() {
+async fn rc32_other_content_is_an_error_that_names_the_first_message() {
     let outbox = Outbox::new().await;
     let good = ", subject => 'S', body_text => 'T', body_html => 'H', sender => 's@example.org', reply_to => 'r@example.org', cc => '{c@example.org}', \
                 bcc => '{b@example.org}', headers => '{\"X-A\": \"1\"}', attachments => '[{\"filename\": \"a\", \"content_base64\": \"\"}]', dedup_key => 'k'";
@@ -188,7 +188,7 @@ async fn repeats_do_not_block_each_other() {
 }
 
 #[tokio::test]
-async fn ten_producers_of_one_event_make_one_message() {
+async fn rc26_ten_producers_of_one_event_make_one_message() {
     let outbox = Outbox::new().await;
     let mut producers = Vec::new();
     for _ in 0..10 {
@@ -205,7 +205,7 @@ async fn ten_producers_of_one_event_make_one_message() {
 }
 
 #[tokio::test]
-async fn a_key_is_released_only_when_its_message_cannot_have_arrived() {
+async fn rc27_a_key_is_released_only_when_its_message_cannot_have_arrived() {
     let outbox = Outbox::new().await;
     let release = "SELECT outbox.release_key('order-42')";
     assert_eq!(outbox.texts(release).await, ["false"], "no such key");

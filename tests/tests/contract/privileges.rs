@@ -59,6 +59,8 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT * FROM outbox.retry(gen_random_uuid(), 1, 'a reason')", "--+---"),
     ("SELECT * FROM outbox.hold(gen_random_uuid(), 'a reason')", "--+---"),
     ("SELECT * FROM outbox.release(gen_random_uuid(), 'a reason')", "--+---"),
+    ("SELECT outbox.send_again(gen_random_uuid(), 'a reason')", "--+---"),
+    ("SELECT outbox.without_message_id('')", "------"),
     ("SELECT outbox.resolve(gen_random_uuid(), 1, 'sent', 'a reason')", "--+---"),
     ("SELECT outbox.arm('a reason')", "--+---"),
     ("SELECT outbox.resolve_doubt(gen_random_uuid(), 1, 'sent', 'a reason', NULL, false, 'policy')", "-+----"),

@@ -4,8 +4,21 @@ use std::path::Path;
 
 use crate::support::{CANARY, run, run_in};
 
-const COMMANDS: [&str; 12] =
-    ["demo", "run", "migrate", "check", "status", "ls", "show", "resolve", "retry", "cancel", "hold", "release"];
+const COMMANDS: [&str; 13] = [
+    "demo",
+    "run",
+    "migrate",
+    "check",
+    "status",
+    "ls",
+    "show",
+    "resolve",
+    "retry",
+    "cancel",
+    "hold",
+    "release",
+    "send-again",
+];
 
 #[tokio::test]
 async fn every_command_has_a_help_with_an_example() {

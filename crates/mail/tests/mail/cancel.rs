@@ -25,7 +25,7 @@ async fn next_is_its_own(server: &SmtpServer, tls: TlsMode) {
 }
 
 #[tokio::test]
-async fn open_and_begin_can_be_dropped_at_every_poll_and_nothing_is_sent() {
+async fn rc13_open_and_begin_can_be_dropped_at_every_poll_and_nothing_is_sent() {
     for (tls, pipelining) in [(TlsMode::None, true), (TlsMode::None, false), (TlsMode::StartTls, true)] {
         let server = server(tls, pipelining);
         let mailer = kit::mailer(kit::route(&server, tls));
@@ -59,7 +59,7 @@ async fn open_and_begin_can_be_dropped_at_every_poll_and_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn transmit_can_be_dropped_at_every_poll_and_no_marker_goes_out_that_had_not_begun() {
+async fn rc13_transmit_can_be_dropped_at_every_poll_and_no_marker_goes_out_that_had_not_begun() {
     for (tls, bytes) in [(TlsMode::None, 3_000_000), (TlsMode::Implicit, 3_000_000), (TlsMode::None, 100)] {
         let server = server(tls, true);
         let mailer = kit::mailer(kit::route(&server, tls));

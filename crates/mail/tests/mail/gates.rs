@@ -31,7 +31,7 @@ async fn transmit(server: &SmtpServer, tls: TlsMode, message: &Message, gate: &G
 }
 
 #[tokio::test]
-async fn a_deadline_that_passes_between_body_and_marker_keeps_the_marker_back() {
+async fn rc50_a_deadline_that_passes_between_body_and_marker_keeps_the_marker_back() {
     for tls in [TlsMode::None, TlsMode::StartTls] {
         let server = SmtpServer::builder().tls(tls).start();
         let message = Mail::new().message;

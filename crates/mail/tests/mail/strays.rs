@@ -75,7 +75,7 @@ async fn with_pipelining_mail_rcpt_and_data_are_one_write_and_a_delivery_takes_t
 }
 
 #[tokio::test]
-async fn a_reply_that_waits_before_mail_is_no_answer_to_it_and_a_used_connection_is_stale() {
+async fn rc49_a_reply_that_waits_before_mail_is_no_answer_to_it_and_a_used_connection_is_stale() {
     for stray in
         [&b"250 surprise\r\n"[..], b"421 idle too long\r\n", b"554 go away\r\n", b"354 what\r\n", b"garbage", b"2"]
     {
@@ -154,7 +154,7 @@ async fn a_421_in_reply_to_the_next_mail_is_stale_but_a_refusal_is_not() {
 }
 
 #[tokio::test]
-async fn a_reply_between_354_and_marker_never_answers_the_marker() {
+async fn rc49_a_reply_between_354_and_marker_never_answers_the_marker() {
     let cases: [(&[u8], bool, &str); 8] = [
         (b"250 early\r\n", true, "not_sent body unexpected"),
         (b"421 bye\r\n", true, "not_sent body unexpected"),
@@ -219,7 +219,7 @@ impl Clock for Prompt {
 }
 
 #[tokio::test]
-async fn a_reply_that_arrives_while_a_small_body_is_written_is_found_right_before_the_marker() {
+async fn rc49_a_reply_that_arrives_while_a_small_body_is_written_is_found_right_before_the_marker() {
     let cases: [(&[u8], &str); 6] = [
         (b"250 2.0.0 taken\r\n", "unknown unexpected"),
         (b"421 bye\r\n", "not_sent body unexpected"),

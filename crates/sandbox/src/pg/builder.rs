@@ -22,11 +22,12 @@ pub struct PgClusterBuilder {
     fsync: bool,
     password_auth: bool,
     settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
 }
 
 impl Default for PgClusterBuilder {
     fn default() -> Self {
-        Self { fsync: true, password_auth: false, settings: Vec::new() }
+        Self { fsync: true, password_auth: false, settings: Vec::new(), environment: Vec::new() }
     }
 }
 
@@ -48,6 +49,12 @@ impl PgClusterBuilder {
     /// A line for postgresql.conf.
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// An environment variable of the server, each time it is started.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -86,6 +93,7 @@ impl PgClusterBuilder {
             binaries,
             user,
             fsync: self.fsync,
+            environment: self.environment.clone(),
             password: self.password_auth.then(generate_password).transpose()?,
             directory,
             port: ReservedPort::reserve().map_err(Error::Port)?,

@@ -56,6 +56,7 @@ pub struct PgCluster {
     binaries: Binaries,
     user: Option<ServerUser>,
     fsync: bool,
+    environment: Vec<(String, String)>,
     password: Option<String>,
     directory: tempfile::TempDir,
     port: ReservedPort,
@@ -241,7 +242,7 @@ impl PgCluster {
         if slot.as_mut().is_some_and(|server| server.ended().is_none()) {
             return Err(Error::Running);
         }
-        let server = slot.insert(Server::spawn(self.command("postgres"), &self.data_directory(), &self.log_path())?);
+        let server = slot.insert(Server::spawn(self.server_command(), &self.data_directory(), &self.log_path())?);
         let started = Instant::now();
         let config = self.socket_config(SUPERUSER);
         loop {
@@ -251,7 +252,7 @@ impl PgCluster {
                 let haunted = log.lines().rev().take(3).any(|line| line.contains("pre-existing shared memory block"));
                 if haunted && started.elapsed() < START_TIMEOUT {
                     tokio::time::sleep(POLL_INTERVAL).await;
-                    *server = Server::spawn(self.command("postgres"), &self.data_directory(), &self.log_path())?;
+                    *server = Server::spawn(self.server_command(), &self.data_directory(), &self.log_path())?;
                     continue;
                 }
                 *slot = None;
@@ -268,6 +269,12 @@ impl PgCluster {
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
+    }
+
+    fn server_command(&self) -> Command {
+        let mut command = self.command("postgres");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     fn command(&self, program: &str) -> Command {

@@ -19,6 +19,9 @@ use tokio::{sync::OnceCell, task::JoinHandle};
 use tokio_postgres::{Client, NoTls, types::Type};
 use uuid::Uuid;
 
+mod previous;
+use previous::Previous;
+
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) const LEASE: Duration = Duration::from_secs(3600);
 /// The lane of a message without route and priority.
@@ -100,6 +103,8 @@ pub(crate) struct Stage {
     pub(crate) url: String,
     pub(crate) sql: Client,
     pub(crate) store: Store,
+    /// A relay of the previous generation, and its share of the hot statements: every second one.
+    pub(crate) previous: Option<Previous>,
 }
 
 impl Stage {
@@ -114,7 +119,25 @@ impl Stage {
     /// On a database that is migrated already.
     pub(crate) async fn at(url: &str) -> Self {
         let (sql, _driver) = connect(url).await;
-        Self { url: url.to_owned(), sql, store: relay(url).await }
+        Self { url: url.to_owned(), sql, store: relay(url).await, previous: None }
+    }
+
+    /// From now on two generations of the relay work on the queue, taking turns statement by statement.
+    pub(crate) async fn with_previous(mut self) -> Self {
+        let store = self.relay().await;
+        self.previous = Some(Previous::new(connect(&self.url).await.0, store));
+        self
+    }
+
+    /// Every incarnation that intends here.
+    pub(crate) fn incarnations(&self) -> Vec<Incarnation> {
+        let previous = self.previous.as_ref().map(Previous::incarnation);
+        [self.store.incarnation()].into_iter().chain(previous).collect()
+    }
+
+    /// The previous generation, when it is its turn.
+    fn previous_turn(&self) -> Option<&Previous> {
+        self.previous.as_ref().filter(|previous| previous.takes_turn())
     }
 
     /// Another relay process.
@@ -154,6 +177,9 @@ impl Stage {
 
     /// Claims everything that is due in the usual lane.
     pub(crate) async fn claim(&self) -> Vec<Claimed> {
+        if let Some(previous) = self.previous_turn() {
+            return previous.claim().await;
+        }
         self.store.claim(LANE, Cursor::START, 10_000, LEASE).await.expect("claims").1
     }
 
@@ -165,6 +191,9 @@ impl Stage {
     }
 
     pub(crate) async fn intend(&self, attempt: &Attempt) -> IntendAnswer {
+        if let Some(previous) = self.previous_turn() {
+            return previous.intend(attempt).await;
+        }
         self.store.intend(&[request(attempt)], Wait::ForLocks).await.expect("intends")[0]
     }
 
@@ -198,7 +227,15 @@ impl Stage {
 
     /// The hot statement alone.
     pub(crate) async fn settle(&self, attempt: &Attempt, end: (Outcome, Verdict)) -> bool {
-        self.store.settle(&[settlement(attempt, end)]).await.expect("settles")[0]
+        self.settle_hot(&settlement(attempt, end)).await
+    }
+
+    /// The same, of a settlement that was changed.
+    pub(crate) async fn settle_hot(&self, settlement: &Settlement) -> bool {
+        if let Some(previous) = self.previous_turn() {
+            return previous.settle(settlement).await;
+        }
+        self.store.settle(std::slice::from_ref(settlement)).await.expect("settles")[0]
     }
 
     /// The cold half alone.
@@ -207,6 +244,9 @@ impl Stage {
     }
 
     pub(crate) async fn release(&self, attempt: &Attempt) -> usize {
+        if let Some(previous) = self.previous_turn() {
+            return previous.release(attempt).await;
+        }
         let release = Release { key: attempt.key, lease: attempt.lease, after: Duration::ZERO, lane: None };
         self.store.release(&[release]).await.expect("releases")
     }

@@ -18,7 +18,7 @@ async fn a_heartbeat_advances_by_one_and_a_repeated_one_sees_that_it_has() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_behind_its_own_orphan_sees_the_counter_that_stands() {
+async fn rc42_a_heartbeat_behind_its_own_orphan_sees_the_counter_that_stands() {
     let stage = Stage::set().await;
     let (orphan, _driver) = stage.session().await;
     orphan.batch_execute("BEGIN; UPDATE outbox.relay SET beat = 1").await.expect("beats");

@@ -111,7 +111,7 @@ async fn another_token_settles_nothing() {
 }
 
 #[tokio::test]
-async fn a_stale_repeat_of_attempt_one_leaves_attempt_two_on_the_wire_alone() {
+async fn rc39_a_stale_repeat_of_attempt_one_leaves_attempt_two_on_the_wire_alone() {
     let stage = Stage::set().await;
     for end in [deferred, not_sent] {
         let first = stage.sending().await;
@@ -150,7 +150,7 @@ async fn the_same_settlement_twice_in_one_batch_is_one() {
 }
 
 #[tokio::test]
-async fn a_locked_row_is_left_for_the_next_batch() {
+async fn rc20_a_locked_row_is_left_for_the_next_batch() {
     let stage = Stage::set().await;
     let attempts = [stage.sending().await, stage.sending().await, stage.sending().await];
     let (blocker, _driver) = stage.session().await;
@@ -212,7 +212,7 @@ async fn an_earlier_acceptance_outranks_every_verdict() {
 }
 
 #[tokio::test]
-async fn nothing_a_server_says_can_poison_a_batch() {
+async fn rc21_nothing_a_server_says_can_poison_a_batch() {
     let stage = Stage::set().await;
     let texts = ["x".repeat(2_000), "ü".repeat(5_000), "nul \0 nul".into(), "\u{fffe}\u{10ffff}".into(), String::new()];
     for text in texts {
