@@ -38,7 +38,9 @@ async fn rc26_two_transactions_that_enqueue_the_same_are_named_and_the_remedy_to
     // By the id of either, and as somebody who may not see addresses.
     for id in [first, second] {
         let told = explain_as(&stage, "viewer", &id.to_string(), &[]).await;
-        told.says(&["enqueued for a***@example.org", "each was sent", "Sent once: accepted by 127.0.0.1"]);
+        told.says(&["enqueued for a***@example.org", "each was sent once", "Sent once: accepted by 127.0.0.1"]);
+        // The other one's story is part of it.
+        told.tells(&["[1]  enqueued", &first_txid, "[2]  enqueued", &second_txid]);
         assert!(told.text.contains("Decisions of operators are not shown"), "{}", told.text);
     }
     let told = explain_as(&stage, "viewer", "ada@example.org", &["--json"]).await;

@@ -11,7 +11,7 @@ mod verdict;
 #[cfg(test)]
 mod verdict_tests;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use hapax_store::{
     Error,
@@ -122,7 +122,7 @@ impl Search<'_> {
         }
         stories.reverse();
         let twins = self.twins(TwinsOf::Address(text)).await?;
-        Ok(Some(Findings { by: "address", stories, twins, more, states: Vec::new() }))
+        Ok(Some(Findings { by: "address", stories, others: Vec::new(), twins, more, states: Vec::new() }))
     }
 
     async fn message(&self, id: Uuid, recipient_no: Option<i32>, by: &'static str) -> Result<Option<Findings>, Error> {
@@ -140,7 +140,19 @@ impl Search<'_> {
                 [(twins.first_id, twins.first_no), (twins.second_id, twins.second_no)].contains(&(id, number))
             });
         }
-        Ok(Some(Findings { by, stories, twins, more, states }))
+        let others = self.others(id, &twins).await?;
+        Ok(Some(Findings { by, stories, others, twins, more, states }))
+    }
+
+    /// The twins of a message: their story belongs to its own.
+    async fn others(&self, id: Uuid, twins: &[Twins]) -> Result<Vec<Story>, Error> {
+        let each = twins.iter().flat_map(|pair| [(pair.first_id, pair.first_no), (pair.second_id, pair.second_no)]);
+        let others: BTreeSet<(Uuid, i32)> = each.filter(|(other, _)| *other != id).collect();
+        let mut stories = Vec::new();
+        for (other, number) in others.into_iter().take(usize::try_from(self.limit).unwrap_or(usize::MAX)) {
+            stories.extend(stories_of(self.console, other, Some(number)).await?);
+        }
+        Ok(stories)
     }
 
     async fn twins(&self, of: TwinsOf<'_>) -> Result<Vec<Twins>, Error> {

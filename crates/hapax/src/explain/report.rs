@@ -24,8 +24,10 @@ const CLOSE_S: f64 = 3600.0;
 pub(crate) struct Findings {
     /// address, message, Message-ID, token.
     pub(crate) by: &'static str,
-    /// Oldest first.
+    /// What was asked for, oldest first.
     pub(crate) stories: Vec<Story>,
+    /// The twins of what was asked for by id.
+    pub(crate) others: Vec<Story>,
     /// Newest first.
     pub(crate) twins: Vec<Twins>,
     /// Whether there are more than are told.
@@ -38,9 +40,11 @@ pub(crate) struct Findings {
 /// What is no JSON.
 pub(crate) fn print(typed: &str, findings: &Findings, as_json: bool) -> anyhow::Result<()> {
     let verdicts = verdicts(findings);
-    let events = timeline(&findings.stories);
+    let mut stories: Vec<&Story> = findings.stories.iter().chain(&findings.others).collect();
+    stories.sort_by(|a, b| a.delivery.created_at.cmp(&b.delivery.created_at));
+    let events = timeline(&stories);
     if as_json {
-        let told = findings.stories.iter().map(|story| {
+        let told = stories.iter().map(|story| {
             json!({
                 "delivery": story.delivery, "verdict": verdict(story), "attempts": story.attempts,
                 "decisions": story.decisions, "doubt": story.doubt, "circumstances": story.around,
@@ -57,13 +61,13 @@ pub(crate) fn print(typed: &str, findings: &Findings, as_json: bool) -> anyhow::
     }
     output::line("\nNotifications");
     let labels: BTreeMap<String, String> =
-        findings.stories.iter().enumerate().map(|(at, story)| (story.name(), format!("[{}]", at + 1))).collect();
-    for story in &findings.stories {
+        stories.iter().enumerate().map(|(at, story)| (story.name(), format!("[{}]", at + 1))).collect();
+    for story in &stories {
         let delivery = &story.delivery;
         let recipient = or_dash(delivery.recipient.as_deref());
         let head = format!("{}  {}  to {recipient}  {}", story.name(), delivery.kind, delivery.state);
         output::line(&format!("  {} {}", labels[&story.name()], output::one_line(&head)));
-        if findings.stories.len() > 1 {
+        if stories.len() > 1 {
             output::line(&format!("      {}", output::one_line(&verdict(story))));
         }
     }
@@ -77,7 +81,7 @@ pub(crate) fn print(typed: &str, findings: &Findings, as_json: bool) -> anyhow::
         table.row([format!("  {at}"), labels[&event.delivery].clone(), event.text.clone()]);
     }
     table.print();
-    if findings.stories.iter().any(|story| story.decisions.is_none()) {
+    if stories.iter().any(|story| story.decisions.is_none()) {
         output::line("  Decisions of operators are not shown: this database user may not read outbox.audit.");
     }
     Ok(())
@@ -86,7 +90,8 @@ pub(crate) fn print(typed: &str, findings: &Findings, as_json: bool) -> anyhow::
 /// The answer in a few sentences.
 pub(crate) fn verdicts(findings: &Findings) -> Vec<String> {
     let stories = &findings.stories;
-    let mut told = twins::verdicts(&findings.twins, stories, findings.by == "address");
+    let all: Vec<&Story> = stories.iter().chain(&findings.others).collect();
+    let mut told = twins::verdicts(&findings.twins, &all, findings.by == "address");
     match stories.as_slice() {
         // The twins have been told; of a message that has some, what became of it itself is worth a sentence, too.
         [only] => told.push(verdict(only)),

@@ -3,7 +3,7 @@
 use hapax_store::inspect::{Attempt, Decision};
 use serde::Serialize;
 
-use super::story::{Story, millis, quoted, words};
+use super::story::{Story, at, millis, quoted, words};
 use crate::show::relay;
 
 /// Shorter attempts are told in one line.
@@ -25,8 +25,8 @@ pub(crate) struct Event {
 }
 
 /// All events of all deliveries, oldest first.
-pub(crate) fn timeline(stories: &[Story]) -> Vec<Event> {
-    let mut events: Vec<Event> = stories.iter().flat_map(events).collect();
+pub(crate) fn timeline(stories: &[&Story]) -> Vec<Event> {
+    let mut events: Vec<Event> = stories.iter().flat_map(|story| events(story)).collect();
     // Stable: what happened at the same time stays in the order of its making.
     events.sort_by(|a, b| a.at.cmp(&b.at));
     events
@@ -85,10 +85,10 @@ fn enqueued(story: &Story) -> String {
     );
     let key = story.around.as_ref().and_then(|around| around.dedup_key.as_deref());
     let more = [
-        ("dedup_key", key),
-        ("not before", delivery.not_before.as_deref()),
-        ("expires at", delivery.expires_at.as_deref()),
-        ("on_doubt", delivery.on_doubt.as_deref()),
+        ("dedup_key", key.map(ToOwned::to_owned)),
+        ("not before", delivery.not_before.as_deref().map(at)),
+        ("expires at", delivery.expires_at.as_deref().map(at)),
+        ("on_doubt", delivery.on_doubt.clone()),
     ];
     for (name, value) in more {
         if let Some(value) = value {

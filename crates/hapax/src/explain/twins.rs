@@ -38,7 +38,7 @@ struct Group {
 }
 
 /// The sentences, oldest first. `asked` is true when all are about the one address somebody asked for.
-pub(crate) fn verdicts(pairs: &[Twins], stories: &[Story], asked: bool) -> Vec<String> {
+pub(crate) fn verdicts(pairs: &[Twins], stories: &[&Story], asked: bool) -> Vec<String> {
     groups(pairs).iter().map(|group| sentences(group, stories, asked)).collect()
 }
 
@@ -98,7 +98,7 @@ fn second(pair: &Twins) -> Twin {
     }
 }
 
-fn sentences(group: &Group, stories: &[Story], asked: bool) -> String {
+fn sentences(group: &Group, stories: &[&Story], asked: bool) -> String {
     let count = group.twins.len();
     let whom = match (asked, group.recipients) {
         (true, _) => "this address".to_owned(),
@@ -147,11 +147,11 @@ fn was_sent(twin: &Twin) -> bool {
     twin.state.as_deref() == Some("sent")
 }
 
-fn became(twins: &[Twin], stories: &[Story]) -> String {
+fn became(twins: &[Twin], stories: &[&Story]) -> String {
     if twins.iter().all(was_sent) {
         let told = |twin: &Twin| {
-            let is = |story: &&Story| (story.delivery.message_id, story.delivery.recipient_no) == (twin.id, twin.no);
-            stories.iter().find(is).map(copies)
+            let is = |story: &&&Story| (story.delivery.message_id, story.delivery.recipient_no) == (twin.id, twin.no);
+            stories.iter().find(is).map(|story| copies(story))
         };
         let once = twins.iter().all(|twin| told(twin) == Some((1, 0)));
         return if once { "each was sent once" } else { "each was sent" }.to_owned();

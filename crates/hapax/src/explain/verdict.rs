@@ -273,7 +273,7 @@ fn waits(story: &Story) -> String {
     }
     let next = match (&delivery.due_at, delivery.due_later) {
         (Some(due), Some(true)) => format!("next try at {}", at(due)),
-        (Some(due), _) => format!("due since {}, a relay will take it", at(due)),
+        (Some(due), _) => format!("due since {}", at(due)),
         (None, _) => delivery.reason.clone().unwrap_or_else(|| "not due".into()),
     };
     let Some(last) = story.attempts.last() else {
@@ -281,7 +281,7 @@ fn waits(story: &Story) -> String {
             (Some(earliest), Some(true)) => {
                 format!("Waits for its time: the application wants it sent not before {}.", at(earliest))
             }
-            _ => format!("Waits for a relay: {next}. No attempt has been made yet."),
+            _ => format!("Waits for a relay: {next}. No attempt has been made yet; `hapax status` shows the relays."),
         };
     };
     let route = |attempt: &&Attempt| attempt.outcome == "not_sent" && ROUTE_PHASES.contains(&attempt.phase.as_str());

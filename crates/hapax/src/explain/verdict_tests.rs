@@ -295,8 +295,15 @@ fn a_key_of_what_was_not_sent_is_pointed_out_for_it_keeps_a_repeat_from_being_se
     };
     let told = |state: &str| {
         let story = Story { around: Some(around.clone()), ..story(delivery(state), vec![], vec![]) };
-        verdicts(&Findings { by: "message", stories: vec![story], twins: vec![], more: false, states: vec![] })
-            .join("\n")
+        verdicts(&Findings {
+            by: "message",
+            stories: vec![story],
+            others: vec![],
+            twins: vec![],
+            more: false,
+            states: vec![],
+        })
+        .join("\n")
     };
     assert!(told("failed").contains("It was not sent, but its dedup_key \"order-42\" is remembered until 2026-12-26"));
     assert!(told("sent").contains("gets this message's id back, and no second mail is made."));
@@ -309,7 +316,7 @@ fn consequences_follow_their_causes_in_the_time_line_even_when_their_times_are_a
         accepted("2026-11-26T10:31:02.105Z"),
         accepted("2026-11-26T10:31:03.000Z"),
     ];
-    let events = timeline(&[story(sent(), attempts, vec![decision("resolve resend", "alice", "x")])]);
+    let events = timeline(&[&story(sent(), attempts, vec![decision("resolve resend", "alice", "x")])]);
     let told: Vec<(&str, &str)> = events.iter().map(|event| (event.event, event.at.as_str())).collect();
     assert_eq!(
         told,
