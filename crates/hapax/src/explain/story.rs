@@ -102,22 +102,25 @@ pub(crate) fn server(attempt: &Attempt) -> String {
 /// Who decided: a policy speaks through a relay's user and says so in its reason.
 pub(crate) fn who(decision: &Decision) -> String {
     match policy(decision) {
-        Some(policy) => format!("the {policy}"),
+        Some(named) if named.starts_with("on_doubt") => format!("the policy {named}"),
+        Some(_) => "a policy".to_owned(),
         None => format!("an operator (session user {})", decision.actor),
     }
 }
 
-/// The policy that made a decision.
-pub(crate) fn policy(decision: &Decision) -> Option<&str> {
-    decision.reason.as_deref().filter(|reason| reason.starts_with("policy on_doubt"))
+/// What a policy says of itself, when one decided.
+fn policy(decision: &Decision) -> Option<&str> {
+    Some(decision.reason.as_deref()?.strip_prefix("policy")?.trim_start_matches([':', ' ']))
 }
 
-/// `, because "..."`; a policy is its own reason.
+/// `, because "..."`; `on_doubt = ...` is its own reason.
 pub(crate) fn because(decision: &Decision) -> String {
-    match (&decision.reason, policy(decision)) {
-        (Some(reason), None) if !reason.trim().is_empty() => format!(", because {}", quoted(reason)),
-        _ => String::new(),
-    }
+    let reason = match policy(decision) {
+        Some(named) if named.starts_with("on_doubt") => return String::new(),
+        Some(words) => words,
+        None => decision.reason.as_deref().unwrap_or_default(),
+    };
+    if reason.trim().is_empty() { String::new() } else { format!(", because {}", quoted(reason)) }
 }
 
 /// A sentence begins with a capital letter.

@@ -34,7 +34,7 @@ pub(crate) fn verdict(story: &Story) -> String {
         Ok(State::Suppressed) => vec![format!("Not sent: its address is suppressed{}.", reason(story))],
         Err(_) => vec![format!("Its state is {}, which this version does not know.", delivery.state)],
     };
-    sentences.into_iter().chain(sent_again_anew(story)).collect::<Vec<_>>().join(" ")
+    sentences.into_iter().chain(evidence(story)).chain(sent_again_anew(story)).collect::<Vec<_>>().join(" ")
 }
 
 /// How many copies were certainly accepted, and how many more may have been.
@@ -292,6 +292,22 @@ fn waits(story: &Story) -> String {
         return format!("Waits: route {route} has failed {times} for it; the last attempt {}; {next}.", ending(last));
     }
     format!("Waits, after {}: the last one {}; {next}.", counted(story.attempts.len(), "attempt"), ending(last))
+}
+
+/// What a mail server's log or a report has settled: the ledger has it, but no relay read that reply.
+fn evidence(story: &Story) -> Vec<String> {
+    let decisions = story.decisions.as_deref().unwrap_or_default().iter();
+    let told = decisions.filter_map(|decision| {
+        let what = match decision.action.strip_prefix("evidence ")? {
+            "accepted" => "that it was accepted",
+            "not_sent" => "that it had not arrived",
+            _ => return None,
+        };
+        let brought = format!("session user {} brought evidence at {}", decision.actor, at(&decision.at));
+        let words = decision.reason.as_deref().map(|reason| format!(": {}", quoted(reason))).unwrap_or_default();
+        Some(capital(&format!("{brought} {what}{words}.")))
+    });
+    told.collect()
 }
 
 /// An operator has enqueued the same again as a new message.

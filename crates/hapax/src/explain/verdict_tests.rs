@@ -206,6 +206,19 @@ fn what_was_sent_again_as_a_new_message_is_said_whatever_the_function_was_called
 }
 
 #[test]
+fn evidence_from_elsewhere_and_policies_of_routes_say_where_they_come_from() {
+    let found = decision("evidence accepted", "alice", "mx1: 3F2A51C0D4: queue active at 10:31:02");
+    let told = verdict(&story(sent(), vec![accepted("2026-11-26T10:31:02.105Z")], vec![found]));
+    let brought = "Session user alice brought evidence at 2026-11-26 10:20:00 UTC that it was accepted: \
+                   \"mx1: 3F2A51C0D4: queue active at 10:31:02\".";
+    assert!(told.ends_with(brought), "{told}");
+    let same_key = decision("resolve resend", "relay", "policy: route default de-duplicates by X-Key");
+    let told =
+        verdict(&story(Delivery { resends: 1, ..sent() }, vec![accepted("2026-11-26T10:31:02.105Z")], vec![same_key]));
+    assert!(told.ends_with("A policy decided at 2026-11-26 10:20:00 UTC to send it again, because \"route default de-duplicates by X-Key\"."), "{told}");
+}
+
+#[test]
 fn waiting_names_what_is_waited_for() {
     let pending = Delivery {
         finished_at: None,

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use crate::support::{CANARY, run, run_in};
 
-const COMMANDS: [&str; 12] =
-    ["demo", "run", "migrate", "check", "status", "ls", "show", "resolve", "retry", "cancel", "hold", "release"];
+const COMMANDS: [&str; 13] = [
+    "demo", "run", "migrate", "check", "status", "ls", "show", "explain", "resolve", "retry", "cancel", "hold",
+    "release",
+];
 
 #[tokio::test]
 async fn every_command_has_a_help_with_an_example() {
@@ -30,7 +32,7 @@ async fn the_version_is_told() {
 #[tokio::test]
 async fn wrong_usage_ends_with_64_and_says_so_on_stderr() {
     let id = "0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d";
-    let cases: [&[&str]; 12] = [
+    let cases: [&[&str]; 15] = [
         &[],
         &["bogus"],
         &["run", "--bogus"],
@@ -38,6 +40,9 @@ async fn wrong_usage_ends_with_64_and_says_so_on_stderr() {
         &["ls", "--limit", "0"],
         &["show"],
         &["show", "not-an-id"],
+        &["explain", "not-an-id"],
+        &["explain", id, "--since", "yesterday"],
+        &["explain", id, "--limit", "0"],
         &["resolve", id, "sent"],
         &["resolve", id, "maybe", "--reason", "x"],
         &["resolve", &format!("{id}/1"), &format!("{id}/2"), "sent", "--reason", "x", "--token", id],
