@@ -80,4 +80,9 @@ async fn what_is_not_there_is_said_with_what_to_do_and_exit_code_1() {
         assert_ne!(told.code, 0, "{}", told.text);
         assert!(told.text.contains("outbox_viewer to look"), "{}", told.text);
     }
+    // A schema that is behind says what to do.
+    stage.sql.batch_execute("DROP FUNCTION outbox.circumstances(uuid)").await.expect("drops");
+    let told = explain(&stage, "r1@example.org").await;
+    assert_eq!(told.code, 78, "{}", told.text);
+    assert!(told.text.contains("hint: hapax migrate up"), "{}", told.text);
 }
