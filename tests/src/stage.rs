@@ -129,8 +129,8 @@ impl Stage {
         let stage = Self { cluster, server, sql };
         let (code, output) = stage.settings_of("postgres").command(["migrate", "up"]).await;
         assert_eq!(code, 0, "hapax migrate up: {output}");
-        let roles =
-            ["relay", "producer", "operator"].map(|role| format!("CREATE ROLE {role} LOGIN IN ROLE outbox_{role};"));
+        let roles = ["relay", "producer", "operator", "viewer"]
+            .map(|role| format!("CREATE ROLE {role} LOGIN IN ROLE outbox_{role};"));
         stage.sql.batch_execute(&roles.concat()).await.expect("roles can be made");
         stage
     }
@@ -140,7 +140,7 @@ impl Stage {
         self.settings_of("relay")
     }
 
-    /// The same for another user of the database: `operator`, `producer`, `postgres`.
+    /// The same for another user of the database: `operator`, `viewer`, `producer`, `postgres`.
     pub fn settings_of(&self, user: &str) -> Settings {
         let route = format!("smtp://127.0.0.1:{}?starttls=none", self.server.port());
         Settings::new(&self.cluster.url_for("postgres", user), &route)

@@ -8,6 +8,7 @@
 mod contract {
     mod accepted;
     mod dedup;
+    mod duplicates;
     mod many;
     mod observing;
     mod privileges;

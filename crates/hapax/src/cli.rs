@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// Everything about one message: deliveries, attempts, decisions, verdict
     #[command(long_about = SHOW)]
     Show(Show),
+    /// Why somebody got two mails, or none: by address, Message-ID or id
+    #[command(long_about = EXPLAIN)]
+    Explain(Explain),
     /// Decide deliveries in doubt
     #[command(long_about = RESOLVE)]
     Resolve(Resolve),
@@ -258,6 +261,43 @@ pub(crate) struct Show {
     pub(crate) delivery: String,
     #[command(flatten)]
     pub(crate) json: Json,
+}
+
+const EXPLAIN: &str = "\
+Why somebody got two mails, or none. Ask by email address, by Message-ID (as the mail server's log or the mail itself \
+has it), by message id, delivery (ID/NO), or the token of an attempt. The answer is a verdict in a few sentences, then \
+the time line from the application's INSERT to the server's reply. It finds what an application has enqueued twice, \
+also in two transactions (outbox.suspected_duplicates in SQL).
+
+Addresses are masked, but for the one you type. Needs outbox_viewer or outbox_operator; only the latter sees who \
+decided what. Exit code 1 when there is nothing to tell.
+
+Examples:
+  hapax explain ada@example.org
+  hapax explain ada@example.org --since 7d --json | jq -r '.verdict[]'
+  hapax explain '<0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d@shop.example>'
+  hapax explain 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d/2      only the delivery to recipient 2";
+
+/// `hapax explain`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Explain {
+    /// Address, Message-ID, message id, delivery (ID/NO) or token
+    #[arg(value_name = "ADDRESS|MESSAGE-ID|ID[/NO]")]
+    pub(crate) what: String,
+    /// Only what was enqueued in the last so many days or hours [default: everything that is kept]
+    #[arg(long, value_name = "DURATION", value_parser = since)]
+    pub(crate) since: Option<std::time::Duration>,
+    /// How many notifications are told at most, newest first
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=1000))]
+    pub(crate) limit: i32,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+fn since(text: &str) -> Result<std::time::Duration, String> {
+    let hundred_years = std::time::Duration::from_secs(100 * 365 * 86_400);
+    let duration = crate::config::duration(text).filter(|duration| *duration <= hundred_years);
+    duration.ok_or_else(|| "write a duration such as 12h, 7d or 30d".to_owned())
 }
 
 const RESOLVE: &str = "\

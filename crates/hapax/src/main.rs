@@ -9,6 +9,7 @@ mod config;
 mod connect;
 mod decide;
 mod demo;
+mod explain;
 mod failure;
 mod look;
 mod migrate;
@@ -70,6 +71,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(json) => look::status(loaded, json).await,
         Command::Ls(ls) => look::ls(loaded, ls).await,
         Command::Show(show) => show::run(loaded, show).await,
+        Command::Explain(options) => explain::run(loaded, options).await,
         Command::Resolve(resolve) => decide::resolve(loaded, resolve).await,
         Command::Retry(retry) => decide::retry(loaded, retry).await,
         Command::Cancel(options) => decide::decide(loaded, Action::Cancel, options).await,

@@ -111,6 +111,10 @@ impl Error {
             Some(state) if *state == SqlState::UNDEFINED_TABLE || *state == SqlState::INVALID_SCHEMA_NAME => {
                 Self::NoOutbox
             }
+            Some(state) if *state == SqlState::UNDEFINED_FUNCTION => Self::Schema(format!(
+                "the outbox in this database is older than this hapax, which asks it for what it does not have: {self} \
+                 (hint: hapax migrate up)"
+            )),
             _ => self,
         }
     }

@@ -26,6 +26,9 @@ macro_rules! readable {
     };
 }
 
+/// Finding deliveries, and what was enqueued twice.
+pub mod search;
+
 readable!(
     /// How many deliveries are in a state. Times are ISO 8601, UTC.
     pub struct StateCount {

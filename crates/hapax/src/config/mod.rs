@@ -19,6 +19,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use duration::parse as duration;
 pub(crate) use layers::Inputs;
 pub(crate) use mask::mask;
 pub(crate) use origin::{Problem, Shown};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{CANARY, run, run_in};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "demo",
     "run",
     "migrate",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 13] = [
     "status",
     "ls",
     "show",
+    "explain",
     "resolve",
     "retry",
     "cancel",
@@ -43,7 +44,7 @@ async fn the_version_is_told() {
 #[tokio::test]
 async fn wrong_usage_ends_with_64_and_says_so_on_stderr() {
     let id = "0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d";
-    let cases: [&[&str]; 12] = [
+    let cases: [&[&str]; 15] = [
         &[],
         &["bogus"],
         &["run", "--bogus"],
@@ -51,6 +52,9 @@ async fn wrong_usage_ends_with_64_and_says_so_on_stderr() {
         &["ls", "--limit", "0"],
         &["show"],
         &["show", "not-an-id"],
+        &["explain", "not-an-id"],
+        &["explain", id, "--since", "yesterday"],
+        &["explain", id, "--limit", "0"],
         &["resolve", id, "sent"],
         &["resolve", id, "maybe", "--reason", "x"],
         &["resolve", &format!("{id}/1"), &format!("{id}/2"), "sent", "--reason", "x", "--token", id],

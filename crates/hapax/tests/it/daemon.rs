@@ -168,14 +168,14 @@ async fn deliveries_are_listed_shown_and_decided_without_addresses() {
         (&["ls", "--in-doubt"], 0, "nothing is in doubt"),
         (&["ls", "--state", "sent"], 0, "no such deliveries"),
         (&["ls", "--kind", "welcome", "--limit", "1"], 0, "welcome"),
-        (&["show", &id], 0, "Not sent yet, due since"),
+        (&["show", &id], 0, "Waits for a relay: due since"),
         (&["hold", &id, "--reason", "wait for it"], 0, "/1  held"),
-        (&["show", &id], 0, "Held, nothing goes out until it is released: wait for it."),
+        (&["show", &id], 0, "because \"wait for it\". Nothing is sent until somebody decides: hapax release"),
         (&["retry", &id, "--reason", "x"], 1, "release it with hapax release"),
         (&["release", &id, "--reason", "go"], 0, "/2  pending"),
         (&["cancel", &id, "--reason", "b.canary@example.org asked"], 0, "/1  cancelled"),
         (&["cancel", &id, "--reason", "again"], 0, "already cancelled"),
-        (&["show", &format!("{id}/2")], 0, "Not delivered, cancelled at"),
+        (&["show", &format!("{id}/2")], 0, "Not sent: cancelled by session user"),
         (&["resolve", &format!("{id}/1"), "sent", "--reason", "x"], 0, "nothing to resolve: it is cancelled"),
     ];
     for (args, code, words) in expected {
@@ -207,11 +207,12 @@ async fn every_reading_command_speaks_json() {
     let client = cluster.client("shop").await.expect("a client");
     let enqueue = "SELECT outbox.enqueue('welcome', ARRAY['ada@example.org'], subject => 'Hi', body_text => 'x')::text";
     let id: String = client.query_one(enqueue, &[]).await.expect("enqueued").get(0);
-    let cases: [&[&str]; 7] = [
+    let cases: [&[&str]; 8] = [
         &["status", "--json"],
         &["ls", "--json"],
         &["ls", "--in-doubt", "--json"],
         &["show", &id, "--json"],
+        &["explain", &id, "--json"],
         &["migrate", "status", "--json"],
         &["migrate", "verify", "--json"],
         &["hold", &id, "--reason", "x", "--json"],

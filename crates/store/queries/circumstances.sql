@@ -1,0 +1,5 @@
+-- outbox.circumstances: dedup key and ordering key of one message's deliveries, masked.
+SELECT /* outbox.circumstances */ c.recipient_no, outbox.mask_text(c.dedup_key) AS dedup_key,
+       to_char(c.key_until AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS key_until, c.key_until > now() AS key_in_force, c.key_holder,
+       c.waits_for, c.waits_for_no, c.waits_for_state, c.ahead
+FROM outbox.circumstances($1) c ORDER BY c.recipient_no
