@@ -142,17 +142,25 @@ async fn introduce(
     shutdown: &Shutdown,
 ) -> Result<Vec<Arc<Route>>, Error> {
     let grace = config.limits.doubt_grace(&config.timeouts);
-    let register = async || store.register(&config.name, &config.host, &config.version, grace).await;
-    patiently(shutdown, "registering this relay", register).await?;
+    while let Err(error) = store.register(&config.name, &config.host, &config.version, grace).await {
+        try_again(shutdown, "registering this relay", error).await?;
+    }
     let default = config.routes.iter().position(|route| route.name == "default").unwrap_or(0);
     let names: Vec<String> = config.routes.iter().map(|route| route.name.clone()).collect();
-    let groups = patiently(shutdown, "registering the routes", async || store.register_routes(&names).await).await?;
+    let groups = loop {
+        match store.register_routes(&names).await {
+            Ok(groups) => break groups,
+            Err(error) => try_again(shutdown, "registering the routes", error).await?,
+        }
+    };
     let kinds: Vec<_> = config
         .kinds
         .iter()
         .map(|(name, kind)| (name.clone(), kind.priority.map(hapax_core::Priority::as_str), kind.route.clone()))
         .collect();
-    patiently(shutdown, "registering the kinds", async || store.register_kinds(&kinds).await).await?;
+    while let Err(error) = store.register_kinds(&kinds).await {
+        try_again(shutdown, "registering the kinds", error).await?;
+    }
     let permits = pump::route_permits(config);
     let mut routes = Vec::with_capacity(config.routes.len());
     for (index, route) in config.routes.iter().enumerate() {
@@ -165,24 +173,16 @@ async fn introduce(
 }
 
 /// The database may go away between the first look at it and here: that is waited for, as at any other time.
-async fn patiently<T>(
-    shutdown: &Shutdown,
-    doing: &'static str,
-    mut call: impl AsyncFnMut() -> Result<T, hapax_store::Error>,
-) -> Result<T, Error> {
-    loop {
-        match call().await {
-            Ok(value) => return Ok(value),
-            Err(error) if (error.is_transient() || error.is_ambiguous()) && !shutdown.soft.is_cancelled() => {
-                tracing::warn!(error = %error, doing, "the database does not answer, trying again");
-            }
-            Err(source) => return Err(Error::Store { doing, source }),
-        }
-        tokio::select! {
-            () = shutdown.soft.cancelled() => {}
-            () = tokio::time::sleep(INTRODUCE_PAUSE) => {}
-        }
+async fn try_again(shutdown: &Shutdown, doing: &'static str, error: hapax_store::Error) -> Result<(), Error> {
+    if shutdown.soft.is_cancelled() || !(error.is_transient() || error.is_ambiguous()) {
+        return Err(Error::Store { doing, source: error });
     }
+    tracing::warn!(error = %error, doing, "the database does not answer, trying again");
+    tokio::select! {
+        () = shutdown.soft.cancelled() => {}
+        () = tokio::time::sleep(INTRODUCE_PAUSE) => {}
+    }
+    Ok(())
 }
 
 /// Everything that has to end, in order.
