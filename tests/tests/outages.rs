@@ -160,6 +160,25 @@ async fn a_relay_that_starts_before_its_database_waits_for_it_and_then_works() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_goes_away_while_a_relay_registers_is_waited_for() {
+    let stage = Stage::set().await;
+    let (proxy, url) = proxied(&stage.cluster);
+    // Found by a storm: the statement waits, its connection breaks, and the relay gave up.
+    let locker = stage.cluster.client("postgres").await.expect("it takes a client");
+    locker.batch_execute("BEGIN; LOCK TABLE outbox.relay").await.expect("locked");
+    let relay = stage.settings().set("database.url", url).spawn();
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%outbox.register */%'";
+    eventually(PATIENCE, async || stage.count(waiting).await == 1).await;
+    proxy.cut_all().await;
+    locker.batch_execute("COMMIT").await.expect("unlocked");
+    running(&relay).await;
+    stage.enqueue(10).await;
+    stage.until("sent", 10).await;
+    ends_well(relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_without_a_schema_ends_with_78_and_says_what_to_type() {
     let cluster = PgCluster::start().await.expect("a cluster starts");
     let settings = hapax_tests::stage::Settings::new(&cluster.url(), "smtp://127.0.0.1:9?starttls=none");

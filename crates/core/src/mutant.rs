@@ -84,8 +84,8 @@ const SQL: [(&str, &str, &str, &str); 12] = [
     (
         "name_is_identity",
         "register",
-        "VALUES ($1, $2, $3, $4, $5, $6 * interval '1 second')",
-        "VALUES ($1, $2, $3, $4, $5, $6 * interval '1 second') ON CONFLICT (incarnation) DO UPDATE SET beat = 0, signed_off_at = NULL",
+        "ON CONFLICT (incarnation) DO NOTHING",
+        "ON CONFLICT (incarnation) DO UPDATE SET beat = 0, signed_off_at = NULL",
     ),
     ("epoch_ignored", "claim", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
     ("epoch_ignored", "intend", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),

@@ -49,6 +49,9 @@ pub struct Shutdown {
     pub hard: CancellationToken,
 }
 
+/// Between two tries to register.
+const INTRODUCE_PAUSE: Duration = Duration::from_millis(200);
+
 /// How long after a hard shutdown couriers and ledger may take to wind up.
 const WIND_UP: Duration = Duration::from_secs(5);
 
@@ -59,7 +62,7 @@ const WIND_UP: Duration = Duration::from_secs(5);
 pub async fn run(store: Store, renderer: Arc<Renderer>, config: RelayConfig, shutdown: Shutdown) -> Result<(), Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config = Arc::new(config);
-    let routes = introduce(&store, &config, &clock).await?;
+    let routes = introduce(&store, &config, &clock, &shutdown).await?;
     let fatal = Fatal::default();
     let (registry, hands) = (Registry::default(), Hands::default());
     let heartbeat = Arc::new(Heartbeat::new(config.limits.transmit_deadline));
@@ -132,19 +135,32 @@ pub async fn run(store: Store, renderer: Arc<Renderer>, config: RelayConfig, shu
 }
 
 /// Registers incarnation, routes and kinds.
-async fn introduce(store: &Store, config: &RelayConfig, clock: &Arc<dyn Clock>) -> Result<Vec<Arc<Route>>, Error> {
-    let fail = |doing| move |source| Error::Store { doing, source };
+async fn introduce(
+    store: &Store,
+    config: &RelayConfig,
+    clock: &Arc<dyn Clock>,
+    shutdown: &Shutdown,
+) -> Result<Vec<Arc<Route>>, Error> {
     let grace = config.limits.doubt_grace(&config.timeouts);
-    store.register(&config.name, &config.host, &config.version, grace).await.map_err(fail("registering this relay"))?;
+    while let Err(error) = store.register(&config.name, &config.host, &config.version, grace).await {
+        try_again(shutdown, "registering this relay", error).await?;
+    }
     let default = config.routes.iter().position(|route| route.name == "default").unwrap_or(0);
     let names: Vec<String> = config.routes.iter().map(|route| route.name.clone()).collect();
-    let groups = store.register_routes(&names).await.map_err(fail("registering the routes"))?;
+    let groups = loop {
+        match store.register_routes(&names).await {
+            Ok(groups) => break groups,
+            Err(error) => try_again(shutdown, "registering the routes", error).await?,
+        }
+    };
     let kinds: Vec<_> = config
         .kinds
         .iter()
         .map(|(name, kind)| (name.clone(), kind.priority.map(hapax_core::Priority::as_str), kind.route.clone()))
         .collect();
-    store.register_kinds(&kinds).await.map_err(fail("registering the kinds"))?;
+    while let Err(error) = store.register_kinds(&kinds).await {
+        try_again(shutdown, "registering the kinds", error).await?;
+    }
     let permits = pump::route_permits(config);
     let mut routes = Vec::with_capacity(config.routes.len());
     for (index, route) in config.routes.iter().enumerate() {
@@ -154,6 +170,19 @@ async fn introduce(store: &Store, config: &RelayConfig, clock: &Arc<dyn Clock>) 
         routes.push(Arc::new(Route::new(route.clone(), groups, permits, clock.clone())?));
     }
     Ok(routes)
+}
+
+/// The database may go away between the first look at it and here: that is waited for, as at any other time.
+async fn try_again(shutdown: &Shutdown, doing: &'static str, error: hapax_store::Error) -> Result<(), Error> {
+    if shutdown.soft.is_cancelled() || !(error.is_transient() || error.is_ambiguous()) {
+        return Err(Error::Store { doing, source: error });
+    }
+    tracing::warn!(error = %error, doing, "the database does not answer, trying again");
+    tokio::select! {
+        () = shutdown.soft.cancelled() => {}
+        () = tokio::time::sleep(INTRODUCE_PAUSE) => {}
+    }
+    Ok(())
 }
 
 /// Everything that has to end, in order.

@@ -71,7 +71,7 @@ impl Store {
     /// Introduces this process.
     ///
     /// # Errors
-    /// Any; after an ambiguous one take a fresh incarnation.
+    /// Any; call again.
     pub async fn register(&self, name: &str, host: &str, version: &str, doubt_grace: Duration) -> Result<(), Error> {
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         self.rows(
