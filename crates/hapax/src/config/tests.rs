@@ -196,12 +196,12 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
 fn keys_of_later_versions_are_accepted_with_a_warning() {
     let text = format!(
         "{}[http]\nlisten = \"127.0.0.1:9464\"\n",
-        with("routes.default", "rate = \"14/s\"\nidempotency_window = \"24h\"")
+        with("routes.default", "rate = \"14/s\"")
     );
     let (loaded, _directory) = load_text(&text, &[]);
     assert_eq!(loaded.problems, []);
     let paths: Vec<&str> = loaded.warnings.iter().map(|warning| warning.path.as_str()).collect();
-    assert_eq!(paths, ["routes.default.rate", "routes.default.idempotency_window", "http.listen"]);
+    assert_eq!(paths, ["routes.default.rate", "http.listen"]);
     assert!(loaded.warnings[0].message.contains("no effect"));
 }
 

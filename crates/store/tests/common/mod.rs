@@ -373,6 +373,7 @@ pub(crate) fn request(attempt: &Attempt) -> IntendRequest {
         token: attempt.token,
         sha256: [7; 32],
         route: "default".into(),
+        upstream: None,
     }
 }
 
@@ -380,7 +381,7 @@ pub(crate) fn request(attempt: &Attempt) -> IntendRequest {
 pub(crate) async fn raw_intend(client: &Client, store: &Store, attempt: &Attempt) -> Vec<String> {
     let sql = include_str!("../../queries/intend.sql").replace("FOR UPDATE OF q SKIP LOCKED", "FOR UPDATE OF q");
     let (armed, sha): (_, &[u8]) = (store.armed(), &[7; 32]);
-    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 10] = [
+    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 12] = [
         (&armed.epoch, Type::UUID),
         (&armed.identity, Type::TEXT),
         (&vec![attempt.key.message_id.0], Type::UUID_ARRAY),
@@ -391,6 +392,8 @@ pub(crate) async fn raw_intend(client: &Client, store: &Store, attempt: &Attempt
         (&vec!["default"], Type::TEXT_ARRAY),
         (&store.incarnation().0, Type::UUID),
         (&"0", Type::TEXT),
+        (&vec![None::<i64>], Type::INT8_ARRAY),
+        (&vec![None::<f64>], Type::FLOAT8_ARRAY),
     ];
     match client.query_typed(&sql, &params).await {
         Ok(rows) => rows.iter().map(|row| row.get("answer")).collect(),
