@@ -190,7 +190,7 @@ pub(crate) fn verdict(delivery: &Delivery, attempts: &[Attempt], doubt: Option<&
         Ok(State::Failed) => format!("Not delivered, failed at {finished}{reason}.{may_have_arrived}"),
         Ok(State::Cancelled) => format!("Not delivered, cancelled at {finished}{reason}.{may_have_arrived}"),
         Ok(State::Expired) => format!("Not delivered, its time had passed at {finished}{reason}.{may_have_arrived}"),
-        Ok(State::Suppressed) => format!("Not delivered, its address is suppressed{reason}.{may_have_arrived}"),
+        Ok(State::Suppressed) => format!("Not delivered, suppressed{reason}.{may_have_arrived}"),
         Err(_) => format!("Its state is {}, which this version does not know.", delivery.state),
     }
 }
@@ -203,12 +203,19 @@ fn sent(delivery: &Delivery, own: &[&Attempt], finished: &str) -> String {
         open => format!(" {open} other attempt(s) of it may have arrived, too."),
     };
     match delivery.evidence.as_deref() {
-        Some("reply") => {
+        Some(evidence @ ("reply" | "idempotent upstream")) => {
             let accepted = own.iter().rev().find(|attempt| attempt.outcome == "accepted");
             let server = accepted.and_then(|attempt| attempt.server.clone()).unwrap_or_else(|| "a server".into());
             let said = accepted.map(|attempt| format!(" (\"{}\")", words(attempt))).unwrap_or_default();
             let tries = if own.len() > 1 { format!(" after {} attempts", own.len()) } else { String::new() };
-            format!("Accepted by {server} at {finished}{tries}{said}.{copies}")
+            let once = match evidence {
+                "reply" => "",
+                _ => {
+                    " The attempts in doubt before carried the same key, and its upstream de-duplicates by a key: one mail."
+                }
+            };
+            let note = delivery.reason.as_deref().map(|reason| format!(", {reason}")).unwrap_or_default();
+            format!("Accepted by {server} at {finished}{tries}{said}{note}.{once}{copies}")
         }
         Some(evidence) => format!("Taken for sent at {finished} by {evidence}, not by a server's reply.{copies}"),
         None => format!("Sent at {finished}.{copies}"),

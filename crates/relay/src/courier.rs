@@ -129,7 +129,12 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
         }
         Conversed::NoConnection(outcome) => {
             let Some((job, failures)) = route.failed(job, fastrand::f64()) else { return false };
-            settle(office, route, job, Ending { began, failures, redirected: parcel.redirected, ..Ending::of(outcome) });
+            settle(
+                office,
+                route,
+                job,
+                Ending { began, failures, redirected: parcel.redirected, ..Ending::of(outcome) },
+            );
             return true;
         }
         Conversed::Ended(outcome, server) => {

@@ -37,7 +37,11 @@ impl RouteConfig {
 
 /// The route that a delivery in doubt, or on its way with the same key, belongs to: by its name, and only if the same
 /// upstream is still behind it.
-fn pinned<'a>(config: &'a RelayConfig, route: Option<&str>, upstream: Option<i64>) -> Option<(&'a RouteConfig, Upstream)> {
+fn pinned<'a>(
+    config: &'a RelayConfig,
+    route: Option<&str>,
+    upstream: Option<i64>,
+) -> Option<(&'a RouteConfig, Upstream)> {
     let found = config.routes.iter().find(|found| Some(found.name.as_str()) == route)?;
     let behind = found.upstream()?;
     (Some(behind.id) == upstream).then_some((found, behind))
@@ -116,8 +120,8 @@ mod tests {
 
     fn route(name: &str, url: &str, header: Option<&str>) -> RouteConfig {
         let Ok(ParsedUrl::Transport(transport)) = hapax_mail::parse_url(url) else { panic!("a transport: {url}") };
-        let idempotency = header
-            .map(|header| Idempotency { header: header.to_owned(), window: Duration::from_secs(600) });
+        let idempotency =
+            header.map(|header| Idempotency { header: header.to_owned(), window: Duration::from_secs(600) });
         RouteConfig {
             name: name.into(),
             transport,

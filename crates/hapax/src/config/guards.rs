@@ -31,7 +31,9 @@ pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>) -> Guards
             warn("recipients_allow", "is on: only these recipients get their mail");
             warn("redirect_all_to", "is on: all other mail goes to that address instead");
         }
-        (Some(_), None) => warn("recipients_allow", "is on: all other recipients get nothing, their mail is suppressed"),
+        (Some(_), None) => {
+            warn("recipients_allow", "is on: all other recipients get nothing, their mail is suppressed")
+        }
         (None, Some(_)) => warn("redirect_all_to", "is on: all mail goes to that address, nobody gets theirs"),
         (None, None) => {}
     }
@@ -39,7 +41,8 @@ pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>) -> Guards
 }
 
 fn recipients_allow(section: &mut Section<'_>) -> Option<Vec<RecipientRule>> {
-    const HINT: &str = "everybody at a domain is \"@example.org\" (without its subdomains), one address \"qa@example.com\"";
+    const HINT: &str =
+        "everybody at a domain is \"@example.org\" (without its subdomains), one address \"qa@example.com\"";
     let given = section.list("recipients_allow")?;
     if given.is_empty() {
         let path = section.path("recipients_allow");

@@ -308,12 +308,12 @@ WITH doubts AS (
 ),
 live AS (
   SELECT x.*, coalesce(d.unknown, 0) AS unknown, coalesce(d.accepted, 0) AS accepted FROM (
-    SELECT message_id, recipient_no, open_doubts, NULL AS state, parked, intent, accepted_late, due_at FROM outbox.queue
-    UNION ALL SELECT message_id, recipient_no, open_doubts, state, NULL, NULL, NULL, NULL FROM outbox.done) x
+    SELECT message_id, recipient_no, open_doubts, NULL AS state, NULL AS evidence, parked, intent, accepted_late, due_at FROM outbox.queue
+    UNION ALL SELECT message_id, recipient_no, open_doubts, state, evidence, NULL, NULL, NULL, NULL FROM outbox.done) x
   LEFT JOIN doubts d USING (message_id, recipient_no)
 )
 SELECT format('%s/%s', message_id, recipient_no), format('open_doubts %s, but %s attempts are unknown (%s)', open_doubts, unknown, coalesce(state, 'queued'))
-FROM live WHERE open_doubts <> unknown
+FROM live WHERE open_doubts <> unknown AND evidence IS DISTINCT FROM 'idempotent upstream'
 UNION ALL SELECT format('%s/%s', message_id, recipient_no), 'in queue and done' FROM outbox.queue JOIN outbox.done USING (message_id, recipient_no)
 UNION ALL SELECT format('%s/%s', message_id, recipient_no), format('accepted, but %s', coalesce(state, 'queued without a note of it'))
 FROM live WHERE accepted > 0 AND state IS DISTINCT FROM 'sent' AND (state IS NOT NULL OR intent IS NULL OR parked IS NOT NULL OR accepted_late IS NULL)
