@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hapax_testkit::{Action, Fault, Ledger, Phase, Script, SmtpServer, eventually};
-use hapax_tests::stage::{PATIENCE, Settings, Stage};
+use hapax_testkit::{Action, Fault, HapaxProcess, Ledger, Phase, Script, SmtpServer, eventually};
+use hapax_tests::stage::{PATIENCE, Settings, Stage, running};
 use hapax_tests::verdict::Verdict;
 
 const HEADER: &str = "Resend-Idempotency-Key";
@@ -205,4 +205,57 @@ async fn a_refused_repetition_is_settled_as_usual_and_one_that_outlives_its_wind
     let ledger = stage.server.ledger();
     assert_eq!(ledger.totals().end_markers, 4, "{ledger}");
     Verdict::of(&stage.sql, &ledger).await.assert_clean(3);
+}
+
+/// Waits until the kernel says that the process is stopped.
+async fn stopped(pid: u32) {
+    eventually(PATIENCE, async || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        if status.contains("State:\tT") { Ok(()) } else { Err(status) }
+    })
+    .await;
+}
+
+/// Needs a binary with the feature `fault-points`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_sleeps_through_the_end_of_the_window_before_or_behind_its_intent_transmits_nothing() {
+    for point in ["before_intend", "intended"] {
+        let stage = Stage::with(SmtpServer::builder().script(losing(1)).start()).await;
+        let quiet = settings(&stage).set("relay.dead_after", "60s").set("relay.transmit_deadline", "5m");
+        let mut first = stage.settings().set("routes.default.idempotency_header", HEADER);
+        first = first.set("routes.default.idempotency_window", "5m");
+        stage.enqueue_one("ada@example.org", "").await;
+        // Closed for this relay before it can decide: its reaper is slow.
+        let mut relay = first
+            .set("relay.heartbeat_interval", "20s")
+            .set("relay.dead_after", "60s")
+            .set("relay.transmit_deadline", "60s")
+            .run()
+            .await;
+        stage.until("in_doubt", 1).await;
+        stage
+            .sql
+            .batch_execute("UPDATE outbox.queue SET first_intent_at = now() - interval '24 hours'")
+            .await
+            .expect("ages it");
+        relay.sigterm();
+        relay.wait_exit(PATIENCE).await;
+        let relay =
+            HapaxProcess::builder().config(quiet.toml()).env("HAPAX_FAULT", format!("{point}:stop")).arg("run").spawn();
+        running(&relay).await;
+        // Ten seconds are left, and it sleeps longer.
+        let left = "UPDATE outbox.queue SET first_intent_at = now() - interval '23 hours' + interval '10 s'";
+        stage.sql.batch_execute(left).await.expect("opens the window");
+        stopped(relay.id()).await;
+        eventually(PATIENCE, async || {
+            let closed = "SELECT count(*) FROM outbox.queue WHERE first_intent_at < now() - interval '23 hours'";
+            (stage.count(closed).await == 1).then_some(()).ok_or("still open")
+        })
+        .await;
+        relay.sigcont();
+        let note = stage.until_state("ada@example.org", "in_doubt").await;
+        println!("{point}: {note}");
+        assert!(note.starts_with("the window in which its upstream de-duplicates has closed"), "{point}: {note}");
+        assert_eq!(stage.server.ledger().totals().end_markers, 1, "{point}");
+    }
 }
