@@ -74,6 +74,20 @@ impl Recipient {
         &self.domain
     }
 
+    /// The local part as it is compared: without quotes and escapes, which change nothing (RFC 5321 section 4.1.2), and
+    /// without regard to case.
+    pub(crate) fn local_compared(&self) -> String {
+        let Some(quoted) = self.local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+            return self.local.to_lowercase();
+        };
+        let mut plain = String::with_capacity(quoted.len());
+        let mut chars = quoted.chars();
+        while let Some(c) = chars.next() {
+            plain.extend(if c == '\\' { chars.next() } else { Some(c) });
+        }
+        plain.to_lowercase()
+    }
+
     /// Whether the local part is not ASCII, so that the server must offer SMTPUTF8 (RFC 6531).
     #[must_use]
     pub fn needs_smtputf8(&self) -> bool {
@@ -125,7 +139,7 @@ fn valid_local(local: &str) -> bool {
 }
 
 /// The ASCII form of a domain name, or of an address literal (`[192.0.2.1]`, RFC 5321 section 4.1.3).
-fn ascii_domain(domain: &str) -> Option<String> {
+pub(crate) fn ascii_domain(domain: &str) -> Option<String> {
     if let Some(literal) = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let ok = literal.parse::<std::net::Ipv4Addr>().is_ok()
             || literal.strip_prefix("IPv6:").is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok());

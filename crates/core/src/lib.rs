@@ -11,6 +11,7 @@ pub mod clock;
 pub mod decide;
 pub mod envelope;
 pub mod fault;
+pub mod guards;
 pub mod ids;
 pub mod limits;
 pub mod mutant;

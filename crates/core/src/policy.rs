@@ -158,6 +158,62 @@ pub fn decide_doubt(
     }
 }
 
+/// How an upstream that de-duplicates by a key stands to one doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyWindow {
+    /// For how long after the first intent the key may be used: [`usable_window`].
+    pub usable: Duration,
+    /// Since the first intent, by the database's clock; none when nobody can say.
+    pub since_first_intent: Option<Duration>,
+    /// How often the delivery has been sent again with its key.
+    pub tries: i16,
+}
+
+/// What to do about a doubt whose upstream de-duplicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameKey {
+    /// Nothing yet: its attempt may still be alive, or the pause after the last try is not over.
+    Wait,
+    /// Send it again with the same key; does not count against `max_resends`.
+    SendAgain,
+    /// The window has closed: [`decide_doubt`] decides, as for any other upstream.
+    Closed,
+}
+
+/// The margin that is taken off a window, at least and at most; in between it is a tenth.
+const WINDOW_MARGIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+
+/// For how long after the first intent the key may be used: the upstream's window minus a margin, for clocks that
+/// differ and for the time between our last look and the upstream's.
+#[must_use]
+pub fn usable_window(window: Duration) -> Duration {
+    window.saturating_sub((window / 10).clamp(WINDOW_MARGIN.0, WINDOW_MARGIN.1))
+}
+
+/// The doubt policy of an upstream that de-duplicates, asked before [`decide_doubt`]. `waited` and `grace` as there.
+/// The first try comes as soon as the attempt can no longer be alive, each further one after a pause as after a refusal.
+///
+/// Architecture Invariant: never [`SameKey::SendAgain`] outside the window, nor when its age is not known.
+#[must_use]
+pub fn decide_same_key(window: KeyWindow, waited: Duration, grace: Duration, retry: &RetryPolicy) -> SameKey {
+    let Some(since) = window.since_first_intent.filter(|since| *since < window.usable) else {
+        return SameKey::Closed;
+    };
+    let pause = match u32::try_from(window.tries) {
+        Ok(0) | Err(_) => Duration::ZERO,
+        Ok(tries) => retry.pause(tries, 0.5),
+    };
+    let until = grace.max(pause);
+    if waited >= until {
+        SameKey::SendAgain
+    } else if since.saturating_add(until.saturating_sub(waited)) >= window.usable {
+        // It would only be too late then: no reason to keep anybody waiting.
+        SameKey::Closed
+    } else {
+        SameKey::Wait
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,5 +239,56 @@ mod tests {
         assert_eq!(decide_doubt(OnDoubt::Resend, grace, grace, 0, 1), DoubtDecision::Resend);
         assert_eq!(decide_doubt(OnDoubt::Resend, grace, grace, 1, 1), DoubtDecision::Wait);
         assert_eq!(decide_doubt(OnDoubt::AssumeSent, grace, grace, 9, 1), DoubtDecision::AssumeSent);
+    }
+
+    #[test]
+    fn a_window_loses_a_tenth_but_at_least_a_minute_and_at_most_an_hour() {
+        let minutes = |count: u64| Duration::from_secs(count * 60);
+        let cases = [(1, 0), (0, 0), (5, 4), (10, 9), (60, 54), (24 * 60, 23 * 60), (30 * 24 * 60, 30 * 24 * 60 - 60)];
+        for (window, usable) in cases {
+            assert_eq!(usable_window(minutes(window)), minutes(usable), "{window} min");
+        }
+    }
+
+    /// The whole table: tries, grace, time waited, age; against the rules in other words.
+    #[test]
+    fn the_same_key_is_used_only_inside_the_window_after_grace_and_pause() {
+        let seconds = Duration::from_secs;
+        let retry = RetryPolicy { first: seconds(30), factor: 2.0, cap: seconds(600), ..RetryPolicy::default() };
+        let usable = seconds(1_000);
+        let mut cells = [0; 3];
+        for tries in [-1_i16, 0, 1, 2, 3, 5, i16::MAX] {
+            let pause: u64 = match tries {
+                ..=0 => 0,
+                1 => 30,
+                2 => 60,
+                3 => 120,
+                5 => 480,
+                _ => 600,
+            };
+            for grace in [0_u64, 1, 100, 5_000] {
+                let due = grace.max(pause);
+                for waited in [0_u64, 1, 29, 30, 59, 60, 99, 100, 119, 120, 480, 600, 5_000] {
+                    for age in [0_u64, 1, 500, 970, 999, 1_000, 1_001, u64::MAX] {
+                        let window = KeyWindow { usable, since_first_intent: Some(seconds(age)), tries };
+                        let decided = decide_same_key(window, seconds(waited), seconds(grace), &retry);
+                        let expected = if age >= 1_000 {
+                            SameKey::Closed
+                        } else if waited >= due {
+                            SameKey::SendAgain
+                        } else if age + (due - waited) < 1_000 {
+                            SameKey::Wait
+                        } else {
+                            SameKey::Closed
+                        };
+                        assert_eq!(decided, expected, "{window:?} waited {waited} grace {grace}");
+                        cells[decided as usize] += 1;
+                        let unknown = KeyWindow { since_first_intent: None, ..window };
+                        assert_eq!(decide_same_key(unknown, seconds(waited), seconds(grace), &retry), SameKey::Closed);
+                    }
+                }
+            }
+        }
+        assert!(cells.iter().all(|count| *count > 100), "{cells:?}");
     }
 }

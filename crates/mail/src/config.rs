@@ -158,6 +158,20 @@ pub enum Transport {
     },
 }
 
+impl Transport {
+    /// Which server and account this is, for comparing. The user name may be an address: never show it.
+    #[must_use]
+    pub fn account(&self) -> String {
+        match self {
+            Self::Smtp(server) => {
+                let user = server.credentials.as_ref().map_or("", Credentials::user);
+                format!("smtp {}:{} {user}", server.host.to_ascii_lowercase(), server.port)
+            }
+            Self::File { directory } => format!("file {}", directory.display()),
+        }
+    }
+}
+
 /// The machine's own name where it can serve in EHLO, else the address literal RFC 5321 section 4.1.4 asks for.
 #[must_use]
 pub fn default_hello_name() -> String {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use hapax_core::{
     OnDoubt, Priority, RetryPolicy,
+    guards::Guards,
     limits::{Limits, Timeouts},
 };
 
@@ -28,6 +29,8 @@ pub struct RelayConfig {
     pub kinds: BTreeMap<String, KindPolicy>,
     /// What becomes of doubts where neither message nor kind says.
     pub on_doubt: OnDoubt,
+    /// Who may get mail from here, and how old it may be.
+    pub guards: Guards,
 }
 
 /// One way out.
@@ -45,6 +48,17 @@ pub struct RouteConfig {
     pub messages_per_connection_max: u32,
     /// The age at which a connection is closed.
     pub connection_age_max: Duration,
+    /// Its upstream de-duplicates by a key.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// How an upstream de-duplicates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The header that carries the key.
+    pub header: String,
+    /// For how long it remembers a key.
+    pub window: Duration,
 }
 
 /// What the configuration says of a kind.

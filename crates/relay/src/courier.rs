@@ -7,9 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hapax_core::{
-    Decision, Outcome, Phase, Recipient, clock::Clock, decide, decide::Situation, fault, mutant, outcome::Cause,
-};
+use hapax_core::{Decision, Outcome, Phase, clock::Clock, decide, decide::Situation, fault, mutant, outcome::Cause};
 use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat};
 use hapax_render::Renderer;
 use hapax_store::{IntendRequest, Release, Settlement, Store, Verdict};
@@ -18,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::RelayConfig,
     fatal::Fatal,
-    job::{Job, Ready},
+    job::{Job, Parcel, Unfit},
     ledger::{Intended, Ledger},
     registry::{Hands, Registry},
     route::Route,
+    upstream,
 };
 
 /// What every courier needs.
@@ -108,21 +107,20 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
         settle(office, route, job, Ending::unattempted(Verdict::Expired, None));
         return true;
     }
-    let letter = job.letter.clone();
-    let prepared = letter.recipient(job.claimed.key.recipient_no).and_then(|recipient| {
-        letter.ready(&office.renderer, &route.config).map(|ready| (recipient, ready)).map_err(str::to_owned)
-    });
-    let (recipient, ready) = match prepared {
-        Ok(prepared) => prepared,
-        Err(reason) => {
-            let outcome = Outcome::not_sent(Phase::Prepare, Cause::Aborted, reason.clone());
-            let verdict = Verdict::Failed(format!("cannot be rendered: {reason}"));
-            settle(office, route, job, Ending::unattempted(verdict, Some(outcome)));
+    if job.window_ends.is_some_and(|ends| began >= ends) {
+        settle(office, route, job, Ending::unattempted(Verdict::DoubtAgain(upstream::closed()), None));
+        return true;
+    }
+    let parcel = job.letter.parcel(job.claimed.key, &office.config.guards, &office.renderer, &route.config);
+    let parcel = match parcel {
+        Ok(parcel) => parcel,
+        Err(unfit) => {
+            settle(office, route, job, unfit_ending(unfit));
             return true;
         }
     };
     fault::point("rendered");
-    let envelope = envelope(ready, recipient, &job);
+    let envelope = envelope(&parcel, &job);
     let data = match converse(office, route, line, &envelope).await {
         Conversed::Ready(data) => data,
         Conversed::ShutDown => {
@@ -131,7 +129,12 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
         }
         Conversed::NoConnection(outcome) => {
             let Some((job, failures)) = route.failed(job, fastrand::f64()) else { return false };
-            settle(office, route, job, Ending { began, failures, ..Ending::of(outcome) });
+            settle(
+                office,
+                route,
+                job,
+                Ending { began, failures, redirected: parcel.redirected, ..Ending::of(outcome) },
+            );
             return true;
         }
         Conversed::Ended(outcome, server) => {
@@ -139,7 +142,9 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
             // will do better. The connection goes, so that a later one may find the route repaired.
             let refused = matches!(&outcome, Outcome::NotSent { phase, .. } if phase.blames_route());
             let failures = if refused { route.refused(fastrand::f64()) } else { 0 };
-            settle(office, route, job, Ending { began, server: Some(server), failures, ..Ending::of(outcome) });
+            let redirected = parcel.redirected;
+            let ending = Ending { began, server: Some(server), failures, redirected, ..Ending::of(outcome) };
+            settle(office, route, job, ending);
             if refused {
                 line.hang_up().await;
             } else {
@@ -149,17 +154,31 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
         }
     };
     route.works();
-    let connection = Box::pin(deliver(office, route, job, ready, data, began)).await;
+    let connection = Box::pin(deliver(office, route, job, &parcel, data, began)).await;
     line.keep(connection);
     true
 }
 
-fn envelope(ready: &Ready, recipient: Recipient, job: &Job) -> Envelope {
+/// What is said of a delivery that is not even tried.
+fn unfit_ending(unfit: Unfit) -> Ending {
+    match unfit {
+        Unfit::Stopped => {
+            let reason = "guards.recipients_allow: its recipient is not on the list".to_owned();
+            Ending::unattempted(Verdict::Suppressed(reason), None)
+        }
+        Unfit::Broken(reason) => {
+            let outcome = Outcome::not_sent(Phase::Prepare, Cause::Aborted, reason.clone());
+            Ending::unattempted(Verdict::Failed(format!("cannot be rendered: {reason}")), Some(outcome))
+        }
+    }
+}
+
+fn envelope(parcel: &Parcel, job: &Job) -> Envelope {
     Envelope {
-        sender: ready.sender.clone(),
-        recipient,
-        size: ready.message.size(),
-        eight_bit: ready.message.needs_8bit(),
+        sender: parcel.ready.sender.clone(),
+        recipient: parcel.recipient.clone(),
+        size: parcel.ready.message.size(),
+        eight_bit: parcel.ready.message.needs_8bit(),
         name_hint: format!("{}-{}", job.claimed.key.message_id, job.claimed.key.recipient_no),
     }
 }
@@ -220,24 +239,32 @@ async fn deliver(
     office: &Office,
     route: &Route,
     mut job: Job,
-    ready: &Ready,
+    parcel: &Parcel,
     data: Data,
     began: Duration,
 ) -> Option<Connection> {
-    let server = Some(data.server().to_owned());
+    let (server, redirected) = (Some(data.server().to_owned()), parcel.redirected);
     fault::point("before_intend");
-    let deadline = office.clock.boottime() + office.config.limits.transmit_deadline;
+    let now = office.clock.boottime();
+    if job.window_ends.is_some_and(|ends| now >= ends) {
+        data.abort();
+        settle(office, route, job, Ending::unattempted(Verdict::DoubtAgain(upstream::closed()), None));
+        return None;
+    }
+    // The gate closes with the attempt's own deadline or with the upstream's window, whichever comes first.
+    let deadline = (now + office.config.limits.transmit_deadline).min(job.window_ends.unwrap_or(Duration::MAX));
     let request = IntendRequest {
         key: job.claimed.key,
         lease: job.claimed.lease,
         token: job.token,
-        sha256: ready.sha256,
+        sha256: parcel.ready.sha256,
         route: route.config.name.clone(),
+        upstream: route.config.upstream(),
     };
     office.registry.asked(job.token);
     if mutant::is("intent_after_marker") {
         let gate = Gate::until(office.clock.clone(), deadline, office.heartbeat.clone());
-        let transmitted = data.transmit(&ready.message, &gate).await;
+        let transmitted = data.transmit(&parcel.ready.message, &gate).await;
         office.ledger.intend(request, deadline).await;
         let ending = Ending { began, server, bytes: transmitted.bytes, ..Ending::of(transmitted.outcome) };
         settle(office, route, job, ending);
@@ -255,14 +282,14 @@ async fn deliver(
             data.abort();
             let reason = "content changed: an earlier attempt, which is in doubt, transmitted other bytes";
             let outcome = Outcome::not_sent(Phase::Intend, Cause::Aborted, reason);
-            let ending = Ending { began, server, verdict: Some(Verdict::Held(reason.into())), ..Ending::of(outcome) };
-            settle(office, route, job, ending);
+            let verdict = Some(Verdict::Held(reason.into()));
+            settle(office, route, job, Ending { began, server, verdict, redirected, ..Ending::of(outcome) });
             return None;
         }
         Intended::Unavailable => {
             data.abort();
             let outcome = Outcome::not_sent(Phase::Intend, Cause::Aborted, "no durable intent in time");
-            settle(office, route, job, Ending { began, server, ..Ending::of(outcome) });
+            settle(office, route, job, Ending { began, server, redirected, ..Ending::of(outcome) });
             return None;
         }
     }
@@ -271,9 +298,10 @@ async fn deliver(
         told.send(()).unwrap_or_default();
     }
     let gate = Gate::until(office.clock.clone(), deadline, office.heartbeat.clone());
-    let transmitted = data.transmit(&ready.message, &gate).await;
+    let transmitted = data.transmit(&parcel.ready.message, &gate).await;
     fault::point("before_settle");
-    let ending = Ending { began, server, intended: true, bytes: transmitted.bytes, ..Ending::of(transmitted.outcome) };
+    let bytes = transmitted.bytes;
+    let ending = Ending { began, server, intended: true, bytes, redirected, ..Ending::of(transmitted.outcome) };
     settle(office, route, job, ending);
     transmitted.connection
 }
@@ -288,6 +316,8 @@ struct Ending {
     intended: bool,
     bytes: usize,
     failures: u32,
+    /// It went to somebody else than it is addressed to.
+    redirected: bool,
 }
 
 impl Ending {
@@ -300,19 +330,12 @@ impl Ending {
             intended: false,
             bytes: 0,
             failures: 0,
+            redirected: false,
         }
     }
 
     fn unattempted(verdict: Verdict, outcome: Option<Outcome>) -> Self {
-        Self {
-            outcome,
-            verdict: Some(verdict),
-            began: Duration::MAX,
-            server: None,
-            intended: false,
-            bytes: 0,
-            failures: 0,
-        }
+        Self { outcome, verdict: Some(verdict), ..Self::of(Outcome::not_sent(Phase::Prepare, Cause::Aborted, "")) }
     }
 }
 
@@ -334,6 +357,7 @@ fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
         }
         (None, None) => Verdict::Expired,
     };
+    let verdict = if ending.redirected { redirected(verdict) } else { verdict };
     log_attempt(route, &job, ending.outcome.as_ref(), &verdict, took);
     let settlement = Settlement {
         key: job.claimed.key,
@@ -348,6 +372,19 @@ fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
         bytes: ending.bytes,
     };
     office.ledger.settle(settlement, job.permit);
+}
+
+/// The same, and that it went to somebody else than it is addressed to.
+fn redirected(verdict: Verdict) -> Verdict {
+    const NOTE: &str = "redirected by guards.redirect_all_to";
+    let with_note = |reason: String| format!("{reason}; {NOTE}");
+    match verdict {
+        Verdict::Sent => Verdict::SentElsewhere(NOTE),
+        Verdict::Failed(reason) => Verdict::Failed(with_note(reason)),
+        Verdict::InDoubt(reason) => Verdict::InDoubt(with_note(reason)),
+        Verdict::Held(reason) => Verdict::Held(with_note(reason)),
+        other => other,
+    }
 }
 
 fn obey(decision: Decision, outcome: &Outcome) -> Verdict {
@@ -381,6 +418,15 @@ fn log_attempt(route: &Route, job: &Job, outcome: Option<&Outcome>, verdict: &Ve
     match verdict {
         Verdict::Sent => {
             tracing::info!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "sent");
+        }
+        Verdict::SentElsewhere(note) => {
+            tracing::info!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, note, "sent, to somebody else than it is addressed to");
+        }
+        Verdict::Suppressed(reason) => {
+            tracing::info!(delivery = %key, kind, route, attempt, reason, "suppressed, not sent");
+        }
+        Verdict::DoubtAgain(reason) => {
+            tracing::error!(delivery = %key, kind, route, attempt, reason, "in doubt again, nothing was transmitted (hint: hapax show {key})");
         }
         Verdict::Retry { after, .. } => {
             let after_s = after.as_secs();

@@ -18,10 +18,11 @@ mod pump;
 mod reaper;
 mod registry;
 mod route;
+mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
-pub use config::{KindPolicy, RelayConfig, RouteConfig};
+pub use config::{Idempotency, KindPolicy, RelayConfig, RouteConfig};
 pub use error::Error;
 use hapax_core::clock::{Clock, SystemClock};
 use hapax_mail::Heartbeat;

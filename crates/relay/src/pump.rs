@@ -18,6 +18,7 @@ use crate::{
     courier::{self, Office},
     job::{Job, Letter, Permit},
     route::Route,
+    upstream,
 };
 
 /// At least so often every lane is read from its start.
@@ -42,6 +43,24 @@ struct Cursors {
     lanes: HashMap<i16, Cursor>,
     rescan_at: Duration,
     round: usize,
+}
+
+/// What becomes of a claimed delivery.
+enum Fate {
+    /// It is tried by this route; nothing of it may be transmitted after `window_ends` (CLOCK_BOOTTIME).
+    Send { route: Arc<Route>, window_ends: Option<Duration> },
+    /// It is not tried, and never reaches a connection.
+    Stop(Verdict),
+    /// This relay has no such route.
+    NoRoute(String),
+}
+
+/// A delivery that may kill its relay.
+struct Suspect {
+    route: Arc<Route>,
+    claimed: Claimed,
+    letter: Arc<Letter>,
+    window_ends: Option<Duration>,
 }
 
 impl Pump {
@@ -108,6 +127,7 @@ impl Pump {
                 }
                 let lane = *group * 4 + priority.lane_offset();
                 let from = cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START);
+                let asked = self.office.clock.boottime();
                 let (next, claimed) =
                     self.office.store.claim(lane, from, limit, self.office.config.limits.lease).await?;
                 let short = claimed.len() < limit;
@@ -115,15 +135,20 @@ impl Pump {
                 if !claimed.is_empty() {
                     fault::point("claimed");
                     taken += claimed.len();
-                    self.dispatch(route, claimed).await?;
+                    self.dispatch(route, claimed, asked).await?;
                 }
             }
         }
         Ok(taken)
     }
 
-    /// Fetches what the claimed deliveries say and hands them on.
-    async fn dispatch(&self, lane_route: &Arc<Route>, claimed: Vec<Claimed>) -> Result<(), hapax_store::Error> {
+    /// Fetches what the claimed deliveries say and hands them on. `asked` is the boot time before they were claimed.
+    async fn dispatch(
+        &self,
+        lane_route: &Arc<Route>,
+        claimed: Vec<Claimed>,
+        asked: Duration,
+    ) -> Result<(), hapax_store::Error> {
         let mut ids: Vec<MessageId> = claimed.iter().map(|claimed| claimed.key.message_id).collect();
         ids.dedup();
         let contents = match self.office.store.contents(&ids).await {
@@ -146,32 +171,81 @@ impl Pump {
                     continue;
                 }
             };
-            let route = match self.route_of(&letter) {
-                Ok(route) => route,
-                Err(name) => {
-                    let reason = format!(
-                        "route {name:?} is not configured on this relay (hint: add [routes.{name}] and release it)"
-                    );
+            let (route, fate) = match self.fate(&claimed, &letter, asked) {
+                Fate::Send { route, window_ends } => (route, Ok(window_ends)),
+                Fate::Stop(verdict) => (lane_route.clone(), Err(verdict)),
+                Fate::NoRoute(reason) => {
                     self.settle_unsent(lane_route, &claimed, Verdict::Held(reason)).await;
                     continue;
                 }
             };
-            if claimed.claims > self.office.config.limits.suspect_after_claims {
-                suspects.push((route, claimed, letter));
+            if let (Ok(window_ends), true) = (&fate, claimed.claims > self.office.config.limits.suspect_after_claims) {
+                suspects.push(Suspect { route, claimed, letter, window_ends: *window_ends });
                 continue;
             }
-            match self.permit(&route) {
-                Some(permit) => {
-                    let job = self.job(claimed, letter, permit, None);
+            match (self.permit(&route), fate) {
+                (Some(permit), Ok(window_ends)) => {
+                    let job = Job { window_ends, ..self.job(claimed, letter, permit, None) };
                     self.push(&route, job);
                 }
+                (Some(permit), Err(verdict)) => self.stop(&route, &claimed, verdict, permit),
                 // Its route is busy and this lane is not the route's own: into the right one, where it waits.
-                None => elsewhere.push((claimed, Some(route.groups[0] * 4 + letter.priority().lane_offset()))),
+                (None, _) => elsewhere.push((claimed, Some(route.groups[0] * 4 + letter.priority().lane_offset()))),
             }
         }
         self.release(elsewhere.iter().map(|(claimed, lane)| (claimed, *lane)).collect()).await;
         self.try_suspects(suspects).await;
         Ok(())
+    }
+
+    /// Whether and where a delivery goes. What has expired is expired even where a guard would hold it.
+    fn fate(&self, claimed: &Claimed, letter: &Letter, asked: Duration) -> Fate {
+        let config = &self.office.config;
+        if letter.expires_in(self.office.clock.as_ref()).is_some_and(|left| left.is_zero()) {
+            return Fate::Stop(Verdict::Expired);
+        }
+        if config.guards.is_too_old(claimed.due_for) {
+            return Fate::Stop(Verdict::Held(too_old(claimed, config.guards.max_age.unwrap_or_default())));
+        }
+        if let Some(bound) = claimed.bound {
+            return match upstream::way_of(config, claimed.pinned_route.as_deref(), bound, asked) {
+                Ok((name, ends)) => match self.routes.iter().find(|route| route.config.name == name) {
+                    Some(route) => Fate::Send { route: route.clone(), window_ends: Some(ends) },
+                    None => Fate::NoRoute(format!("route {name:?} is not at work on this relay")),
+                },
+                Err(reason) => Fate::Stop(Verdict::DoubtAgain(reason)),
+            };
+        }
+        match self.route_of(letter) {
+            Ok(route) => Fate::Send { route, window_ends: None },
+            Err(name) => Fate::NoRoute(format!(
+                "route {name:?} is not configured on this relay (hint: add [routes.{name}] and release it)"
+            )),
+        }
+    }
+
+    /// Settles what is not even tried, with many others in one commit.
+    fn stop(&self, route: &Route, claimed: &Claimed, verdict: Verdict, permit: Permit) {
+        match &verdict {
+            Verdict::Held(reason) => tracing::warn!(delivery = %claimed.key, reason, "held, not sent"),
+            Verdict::DoubtAgain(reason) => {
+                tracing::error!(delivery = %claimed.key, reason, "in doubt again, nothing was transmitted");
+            }
+            _ => tracing::warn!(delivery = %claimed.key, "expired, not sent"),
+        }
+        let settlement = Settlement {
+            key: claimed.key,
+            lease: claimed.lease,
+            token: Token::fresh(),
+            intended: false,
+            verdict,
+            outcome: None,
+            route: route.config.name.clone(),
+            server: None,
+            took: Duration::ZERO,
+            bytes: 0,
+        };
+        self.office.ledger.settle(settlement, permit);
     }
 
     /// What each message says, or why it cannot be read.
@@ -195,12 +269,12 @@ impl Pump {
 
     /// Deliveries that may kill their relay: one alone, with nothing else in flight before its intent, the others given
     /// back first, so that no innocent neighbour is counted when the process dies. Whoever dies alone is poison.
-    async fn try_suspects(&self, mut suspects: Vec<(Arc<Route>, Claimed, Arc<Letter>)>) {
+    async fn try_suspects(&self, mut suspects: Vec<Suspect>) {
         let limits = &self.office.config.limits;
-        suspects.sort_by_key(|(_, claimed, _)| std::cmp::Reverse(claimed.claims));
+        suspects.sort_by_key(|suspect| std::cmp::Reverse(suspect.claimed.claims));
         let mut suspects = suspects.into_iter();
-        let Some((route, claimed, letter)) = suspects.next() else { return };
-        let others: Vec<Claimed> = suspects.map(|(_, claimed, _)| claimed).collect();
+        let Some(Suspect { route, claimed, letter, window_ends }) = suspects.next() else { return };
+        let others: Vec<Claimed> = suspects.map(|suspect| suspect.claimed).collect();
         self.release(others.iter().map(|claimed| (claimed, None)).collect()).await;
         if claimed.claims > limits.suspect_after_claims + 1 {
             let reason = format!(
@@ -214,7 +288,7 @@ impl Pump {
         };
         tracing::warn!(delivery = %claimed.key, claims = claimed.claims, "suspected to kill its relay: alone until its intent");
         let (intended, done) = oneshot::channel();
-        let job = self.job(claimed, letter, permit, Some(intended));
+        let job = Job { window_ends, ..self.job(claimed, letter, permit, Some(intended)) };
         let others = u32::try_from(limits.max_in_flight.saturating_sub(1)).unwrap_or(u32::MAX);
         let alone = tokio::select! {
             alone = self.permits.acquire_many(others) => alone,
@@ -242,7 +316,7 @@ impl Pump {
 
     fn job(&self, claimed: Claimed, letter: Arc<Letter>, permit: Permit, intended: Option<oneshot::Sender<()>>) -> Job {
         let in_hand = self.office.hands.take(claimed.key, claimed.lease, self.office.clock.boottime());
-        Job { claimed, letter, token: Token::fresh(), permit, _in_hand: in_hand, intended }
+        Job { claimed, letter, token: Token::fresh(), permit, _in_hand: in_hand, intended, window_ends: None }
     }
 
     fn push(&self, route: &Arc<Route>, job: Job) {
@@ -292,6 +366,17 @@ impl Pump {
             tracing::warn!(error = %error, deliveries = releases.len(), "could not be given back, their leases will expire");
         }
     }
+}
+
+/// What is said of a delivery that has been due for longer than `limit`.
+fn too_old(claimed: &Claimed, limit: Duration) -> String {
+    format!(
+        "guards.max_age: due for {} h, longer than {} h, so not sent unasked (hint: hapax release {} sends it, hapax cancel \
+         does not; a restored or forgotten database has many of these)",
+        claimed.due_for.as_secs() / 3600,
+        limit.as_secs() / 3600,
+        claimed.key.message_id
+    )
 }
 
 /// In which order the lanes are served in a round, and which fraction (1 / share) of the free permits each may take.

@@ -184,10 +184,11 @@ impl Reaper {
         let mut after = DeliveryKey { message_id: MessageId(Uuid::nil()), recipient_no: 0 };
         let mut open = HashSet::new();
         loop {
+            let asked = self.clock.boottime();
             let page = self.store.doubts(&self.lanes, after, DOUBTS_PAGE).await?;
             for doubt in &page {
                 open.insert(doubt.token);
-                self.apply_policy(doubt, memory).await?;
+                self.apply_policy(doubt, memory, asked).await?;
             }
             match page.last() {
                 Some(last) if page.len() == usize::try_from(DOUBTS_PAGE).unwrap_or(usize::MAX) => {
@@ -200,13 +201,22 @@ impl Reaper {
         Ok(())
     }
 
-    async fn apply_policy(&self, doubt: &Doubt, memory: &mut Memory) -> Result<(), hapax_store::Error> {
+    async fn apply_policy(
+        &self,
+        doubt: &Doubt,
+        memory: &mut Memory,
+        asked: Duration,
+    ) -> Result<(), hapax_store::Error> {
         let now = self.clock.boottime();
         let first_seen = *memory.doubts.entry(doubt.token).or_insert(now);
         let kind = self.config.kinds.get(&doubt.kind).and_then(|kind| kind.on_doubt);
         let policy = doubt.on_doubt.or(kind).unwrap_or(self.config.on_doubt);
         let waited = now.saturating_sub(first_seen);
-        let verdict = match decide_doubt(policy, waited, doubt.grace, doubt.resends, self.config.limits.max_resends) {
+        if self.resolve_with_key(doubt, waited, asked).await? {
+            return Ok(());
+        }
+        let resends = doubt.resends - doubt.same_key_resends;
+        let verdict = match decide_doubt(policy, waited, doubt.grace, resends, self.config.limits.max_resends) {
             DoubtDecision::Wait => return Ok(()),
             DoubtDecision::Resend => "resend",
             DoubtDecision::AssumeSent => "sent",

@@ -55,7 +55,7 @@ pub(crate) fn own(headers: &[(String, String)], has_reply_to: bool) -> Result<Ve
     for (name, value) in headers {
         let refuse = |what| Error::Header { name: quoted(name), what };
         let lower = name.to_ascii_lowercase();
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_name_byte) {
+        if !is_name(name) {
             return Err(refuse("is not a header name: 1 to 76 printable ASCII characters without space and colon"));
         }
         if RESERVED.contains(&lower.as_str()) {
@@ -70,6 +70,16 @@ pub(crate) fn own(headers: &[(String, String)], has_reply_to: bool) -> Result<Ve
         fields.push((name.as_str(), field_value(value.trim()).map_err(refuse)?));
     }
     Ok(fields)
+}
+
+/// A field name of a sane length.
+pub(crate) fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_name_byte)
+}
+
+/// Whether a name, in lower case, is one that Hapax writes or that may occur once.
+pub(crate) fn has_a_meaning(lower: &str) -> bool {
+    RESERVED.contains(&lower) || SINGLE.contains(&lower)
 }
 
 /// The bytes of a field name (RFC 5322 section 2.2): printable ASCII without colon.

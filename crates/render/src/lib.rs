@@ -16,6 +16,7 @@ mod error;
 mod header;
 mod raw;
 mod source;
+mod stamp;
 mod templates;
 mod wire;
 
@@ -31,6 +32,7 @@ use crate::{
 pub use crate::{
     error::{Error, Problem},
     source::Templates,
+    stamp::{ORIGINAL_TO, check_stamp_name, stamp},
 };
 
 /// What a renderer may use.

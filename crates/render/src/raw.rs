@@ -10,11 +10,11 @@ use mail_builder::headers::{Header, HeaderType, raw::Raw};
 use crate::{compose::Identity, error::Error, header, wire};
 
 /// One field with its continuation lines, as a piece of the message.
-struct Field<'a> {
+pub(crate) struct Field<'a> {
     /// In lower case.
-    name: String,
+    pub(crate) name: String,
     value: &'a [u8],
-    whole: &'a [u8],
+    pub(crate) whole: &'a [u8],
 }
 
 /// The bytes to send, and the Message-ID they carry.
@@ -74,7 +74,7 @@ pub(crate) fn finish(raw: &[u8], notification: &Notification, identity: &Identit
 }
 
 /// The header fields, and the body after the empty line. The message has only CRLF line ends and ends with one.
-fn split(message: &[u8]) -> Result<(Vec<Field<'_>>, &[u8]), Error> {
+pub(crate) fn split(message: &[u8]) -> Result<(Vec<Field<'_>>, &[u8]), Error> {
     let mut fields: Vec<(usize, usize)> = Vec::new();
     let (mut start, mut line_no) = (0, 0);
     let mut body: &[u8] = b"";

@@ -16,4 +16,6 @@ WHERE q.ctid = ANY (ARRAY(
     AND (c.lease IS NULL OR c.lease_until IS NULL OR c.lease_until < now() OR c.lease_until > now() + interval '1 day')
   ORDER BY c.due_at, c.message_id, c.recipient_no
   LIMIT $9 FOR UPDATE OF c SKIP LOCKED))
-RETURNING q.message_id, q.recipient_no, q.due_at, q.claims, q.attempt_no, q.intents, q.open_doubts, q.pinned_route
+RETURNING q.message_id, q.recipient_no, q.due_at, q.claims, q.attempt_no, q.intents, q.open_doubts, q.pinned_route,
+  extract(epoch FROM now() - q.due_at)::float8 AS due_for_s,
+  outbox.is_bound(q.same_key_of, q.prev_intent, q.open_doubts) AS bound, q.upstream, extract(epoch FROM now() - q.first_intent_at)::float8 AS first_intent_age_s

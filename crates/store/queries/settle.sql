@@ -2,7 +2,8 @@
 -- certain that their intent was ever written) by the lease of their claim. One durable commit for many deliveries.
 -- Appends the attempts to the ledger and moves each delivery on: sent, failed, expired (gone from the queue, into
 -- done), retry (pending again, lease and intent cleared in the same UPDATE: a delayed first intend must not match), held
--- or in_doubt. An earlier attempt that turned out accepted (accepted_late) outranks every verdict.
+-- or in_doubt; doubt_again: back where policy took it from to send it again with the same key, untransmitted. Accepted with
+-- the same key: the upstream has de-duplicated, so its earlier doubts are settled, too. An earlier attempt that turned out accepted (accepted_late) outranks every verdict.
 -- Attempts without an answer found their row locked by somebody or no longer theirs: outbox.settle_late() looks at them.
 -- Answers name the token: two attempts of one delivery may be in one batch, and only one of them owns the row.
 WITH guard AS MATERIALIZED (
@@ -17,6 +18,7 @@ input AS (
 ),
 hit AS MATERIALIZED (
   SELECT i.*, q.order_key, q.attempt_no, q.accepted_late,
+         i.outcome IS NOT DISTINCT FROM 'accepted' AND i.intended AND outbox.is_bound(q.same_key_of, q.prev_intent, q.open_doubts) AS deduplicated,
          -- The ledger says "unknown" of this attempt before and after: what that does to open_doubts.
          CASE WHEN i.outcome IS NULL THEN 0
               ELSE (i.outcome = 'unknown')::int - (q.parked IS NOT DISTINCT FROM 'doubt')::int END AS doubts,
@@ -46,28 +48,29 @@ gone AS (
 ),
 finished AS (
   INSERT INTO outbox.done (message_id, recipient_no, state, evidence, reason, token, open_doubts, attempt_no, intents, resends, lane, content_sha256, address_hash)
-  SELECT g.message_id, g.recipient_no, h.final, CASE WHEN h.final = 'sent' THEN 'reply' END,
+  SELECT g.message_id, g.recipient_no, h.final,
+         CASE WHEN h.final <> 'sent' THEN NULL WHEN h.deduplicated AND h.accepted_late IS NULL THEN 'idempotent upstream' ELSE 'reply' END,
          CASE WHEN h.accepted_late IS NOT NULL THEN 'an earlier attempt was accepted' ELSE h.reason END, coalesce(h.accepted_late, h.token),
-         greatest(g.open_doubts + h.doubts, 0), g.attempt_no + (h.counts AND NOT h.counted)::int,
+         CASE WHEN h.deduplicated THEN 0 ELSE greatest(g.open_doubts + h.doubts, 0) END, g.attempt_no + (h.counts AND NOT h.counted)::int,
          g.intents, g.resends, g.lane, g.content_sha256, g.address_hash
   FROM gone g JOIN hit h USING (message_id, recipient_no)
 ),
 kept AS (
   UPDATE /* outbox.settle */ outbox.queue q
   SET lease = NULL, lease_until = NULL,
-      intent = CASE WHEN h.final = 'in_doubt' THEN q.intent END,
+      intent = CASE h.final WHEN 'in_doubt' THEN q.intent WHEN 'doubt_again' THEN q.prev_intent END,
       intent_by = CASE WHEN h.final = 'in_doubt' THEN q.intent_by END,
-      intent_at = CASE WHEN h.final = 'in_doubt' THEN q.intent_at END,
-      parked = CASE h.final WHEN 'in_doubt' THEN 'doubt' WHEN 'held' THEN 'held' WHEN 'poison' THEN 'poison' END,
+      intent_at = CASE h.final WHEN 'in_doubt' THEN q.intent_at WHEN 'doubt_again' THEN q.first_intent_at END,
+      parked = CASE h.final WHEN 'in_doubt' THEN 'doubt' WHEN 'doubt_again' THEN 'doubt' WHEN 'held' THEN 'held' WHEN 'poison' THEN 'poison' END,
       note = h.reason,
       due_at = CASE WHEN h.final = 'retry' THEN now() + h.after_s * interval '1 second' ELSE 'infinity' END,
-      doubt_since = CASE WHEN h.final = 'in_doubt' THEN coalesce(q.doubt_since, now()) END,
-      doubt_by = CASE WHEN h.final = 'in_doubt' THEN 'relay' END,
+      doubt_since = CASE WHEN h.final IN ('in_doubt', 'doubt_again') THEN coalesce(q.doubt_since, now()) END,
+      doubt_by = CASE WHEN h.final IN ('in_doubt', 'doubt_again') THEN 'relay' END,
       open_doubts = greatest(q.open_doubts + h.doubts, 0),
       attempt_no = q.attempt_no + (h.counts AND NOT h.counted)::int,
       claims = greatest(q.claims - (NOT h.counted)::int, 0)
   FROM hit h
-  WHERE q.message_id = h.message_id AND q.recipient_no = h.recipient_no AND h.final IN ('retry', 'held', 'poison', 'in_doubt')
+  WHERE q.message_id = h.message_id AND q.recipient_no = h.recipient_no AND h.final IN ('retry', 'held', 'poison', 'in_doubt', 'doubt_again')
 ),
 freed AS (
   -- Without waiting: an application may have the next one locked (an open cancel), and this is one commit for many. Nobody

@@ -27,6 +27,17 @@ pub struct IntendRequest {
     pub sha256: [u8; 32],
     /// Where they will go.
     pub route: String,
+    /// What is there, when it de-duplicates by a key the bytes carry.
+    pub upstream: Option<Upstream>,
+}
+
+/// An upstream that de-duplicates, as the outbox knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Server, account and header, as a number.
+    pub id: i64,
+    /// For how long after the first intent the key may be used.
+    pub usable: Duration,
 }
 
 /// What became of an intent.
@@ -56,6 +67,10 @@ pub enum Wait {
 pub enum Verdict {
     /// Terminal.
     Sent,
+    /// Terminal, and sent to somebody else than it is addressed to; the note says why.
+    SentElsewhere(&'static str),
+    /// Terminal: a guard forbids its recipient.
+    Suppressed(String),
     /// Terminal, with the reason people read.
     Failed(String),
     /// Terminal: its time has passed.
@@ -69,6 +84,8 @@ pub enum Verdict {
     },
     /// Nobody knows.
     InDoubt(String),
+    /// Nothing was transmitted, and an earlier attempt, which was to be repeated with the same key, is in doubt as before.
+    DoubtAgain(String),
     /// Parked for a person.
     Held(String),
     /// Parked for a person, because relays die of it.
@@ -78,7 +95,9 @@ pub enum Verdict {
 impl Verdict {
     const fn word(&self) -> &'static str {
         match self {
-            Self::Sent => "sent",
+            Self::Sent | Self::SentElsewhere(_) => "sent",
+            Self::Suppressed(_) => "suppressed",
+            Self::DoubtAgain(_) => "doubt_again",
             Self::Failed(_) => "failed",
             Self::Expired => "expired",
             Self::Retry { .. } => "retry",
@@ -88,11 +107,24 @@ impl Verdict {
         }
     }
 
+    /// Whether the attempt concerned the message.
+    const fn counts(&self) -> bool {
+        match self {
+            Self::Retry { counts, .. } => *counts,
+            Self::Sent | Self::SentElsewhere(_) | Self::Failed(_) | Self::InDoubt(_) => true,
+            _ => false,
+        }
+    }
+
     fn reason(&self) -> Option<String> {
         match self {
-            Self::Failed(reason) | Self::InDoubt(reason) | Self::Held(reason) | Self::Poison(reason) => {
-                Some(capped(reason))
-            }
+            Self::Failed(reason)
+            | Self::InDoubt(reason)
+            | Self::DoubtAgain(reason)
+            | Self::Held(reason)
+            | Self::Poison(reason)
+            | Self::Suppressed(reason) => Some(capped(reason)),
+            Self::SentElsewhere(note) => Some((*note).to_owned()),
             Self::Expired => Some("expires_at has passed".into()),
             Self::Sent | Self::Retry { .. } => None,
         }
@@ -245,6 +277,9 @@ impl Store {
         let numbers: Vec<i16> = requests.iter().map(|request| request.key.recipient_no).collect();
         let digests: Vec<&[u8]> = requests.iter().map(|request| request.sha256.as_slice()).collect();
         let routes: Vec<&str> = requests.iter().map(|request| request.route.as_str()).collect();
+        let upstreams: Vec<Option<i64>> = requests.iter().map(|request| request.upstream.map(|u| u.id)).collect();
+        let usable: Vec<Option<f64>> =
+            requests.iter().map(|request| request.upstream.map(|u| seconds_of(u.usable))).collect();
         let rows = self
             .durable_rows(
                 "intend",
@@ -260,6 +295,8 @@ impl Store {
                     (&routes, Type::TEXT_ARRAY),
                     (&self.incarnation.0, Type::UUID),
                     (&"2s", Type::TEXT),
+                    (&upstreams, Type::INT8_ARRAY),
+                    (&usable, Type::FLOAT8_ARRAY),
                 ],
             )
             .await?;
@@ -287,13 +324,11 @@ impl Store {
         let verdicts: Vec<&str> = batch.iter().map(|settlement| settlement.verdict.word()).collect();
         let (mut after, mut counts) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for settlement in batch {
-            let Verdict::Retry { after: pause, counts: counted } = settlement.verdict else {
-                after.push(0.0);
-                counts.push(matches!(settlement.verdict, Verdict::Sent | Verdict::Failed(_) | Verdict::InDoubt(_)));
-                continue;
-            };
-            after.push(seconds_of(pause));
-            counts.push(counted);
+            counts.push(settlement.verdict.counts());
+            after.push(match settlement.verdict {
+                Verdict::Retry { after, .. } => seconds_of(after),
+                _ => 0.0,
+            });
         }
         let codes: Vec<Option<i16>> =
             batch.iter().map(|settlement| settlement.outcome.as_ref().and_then(code)).collect();

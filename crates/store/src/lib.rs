@@ -22,8 +22,8 @@ pub use connect::{ConnectOptions, parse_url};
 use deadpool_postgres::{Object, Pool};
 pub use error::Error;
 use hapax_core::{Incarnation, mutant};
-pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Verdict, Wait};
-pub use rows::{Claimed, Cursor};
+pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Upstream, Verdict, Wait};
+pub use rows::{Bound, Claimed, Cursor};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},

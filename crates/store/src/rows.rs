@@ -29,6 +29,19 @@ pub struct Claimed {
     pub open_doubts: i16,
     /// The route its last intent went to.
     pub pinned_route: Option<String>,
+    /// Since it became due, by the database's clock.
+    pub due_for: Duration,
+    /// It is being sent again with the same key: only to this upstream, inside its window.
+    pub bound: Option<Bound>,
+}
+
+/// What a delivery that is sent again with the same key is bound to, besides its route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The upstream that knows the key.
+    pub upstream: Option<i64>,
+    /// Since its first intent, by the database's clock; none when that lies in the future.
+    pub since_first_intent: Option<Duration>,
 }
 
 /// Where the claim of a lane goes on: all three parts, or the remaining recipients of a message at the limit are skipped.
@@ -55,6 +68,11 @@ pub(crate) fn claimed(row: &Row, lease: Lease) -> (Cursor, Claimed) {
         intents: row.get("intents"),
         open_doubts: row.get("open_doubts"),
         pinned_route: row.get("pinned_route"),
+        due_for: seconds(row.get("due_for_s")),
+        bound: row.get::<_, bool>("bound").then(|| Bound {
+            upstream: row.get("upstream"),
+            since_first_intent: row.get::<_, Option<f64>>("first_intent_age_s").and_then(elapsed),
+        }),
     };
     (cursor, claimed)
 }
@@ -148,4 +166,9 @@ fn attachment(stored: StoredAttachment) -> Result<Attachment, String> {
 /// Seconds of the database as a duration; what lies in the past is zero.
 pub(crate) fn seconds(value: f64) -> Duration {
     Duration::try_from_secs_f64(value.max(0.0)).unwrap_or(Duration::MAX)
+}
+
+/// Seconds of the database that must not be negative: what lies in the future says that a clock was set back.
+pub(crate) fn elapsed(value: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(value).ok()
 }

@@ -6,7 +6,11 @@ use hapax_core::{DeliveryKey, Incarnation, MessageId, OnDoubt, Token};
 use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
-use crate::{Store, error::Error, rows::seconds};
+use crate::{
+    Store,
+    error::Error,
+    rows::{elapsed, seconds},
+};
 
 /// Another relay's heartbeat counter, as it stands in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,14 @@ pub struct Doubt {
     pub resends: i16,
     /// How long after the mark its attempt may still be alive; zero when it certainly is not.
     pub grace: Duration,
+    /// The route its attempts went to.
+    pub pinned_route: Option<String>,
+    /// The de-duplicating upstream that all its attempts in doubt went to.
+    pub upstream: Option<i64>,
+    /// Since its first intent, by the database's clock; none when that lies in the future.
+    pub since_first_intent: Option<Duration>,
+    /// How many of `resends` were with the same key.
+    pub same_key_resends: i16,
 }
 
 /// Where the pages of doubts go on. From a [`MessageId`] alone: behind all its recipients.
@@ -201,6 +213,10 @@ impl Store {
                 (Some("reaper"), false) => seconds(row.get("grace_s")),
                 _ => Duration::ZERO,
             },
+            pinned_route: row.get("pinned_route"),
+            upstream: row.get("upstream"),
+            since_first_intent: row.get::<_, Option<f64>>("first_intent_age_s").and_then(elapsed),
+            same_key_resends: row.get("same_key_resends"),
         };
         Ok(rows.iter().map(doubt).collect())
     }
@@ -223,6 +239,40 @@ impl Store {
                     (&verdict, Type::TEXT),
                     (&reason, Type::TEXT),
                     (&doubt.token.0, Type::UUID),
+                ],
+            )
+            .await?;
+        Ok(rows.first().map_or_else(|| "nothing: it is gone, or locked by somebody".into(), |row| row.get(0)))
+    }
+
+    /// Resolves one doubt by sending again with the same key: to `upstream` by `route`, if the first intent is younger than
+    /// `usable`. Answers what was done, in words; waits for no lock.
+    ///
+    /// # Errors
+    /// Any; the token makes a repetition harmless.
+    pub async fn resend_same_key(
+        &self,
+        doubt: &Doubt,
+        route: &str,
+        upstream: i64,
+        usable: Duration,
+        reason: &str,
+    ) -> Result<String, Error> {
+        let number = i32::from(doubt.key.recipient_no);
+        let rows = self
+            .durable_rows(
+                "resend_same_key",
+                include_str!("../queries/resend_same_key.sql"),
+                &[
+                    (&self.armed.epoch, Type::UUID),
+                    (&self.armed.identity, Type::TEXT),
+                    (&doubt.key.message_id.0, Type::UUID),
+                    (&number, Type::INT4),
+                    (&doubt.token.0, Type::UUID),
+                    (&route, Type::TEXT),
+                    (&upstream, Type::INT8),
+                    (&usable.as_secs_f64(), Type::FLOAT8),
+                    (&reason, Type::TEXT),
                 ],
             )
             .await?;

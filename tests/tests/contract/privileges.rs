@@ -71,6 +71,8 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT outbox.resolve(gen_random_uuid(), 1, 'sent', 'a reason')", "--+---"),
     ("SELECT outbox.arm('a reason')", "--+---"),
     ("SELECT outbox.resolve_doubt(gen_random_uuid(), 1, 'sent', 'a reason', NULL, false, 'policy')", "-+----"),
+    ("SELECT outbox.resend_same_key(gen_random_uuid(), 1, gen_random_uuid(), 'default', 1, '1 hour', 'a reason')", "-+----"),
+    ("SELECT outbox.is_bound(NULL, NULL, 0::int2)", "-+----"),
     // The relay's statements.
     ("UPDATE outbox.queue SET lease = gen_random_uuid() WHERE message_id = gen_random_uuid()", "-+----"),
     ("DELETE FROM outbox.queue WHERE message_id = gen_random_uuid()", "-+----"),

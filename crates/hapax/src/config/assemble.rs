@@ -14,12 +14,13 @@ use hapax_core::{
 use hapax_relay::KindPolicy;
 
 use super::{
+    guards,
     reader::Reader,
     routes, secrets,
     settings::{Database, Format, Level, Log, Relay, Route, Settings, host},
 };
 
-const SECTIONS: [&str; 8] = ["database", "relay", "retry", "templates", "routes", "kinds", "log", "http"];
+const SECTIONS: [&str; 9] = ["database", "relay", "retry", "guards", "templates", "routes", "kinds", "log", "http"];
 const ON_DOUBT: [(&str, OnDoubt); 3] = [
     (OnDoubt::Hold.as_str(), OnDoubt::Hold),
     (OnDoubt::Resend.as_str(), OnDoubt::Resend),
@@ -44,6 +45,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let database = database(reader, &mut root, credentials);
     let relay = relay(reader, &mut root);
     let retry = retry(reader, &mut root);
+    let guards = guards::read(reader, &mut root);
     let templates = templates(reader, &mut root);
     let routes = routes(reader, &mut root, &relay.timeouts, credentials);
     let kinds = kinds(reader, &mut root, &routes);
@@ -52,7 +54,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     http.later("listen");
     http.finish();
     reader.unknown_sections(root, &SECTIONS);
-    Settings { database, relay, retry, templates, routes, kinds, log }
+    Settings { database, relay, retry, templates, routes, kinds, guards, log }
 }
 
 fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Option<&Path>) -> Database {

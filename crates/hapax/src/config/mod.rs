@@ -5,6 +5,7 @@
 
 mod assemble;
 mod duration;
+mod guards;
 mod layers;
 mod mask;
 mod nearest;
@@ -36,7 +37,7 @@ pub(crate) struct Loaded {
     pub(crate) file: Option<PathBuf>,
     /// Whatever keeps the relay from running.
     pub(crate) problems: Vec<Problem>,
-    /// Whatever has no effect.
+    /// Whatever has no effect, or more of one than might be expected.
     pub(crate) warnings: Vec<Problem>,
     /// Every value with its origin.
     pub(crate) shown: Vec<Shown>,
@@ -72,7 +73,7 @@ impl Loaded {
     /// # Errors
     /// Every problem of the sections `database` and `log`, and of the file as a whole.
     pub(crate) fn database(self) -> Result<Database, Refusal> {
-        let others = ["relay", "retry", "templates", "routes", "kinds", "http"];
+        let others = ["relay", "retry", "guards", "templates", "routes", "kinds", "http"];
         let section = |problem: &Problem| problem.path.split('.').next().unwrap_or_default().to_owned();
         let concerned: Vec<Problem> =
             self.problems.into_iter().filter(|problem| !others.contains(&section(problem).as_str())).collect();

@@ -154,6 +154,37 @@ impl Section<'_> {
         taken
     }
 
+    /// The values of a list: of TOML, or one text with commas (the environment). None when it was not given, or is none.
+    pub(crate) fn list(&mut self, key: &'static str) -> Option<Vec<Given>> {
+        self.known.push(key);
+        let path = self.path(key);
+        let Some(value) = self.table.remove(key) else {
+            self.show(key, None, None);
+            return None;
+        };
+        let origin = origin_below(&value, &path);
+        let of = |text: &str| Given { text: text.trim().to_owned(), origin: origin.clone(), quoted: true };
+        let entries: Option<Vec<Given>> = match &value.kind {
+            ValueKind::Array(values) => values.iter().map(|value| given(value, origin.clone())).collect(),
+            ValueKind::String(text) => Some(text.split(',').map(of).collect()),
+            _ => None,
+        };
+        let Some(entries) = entries else {
+            let problem = Problem::new(path, "is not a list of texts").of(show(&value), origin);
+            self.reader.problems.push(problem);
+            return None;
+        };
+        let shown: Vec<String> = entries.iter().map(Given::shown).collect();
+        self.reader.shown.push(Shown { path, value: Some(format!("[{}]", shown.join(", "))), origin });
+        Some(entries)
+    }
+
+    /// Whether something is wrong with a key already.
+    pub(crate) fn has_problem(&self, key: &str) -> bool {
+        let path = self.path(key);
+        self.reader.problems.iter().any(|problem| problem.path == path)
+    }
+
     /// Reports a problem of a value that was given.
     pub(crate) fn refuse(&mut self, key: &str, given: &Given, message: impl Into<String>) {
         let problem = Problem::new(self.path(key), message).of(given.shown(), given.origin.clone());

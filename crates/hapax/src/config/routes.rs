@@ -1,11 +1,12 @@
 //! `[routes.NAME]`: a URL, its options and its secrets, made into a transport and checked as far as the network is not
 //! needed.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
 
 use config::{Map, Value};
 use hapax_core::{Recipient, certainty::Trust, clock::SystemClock, limits::Timeouts};
 use hapax_mail::{Credentials, Mailer, ParsedUrl, Security, SmtpServer, Transport};
+use hapax_relay::Idempotency;
 
 use super::{
     origin::Problem,
@@ -17,6 +18,9 @@ use super::{
 const STARTTLS: [(&str, Security); 3] =
     [("required", Security::Required), ("opportunistic", Security::Opportunistic), ("none", Security::None)];
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// A minute of it is margin, at least; nobody is known to remember keys for longer.
+const WINDOW: RangeInclusive<Duration> = Duration::from_secs(300)..=Duration::from_secs(30 * 24 * 3600);
 
 /// What a route says besides its URL.
 struct Options {
@@ -50,9 +54,8 @@ pub(super) fn read(
     let connection_age_max =
         section.duration("connection_age_max", 5 * MINUTE, Duration::from_secs(1)..=24 * 60 * MINUTE);
     let options = options(&mut section, name, credentials);
-    for key in ["rate", "idempotency_header", "idempotency_window"] {
-        section.later(key);
-    }
+    let idempotency = idempotency(&mut section);
+    section.later("rate");
     let way = url.and_then(|url| way(&mut section, &url, options, timeouts));
     section.finish();
     Some(Route {
@@ -62,6 +65,7 @@ pub(super) fn read(
         max_connections,
         messages_per_connection_max,
         connection_age_max,
+        idempotency,
     })
 }
 
@@ -77,6 +81,41 @@ fn from(section: &mut Section<'_>) -> Option<String> {
         return None;
     }
     Some(given.text)
+}
+
+/// The header and the window belong together.
+fn idempotency(section: &mut Section<'_>) -> Option<Idempotency> {
+    let header = section.take("idempotency_header");
+    section.show("idempotency_header", header.as_ref(), None);
+    let window = section.duration_maybe("idempotency_window", WINDOW);
+    let header = header.and_then(|header| match hapax_render::check_stamp_name(&header.text) {
+        Ok(()) => Some(header.text),
+        Err(why) => {
+            let hint = "the header by which this upstream de-duplicates, for example Resend-Idempotency-Key";
+            section.refuse_with("idempotency_header", &header, why, hint);
+            None
+        }
+    });
+    match (header, window) {
+        (Some(header), Some(window)) => Some(Idempotency { header, window }),
+        (Some(_), None) if !section.has_problem("idempotency_window") => {
+            section.missing(
+                "idempotency_window",
+                "there is an idempotency_header: say for how long its upstream remembers a key, \
+                 idempotency_window = \"24h\"",
+            );
+            None
+        }
+        (None, Some(_)) if !section.has_problem("idempotency_header") => {
+            section.missing(
+                "idempotency_header",
+                "there is an idempotency_window: name the header that carries the key, \
+                 idempotency_header = \"Resend-Idempotency-Key\"",
+            );
+            None
+        }
+        _ => None,
+    }
 }
 
 fn options(section: &mut Section<'_>, name: &str, credentials: Option<&Path>) -> Options {

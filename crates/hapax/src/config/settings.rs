@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use hapax_core::{
     OnDoubt, RetryPolicy,
+    guards::Guards,
     limits::{Limits, Timeouts},
 };
 use hapax_mail::Transport;
-use hapax_relay::{KindPolicy, RelayConfig};
+use hapax_relay::{Idempotency, KindPolicy, RelayConfig};
 use hapax_store::ConnectOptions;
 
 use super::secrets::Secret;
@@ -21,6 +22,7 @@ pub(crate) struct Settings {
     pub(crate) templates: Option<PathBuf>,
     pub(crate) routes: Vec<Route>,
     pub(crate) kinds: BTreeMap<String, KindPolicy>,
+    pub(crate) guards: Guards,
     pub(crate) log: Log,
 }
 
@@ -71,6 +73,7 @@ pub(crate) struct Route {
     pub(crate) max_connections: usize,
     pub(crate) messages_per_connection_max: u32,
     pub(crate) connection_age_max: Duration,
+    pub(crate) idempotency: Option<Idempotency>,
 }
 
 /// Where a route leads.
@@ -129,6 +132,7 @@ impl Settings {
             max_connections: route.max_connections,
             messages_per_connection_max: route.messages_per_connection_max,
             connection_age_max: route.connection_age_max,
+            idempotency: route.idempotency.clone(),
         });
         RelayConfig {
             name: self.relay.name.clone(),
@@ -140,6 +144,7 @@ impl Settings {
             routes: routes.collect(),
             kinds: self.kinds.clone(),
             on_doubt: self.relay.on_doubt,
+            guards: self.guards.clone(),
         }
     }
 }

@@ -194,14 +194,11 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
 
 #[test]
 fn keys_of_later_versions_are_accepted_with_a_warning() {
-    let text = format!(
-        "{}[http]\nlisten = \"127.0.0.1:9464\"\n",
-        with("routes.default", "rate = \"14/s\"\nidempotency_window = \"24h\"")
-    );
+    let text = format!("{}[http]\nlisten = \"127.0.0.1:9464\"\n", with("routes.default", "rate = \"14/s\""));
     let (loaded, _directory) = load_text(&text, &[]);
     assert_eq!(loaded.problems, []);
     let paths: Vec<&str> = loaded.warnings.iter().map(|warning| warning.path.as_str()).collect();
-    assert_eq!(paths, ["routes.default.rate", "routes.default.idempotency_window", "http.listen"]);
+    assert_eq!(paths, ["routes.default.rate", "http.listen"]);
     assert!(loaded.warnings[0].message.contains("no effect"));
 }
 
@@ -251,6 +248,33 @@ fn commands_that_only_need_the_database_do_not_care_about_the_rest() {
     assert_eq!(loaded.database().expect("a database").url, "postgres://db/x");
     let (loaded, _directory) = load_text("[databse]\nurl = \"postgres://db/x\"\n", &[]);
     assert!(loaded.database().is_err());
+}
+
+#[test]
+fn guards_and_de_duplicating_upstreams_are_read_from_file_and_environment_and_announced() {
+    let text = with("guards", "recipients_allow = [\"@Example.org\", \"qa@example.com\"]\nmax_age = \"off\"");
+    let text = text
+        .replace("[routes.default]\n", "[routes.default]\nidempotency_header = \"Key\"\nidempotency_window = \"1h\"\n");
+    let (loaded, _directory) = load_text(&text, &[("HAPAX__GUARDS__REDIRECT_ALL_TO", "staging@example.org")]);
+    assert_eq!(loaded.problems, []);
+    let guards = &loaded.settings.guards;
+    assert_eq!((guards.recipients_allow.as_ref().map(Vec::len), guards.max_age), (Some(2), None));
+    assert_eq!(
+        guards.redirect_all_to.as_ref().map(hapax_core::Recipient::address).as_deref(),
+        Some("staging@example.org")
+    );
+    let told: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let expected = [
+        "guards.recipients_allow: is on: only these recipients get their mail",
+        "guards.redirect_all_to: is on: all other mail goes to that address instead",
+    ];
+    assert_eq!(told, expected, "no address in what is logged");
+    let idempotency = loaded.settings.routes[0].idempotency.as_ref().expect("there is one");
+    assert_eq!((idempotency.header.as_str(), idempotency.window.as_secs()), ("Key", 3600));
+    let (loaded, _directory) = load_text(GOOD, &[("HAPAX__GUARDS__RECIPIENTS_ALLOW", "@example.org, qa@example.com")]);
+    assert_eq!(loaded.problems, []);
+    assert_eq!(loaded.settings.guards.recipients_allow.as_ref().map(Vec::len), Some(2));
+    assert_eq!(loaded.settings.guards.max_age, Some(hapax_core::guards::MAX_AGE));
 }
 
 fn sample() -> String {

@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hapax_core::{
     Incarnation, OnDoubt, RetryPolicy,
+    guards::Guards,
     limits::{Limits, Timeouts},
 };
 use hapax_mail::{ParsedUrl, Transport};
@@ -62,9 +63,11 @@ impl Stage {
                 max_connections: 16,
                 messages_per_connection_max: 1_000,
                 connection_age_max: Duration::from_secs(600),
+                idempotency: None,
             }],
             kinds: BTreeMap::new(),
             on_doubt: OnDoubt::Hold,
+            guards: Guards::default(),
         }
     }
 

@@ -5,5 +5,6 @@ mod headers;
 mod injection;
 mod properties;
 mod raw;
+mod stamps;
 mod support;
 mod templates;

@@ -348,12 +348,12 @@ WITH doubts AS (
 ),
 live AS (
   SELECT x.*, coalesce(d.unknown, 0) AS unknown, coalesce(d.accepted, 0) AS accepted FROM (
-    SELECT message_id, recipient_no, open_doubts, NULL AS state, parked, intent, accepted_late, due_at FROM outbox.queue
-    UNION ALL SELECT message_id, recipient_no, open_doubts, state, NULL, NULL, NULL, NULL FROM outbox.done) x
+    SELECT message_id, recipient_no, open_doubts, NULL AS state, NULL AS evidence, parked, intent, accepted_late, due_at FROM outbox.queue
+    UNION ALL SELECT message_id, recipient_no, open_doubts, state, evidence, NULL, NULL, NULL, NULL FROM outbox.done) x
   LEFT JOIN doubts d USING (message_id, recipient_no)
 )
 SELECT format('%s/%s', message_id, recipient_no), format('open_doubts %s, but %s attempts are unknown (%s)', open_doubts, unknown, coalesce(state, 'queued'))
-FROM live WHERE open_doubts <> unknown
+FROM live WHERE open_doubts <> unknown AND evidence IS DISTINCT FROM 'idempotent upstream'
 UNION ALL SELECT format('%s/%s', message_id, recipient_no), 'in queue and done' FROM outbox.queue JOIN outbox.done USING (message_id, recipient_no)
 UNION ALL SELECT format('%s/%s', message_id, recipient_no), format('accepted, but %s', coalesce(state, 'queued without a note of it'))
 FROM live WHERE accepted > 0 AND state IS DISTINCT FROM 'sent' AND (state IS NOT NULL OR intent IS NULL OR parked IS NOT NULL OR accepted_late IS NULL)
@@ -413,6 +413,7 @@ pub(crate) fn request(attempt: &Attempt) -> IntendRequest {
         token: attempt.token,
         sha256: [7; 32],
         route: "default".into(),
+        upstream: None,
     }
 }
 
@@ -420,7 +421,7 @@ pub(crate) fn request(attempt: &Attempt) -> IntendRequest {
 pub(crate) async fn raw_intend(client: &Client, store: &Store, attempt: &Attempt) -> Vec<String> {
     let sql = include_str!("../../queries/intend.sql").replace("FOR UPDATE OF q SKIP LOCKED", "FOR UPDATE OF q");
     let (armed, sha): (_, &[u8]) = (store.armed(), &[7; 32]);
-    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 10] = [
+    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 12] = [
         (&armed.epoch, Type::UUID),
         (&armed.identity, Type::TEXT),
         (&vec![attempt.key.message_id.0], Type::UUID_ARRAY),
@@ -431,6 +432,8 @@ pub(crate) async fn raw_intend(client: &Client, store: &Store, attempt: &Attempt
         (&vec!["default"], Type::TEXT_ARRAY),
         (&store.incarnation().0, Type::UUID),
         (&"0", Type::TEXT),
+        (&vec![None::<i64>], Type::INT8_ARRAY),
+        (&vec![None::<f64>], Type::FLOAT8_ARRAY),
     ];
     match client.query_typed(&sql, &params).await {
         Ok(rows) => rows.iter().map(|row| row.get("answer")).collect(),

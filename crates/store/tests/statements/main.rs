@@ -19,4 +19,5 @@ mod plans;
 mod random;
 
 mod relay_life;
+mod same_key;
 mod settle;

@@ -65,8 +65,12 @@ async fn the_other_hot_statements_find_their_rows_by_key() {
     let cases = [
         (
             include_str!("../../queries/intend.sql"),
-            "uuid, text, uuid[], int2[], uuid[], uuid[], bytea[], text[], uuid, text",
-            format!("GUARD, {ids}, {ones}, {ids}, {ids}, {}, {texts}, gen_random_uuid(), '2s'", array("'x'", "bytea")),
+            "uuid, text, uuid[], int2[], uuid[], uuid[], bytea[], text[], uuid, text, int8[], float8[]",
+            format!(
+                "GUARD, {ids}, {ones}, {ids}, {ids}, {}, {texts}, gen_random_uuid(), '2s', {}, {floats}",
+                array("'x'", "bytea"),
+                array("1", "int8")
+            ),
         ),
         (
             include_str!("../../queries/settle.sql"),
