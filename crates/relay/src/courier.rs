@@ -232,12 +232,12 @@ async fn deliver(
         sha256: ready.sha256,
         route: route.config.name.clone(),
     };
-    office.registry.asked(job.token);
+    office.registry.asked(&request, office.clock.boottime());
     match office.ledger.intend(request, deadline).await {
-        Intended::Granted => {}
+        Intended::Granted => office.registry.granted(job.token),
         Intended::Refused => {
             data.abort();
-            office.registry.settled(job.token);
+            office.registry.refused(job.token);
             tracing::info!(delivery = %job.claimed.key, "not ours any more: the intent was refused, nothing was transmitted");
             return None;
         }
@@ -337,6 +337,7 @@ fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
         took,
         bytes: ending.bytes,
     };
+    office.registry.ended(&settlement);
     office.ledger.settle(settlement, job.permit);
 }
 

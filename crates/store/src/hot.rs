@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -76,7 +77,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    const fn word(&self) -> &'static str {
+    pub(crate) const fn word(&self) -> &'static str {
         match self {
             Self::Sent => "sent",
             Self::Failed(_) => "failed",
@@ -88,7 +89,7 @@ impl Verdict {
         }
     }
 
-    fn reason(&self) -> Option<String> {
+    pub(crate) fn reason(&self) -> Option<String> {
         match self {
             Self::Failed(reason) | Self::InDoubt(reason) | Self::Held(reason) | Self::Poison(reason) => {
                 Some(capped(reason))
@@ -150,12 +151,12 @@ pub struct Release {
     pub lane: Option<i16>,
 }
 
-fn capped(text: &str) -> String {
+pub(crate) fn capped(text: &str) -> String {
     text.replace('\0', "\u{fffd}").chars().take(2_000).collect()
 }
 
 /// Seconds that fit into an interval, and added to the present into a timestamp: 31 years at most.
-fn seconds_of(duration: Duration) -> f64 {
+pub(crate) fn seconds_of(duration: Duration) -> f64 {
     duration.as_secs_f64().min(1e9)
 }
 
@@ -165,18 +166,18 @@ fn answered(row: &Row) -> (DeliveryKey, Token) {
     (key, Token(row.get("token")))
 }
 
-fn code(outcome: &Outcome) -> Option<i16> {
+pub(crate) fn code(outcome: &Outcome) -> Option<i16> {
     outcome.reply().and_then(|reply| i16::try_from(reply.code).ok())
 }
 
-fn cause(outcome: &Outcome) -> Option<&'static str> {
+pub(crate) fn cause(outcome: &Outcome) -> Option<&'static str> {
     match outcome {
         Outcome::NotSent { cause, .. } | Outcome::Unknown { cause, .. } => Some(cause.as_str()),
         _ => None,
     }
 }
 
-fn detail(outcome: &Outcome) -> Option<String> {
+pub(crate) fn detail(outcome: &Outcome) -> Option<String> {
     match outcome {
         Outcome::NotSent { detail, .. } | Outcome::Unknown { detail, .. } => Some(capped(detail)),
         _ => None,
@@ -260,6 +261,7 @@ impl Store {
                     (&routes, Type::TEXT_ARRAY),
                     (&self.incarnation.0, Type::UUID),
                     (&"2s", Type::TEXT),
+                    (&self.beat.load(Ordering::SeqCst), Type::INT8),
                 ],
             )
             .await?;

@@ -7,7 +7,7 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 use hapax_mail::Transport;
-use hapax_relay::{KindPolicy, RelayConfig};
+use hapax_relay::{AfterFailover, KindPolicy, RelayConfig};
 use hapax_store::ConnectOptions;
 
 use super::secrets::Secret;
@@ -32,6 +32,10 @@ pub(crate) struct Database {
     pub(crate) password: Option<Secret>,
     pub(crate) pool_size_max: usize,
     pub(crate) statement_timeout: Duration,
+    /// What a relay does when the database fails over.
+    pub(crate) after_failover: AfterFailover,
+    /// Refuse a database at an unknown address.
+    pub(crate) address_guard: bool,
 }
 
 impl fmt::Debug for Database {

@@ -380,7 +380,7 @@ pub(crate) fn request(attempt: &Attempt) -> IntendRequest {
 pub(crate) async fn raw_intend(client: &Client, store: &Store, attempt: &Attempt) -> Vec<String> {
     let sql = include_str!("../../queries/intend.sql").replace("FOR UPDATE OF q SKIP LOCKED", "FOR UPDATE OF q");
     let (armed, sha): (_, &[u8]) = (store.armed(), &[7; 32]);
-    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 10] = [
+    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 11] = [
         (&armed.epoch, Type::UUID),
         (&armed.identity, Type::TEXT),
         (&vec![attempt.key.message_id.0], Type::UUID_ARRAY),
@@ -391,6 +391,7 @@ pub(crate) async fn raw_intend(client: &Client, store: &Store, attempt: &Attempt
         (&vec!["default"], Type::TEXT_ARRAY),
         (&store.incarnation().0, Type::UUID),
         (&"0", Type::TEXT),
+        (&0_i64, Type::INT8),
     ];
     match client.query_typed(&sql, &params).await {
         Ok(rows) => rows.iter().map(|row| row.get("answer")).collect(),

@@ -65,8 +65,11 @@ async fn the_other_hot_statements_find_their_rows_by_key() {
     let cases = [
         (
             include_str!("../../queries/intend.sql"),
-            "uuid, text, uuid[], int2[], uuid[], uuid[], bytea[], text[], uuid, text",
-            format!("GUARD, {ids}, {ones}, {ids}, {ids}, {}, {texts}, gen_random_uuid(), '2s'", array("'x'", "bytea")),
+            "uuid, text, uuid[], int2[], uuid[], uuid[], bytea[], text[], uuid, text, int8",
+            format!(
+                "GUARD, {ids}, {ones}, {ids}, {ids}, {}, {texts}, gen_random_uuid(), '2s', 0",
+                array("'x'", "bytea")
+            ),
         ),
         (
             include_str!("../../queries/settle.sql"),
