@@ -13,6 +13,20 @@ CREATE TABLE outbox.arming (
 COMMENT ON TABLE outbox.arming IS 'One row per arming: the epochs of this outbox. Private.';
 INSERT INTO outbox.arming (epoch, identity, armed_at, armed_by, reason) SELECT c.epoch, c.identity, c.armed_at, c.armed_by, 'installed' FROM outbox.control c;
 
+-- Data of another outbox (pg_restore --data-only into one that was migrated before) brings its epochs along, and its queue: what
+-- is due there would be sent from here, too.
+CREATE FUNCTION outbox.notice_restore() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF EXISTS (SELECT FROM fresh f WHERE f.epoch NOT IN (SELECT c.epoch FROM outbox.control c)) THEN
+    UPDATE outbox.control SET identity = 'disarmed: data of another outbox was restored into it';
+  END IF;
+  RETURN NULL;
+END $$;
+COMMENT ON FUNCTION outbox.notice_restore() IS 'Trigger of outbox.arming: rows that outbox.arm() did not write come from a restore, which disarms.';
+CREATE TRIGGER arming_is_ours AFTER INSERT ON outbox.arming
+  REFERENCING NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION outbox.notice_restore();
+COMMENT ON TRIGGER arming_is_ours ON outbox.arming IS 'A restore of data into this outbox disarms it.';
+
 CREATE TABLE outbox.armed_address (
   address text NOT NULL,
   port integer NOT NULL,
@@ -141,6 +155,11 @@ CREATE FUNCTION outbox.notice(p_epoch uuid, p_identity text, p_cause text) RETUR
 $$;
 COMMENT ON FUNCTION outbox.notice(uuid, text, text) IS 'Private: from now on everything that is in the queue has to be walked by quarantine().';
 
+CREATE FUNCTION outbox.descends_from(p_epoch uuid) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM outbox.arming a WHERE a.epoch = p_epoch)
+$$;
+COMMENT ON FUNCTION outbox.descends_from(uuid) IS 'Whether this outbox ever had that epoch. One that has not is older than the relay that asks, the primary from before a failover for example, and must not be sent from.';
+
 CREATE FUNCTION outbox.suspect_copy() RETURNS void LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT outbox.notice(c.epoch, outbox.database_identity(), 'a copy, or the server has moved') FROM outbox.control c
 $$;
@@ -165,7 +184,7 @@ BEGIN
   held := 0; finished := true;
   SELECT * INTO c FROM outbox.control FOR UPDATE;
   IF c.identity IS DISTINCT FROM here THEN
-    PERFORM outbox.notice(c.epoch, here, CASE WHEN c.identity LIKE 'disarmed:%' THEN 'restored to an earlier point' ELSE 'another server, it was ' || c.identity END);
+    PERFORM outbox.notice(c.epoch, here, CASE WHEN c.identity LIKE 'disarmed: %' THEN substr(c.identity, 11) ELSE 'another server, it was ' || c.identity END);
   END IF;
   SELECT * INTO f FROM outbox.failover x WHERE x.epoch = c.epoch AND x.identity = here FOR UPDATE;
   IF NOT FOUND THEN RETURN; END IF;
@@ -220,6 +239,37 @@ CREATE OR REPLACE FUNCTION outbox.free_next(p_order_key text) RETURNS void LANGU
   WHERE q.message_id = n.message_id AND q.recipient_no = n.recipient_no
 $$;
 
+-- As before; and what may have been sent by a lost server counts as a decision to send it again.
+CREATE OR REPLACE FUNCTION outbox.release(id uuid, reason text) RETURNS TABLE (recipient_no int, result text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  q outbox.queue;
+  known boolean := false;
+BEGIN
+  PERFORM outbox.require_reason('release', release.reason);
+  FOR q IN SELECT x.* FROM outbox.queue x WHERE x.message_id = release.id ORDER BY x.recipient_no FOR UPDATE LOOP
+    known := true;
+    recipient_no := q.recipient_no;
+    IF q.parked IN ('held', 'poison') THEN
+      -- A released delivery may send other bytes than before only if nothing of it can have arrived.
+      UPDATE outbox.queue u SET parked = NULL, note = NULL, claims = 0, resends = u.resends + coalesce(u.note LIKE 'failover:%', false)::int,
+             due_at = greatest(now(), (SELECT m.not_before FROM outbox.message m WHERE m.id = u.message_id)),
+             content_sha256 = CASE WHEN u.open_doubts = 0 THEN NULL ELSE u.content_sha256 END
+      WHERE u.message_id = q.message_id AND u.recipient_no = q.recipient_no;
+      PERFORM outbox.audit_entry('release', q.message_id, q.recipient_no, NULL, release.reason, 'held', 'pending');
+      result := 'pending';
+    ELSE
+      result := format('nothing to release: it is %s', outbox.state_of(q.parked, q.intent, q.lease, q.lease_until));
+    END IF;
+    RETURN NEXT;
+  END LOOP;
+  IF NOT known THEN
+    IF NOT EXISTS (SELECT FROM outbox.done d WHERE d.message_id = release.id) THEN PERFORM outbox.unknown_delivery('release', release.id, NULL); END IF;
+    RETURN QUERY SELECT d.recipient_no::int, 'nothing to release: it is ' || d.state FROM outbox.done d WHERE d.message_id = release.id ORDER BY 1;
+  END IF;
+END $$;
+
 CREATE FUNCTION outbox.release_failover(reason text, batch integer DEFAULT 10000) RETURNS bigint LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
 DECLARE
@@ -236,7 +286,7 @@ BEGIN
   ),
   freed AS (
     UPDATE outbox.queue q
-    SET parked = CASE WHEN q.parked = 'ordered' THEN 'ordered' END, note = NULL, claims = 0,
+    SET parked = CASE WHEN q.parked = 'ordered' THEN 'ordered' END, note = NULL, claims = 0, resends = q.resends + 1,
         due_at = CASE WHEN q.parked = 'ordered' THEN 'infinity' ELSE greatest(now(), outbox.not_before_of(q.message_id)) END,
         content_sha256 = CASE WHEN q.open_doubts = 0 THEN NULL ELSE q.content_sha256 END
     FROM page p
@@ -257,7 +307,7 @@ COMMENT ON FUNCTION outbox.release_failover(text, integer) IS
 -- Arming -------------------------------------------------------------------------------------------------------------
 
 DROP FUNCTION outbox.arm(text);
-CREATE FUNCTION outbox.arm(reason text, hold_pending boolean DEFAULT true)
+CREATE FUNCTION outbox.arm(reason text, hold_pending boolean DEFAULT NULL)
 RETURNS TABLE (identity text, previous_identity text, epoch uuid, cause text, held bigint, in_doubt bigint, sending bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -270,8 +320,10 @@ BEGIN
   SELECT * INTO old FROM outbox.control FOR UPDATE;
   IF NOT outbox.address_is_known() THEN
     PERFORM outbox.suspect_copy();
+  ELSIF arm.hold_pending THEN
+    PERFORM outbox.notice(old.epoch, here, 'asked for');
   END IF;
-  IF arm.hold_pending THEN
+  IF arm.hold_pending IS DISTINCT FROM false THEN
     WHILE NOT (SELECT q.finished FROM outbox.quarantine(50000) q) LOOP NULL; END LOOP;
   ELSE
     UPDATE outbox.failover f SET completed_at = now() WHERE f.epoch = old.epoch AND f.identity = here AND f.completed_at IS NULL;
@@ -279,16 +331,16 @@ BEGIN
   SELECT f.cause, f.held INTO cause, held FROM outbox.failover f WHERE f.epoch = old.epoch AND f.identity = here;
   held := coalesce(held, 0);
   SELECT count(*) FILTER (WHERE q.parked = 'doubt'), count(*) FILTER (WHERE q.parked IS NULL) INTO in_doubt, sending FROM outbox.queue q WHERE q.intent IS NOT NULL;
+  INSERT INTO outbox.arming AS a (epoch, identity, armed_at, armed_by, reason) VALUES (old.epoch, old.identity, old.armed_at, old.armed_by, 'before') ON CONFLICT DO NOTHING;
   UPDATE outbox.control c SET epoch = gen_random_uuid(), identity = here, armed_at = now(), armed_by = session_user RETURNING c.epoch INTO epoch;
   INSERT INTO outbox.arming AS a (epoch, identity, reason) VALUES (epoch, here, arm.reason);
-  INSERT INTO outbox.arming AS a (epoch, identity, armed_at, armed_by, reason) VALUES (old.epoch, old.identity, old.armed_at, old.armed_by, 'before') ON CONFLICT DO NOTHING;
   DELETE FROM outbox.armed_address;
-  PERFORM outbox.audit_entry(CASE WHEN arm.hold_pending THEN 'arm' ELSE 'arm, continue' END, NULL, NULL, NULL, arm.reason, old.identity, here);
+  PERFORM outbox.audit_entry(CASE WHEN arm.hold_pending IS DISTINCT FROM false THEN 'arm' ELSE 'arm, continue' END, NULL, NULL, NULL, arm.reason, old.identity, here);
   identity := here; previous_identity := old.identity;
   RETURN NEXT;
 END $$;
 COMMENT ON FUNCTION outbox.arm(text, boolean) IS
-'After a failover, a restore or a clone: declares that this database is the one to send from. Relays that run go on by themselves. On another server than the armed one everything is held that may have been sent before the switch (with hold_pending => false it is not: right only when no commit was lost); look at it, then release() or cancel() it, or release_failover() all. Example:
+'After a failover, a restore or a clone: declares that this database is the one to send from. Relays that run go on by themselves. On another server than the armed one everything is held that may have been sent before the switch (hold_pending => false: not, right only when no commit was lost; hold_pending => true: also on the same server, after a snapshot was restored in place); look at it, then release() or cancel() it, or release_failover() all. Example:
   SELECT * FROM outbox.arm(''db1 is gone, db2 was promoted'');';
 
 CREATE FUNCTION outbox.continue_after_failover(p_epoch uuid, p_relay uuid, p_beat bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -433,7 +485,7 @@ COMMENT ON FUNCTION outbox.reassert(uuid, uuid[], uuid[], smallint[], uuid[], uu
   'What a relay remembers of its attempts, against what this database knows: outcomes and intents that a failover has lost are restored. Needs no arming. Idempotent; late truth wins.';
 
 INSERT INTO outbox.privilege (roles, privileges, names) VALUES
-  ('outbox_relay', 'EXECUTE', '{assert_continues,address_is_known,note_address,addresses,own_address,disarm,suspect_copy,continue_after_failover,reassert,uuid_floor}'::text[]),
+  ('outbox_relay', 'EXECUTE', '{assert_continues,descends_from,address_is_known,note_address,addresses,own_address,disarm,suspect_copy,continue_after_failover,reassert,uuid_floor}'::text[]),
   ('outbox_relay outbox_operator', 'EXECUTE', '{quarantine}'),
   ('outbox_operator', 'EXECUTE', '{release_failover}');
 SELECT outbox.grant_roles();

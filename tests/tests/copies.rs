@@ -93,19 +93,26 @@ async fn rc33_the_living_original_behind_another_address_is_recognised_by_a_hear
     let stage = Stage::set().await;
     let first = stage.settings().run().await;
     eventually(PATIENCE, async || stage.count("SELECT count(*) FROM outbox.armed_address").await == 1).await;
-    // Until the heartbeat of the first tells better, the server is known elsewhere only.
-    stage
-        .sql
-        .batch_execute("UPDATE outbox.armed_address SET address = '10.0.0.5', port = port + 1")
-        .await
-        .expect("set");
+    ends_well(first).await;
+    // The server is known elsewhere only. Somebody's heartbeat goes on in it, of a version that does not record addresses.
+    let elsewhere = "UPDATE outbox.armed_address SET address = '10.0.0.5', port = port + 1;
+                     INSERT INTO outbox.relay (incarnation, name, host, pid, version, doubt_grace) VALUES (gen_random_uuid(), 'other', 'h', 1, '0', '1 min')";
+    stage.sql.batch_execute(elsewhere).await.expect("set");
+    let heart = stage.cluster.client("postgres").await.expect("a client");
+    let beating = tokio::spawn(async move {
+        loop {
+            heart.execute("UPDATE outbox.relay SET beat = beat + 1 WHERE name = 'other'", &[]).await.expect("beats");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
     let second = stage.settings().run().await;
+    assert!(second.stderr().contains("looking for a living relay"), "{}", second.report());
     stage.enqueue(50).await;
     stage.until("sent", 50).await;
-    assert_eq!(stage.count("SELECT count(*) FROM outbox.armed_address").await, 2);
-    for relay in [first, second] {
-        ends_well(relay).await;
-    }
+    let how = "SELECT how FROM outbox.armed_address WHERE address = ''";
+    assert_eq!(stage.text(how, &[]).await.as_deref(), Some("the heartbeat of another relay goes on there"));
+    ends_well(second).await;
+    beating.abort();
     // With nobody alive in it, it is not believed.
     stage.sql.batch_execute("DELETE FROM outbox.armed_address WHERE address = ''").await.expect("set");
     let mut refused = stage.settings().spawn();
@@ -148,4 +155,32 @@ async fn rc25_rc33_a_snapshot_restored_in_place_under_a_living_relay_sends_no_hi
     stage.until("sent", 300).await;
     ends_well(relay).await;
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(300);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rc48_data_restored_into_another_outbox_disarms_it_and_messages_past_the_trigger_are_reported_not_sent() {
+    let stage = busy().await;
+    let markers = stage.server.with_ledger(|ledger| ledger.totals().end_markers);
+    stage.cluster.create_database("other").await.expect("created");
+    let of = |user: &str| stage.settings().set("database.url", stage.cluster.url_for("other", user));
+    let (code, output) = of("postgres").command(["migrate", "up"]).await;
+    assert_eq!(code, 0, "{output}");
+    // Queue rows and all: partitions are filled directly, past the trigger. Rows that are there already are complained about.
+    let restored = stage.cluster.restore_into("postgres", "other", &["--data-only"]).await;
+    println!("{restored:?}");
+    let other = stage.cluster.client("other").await.expect("a client");
+    let due: i64 =
+        other.query_one("SELECT count(*) FROM outbox.queue WHERE due_at <= now()", &[]).await.expect("reads").get(0);
+    assert!(due > 0, "everything is due, and nothing may be sent");
+    refused_then_held(&stage, &of("relay"), &of("operator"), "data of another outbox").await;
+
+    // Into an outbox that is in use, past the trigger: nothing becomes due, and it is said.
+    let relay = of("relay").run().await;
+    let past = "SET session_replication_role = replica;
+                INSERT INTO outbox.message (kind, recipients, subject, body_text) VALUES ('note', '{a@example.org}', 'x', 'x')";
+    other.batch_execute(past).await.expect("inserts");
+    relay.wait_for_line(|line| line.contains("neither a queue row nor a terminal record")).await;
+    assert!(!relay.stderr().contains("could not finish its round"), "{}", relay.report());
+    ends_well(relay).await;
+    assert_eq!(stage.server.with_ledger(|ledger| ledger.totals().end_markers), markers);
 }

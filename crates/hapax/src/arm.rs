@@ -25,7 +25,12 @@ pub(crate) async fn run(loaded: Loaded, options: Arm) -> anyhow::Result<Exit> {
     if !options.go_on {
         hold(&console, &database).await?;
     }
-    let armed = console.arm(&options.reason, !options.go_on).await.map_err(|error| refused(&error, &database))?;
+    let hold_pending = match (options.hold, options.go_on) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
+    };
+    let armed = console.arm(&options.reason, hold_pending).await.map_err(|error| refused(&error, &database))?;
     // Everything a failover has held, also what relays held before somebody chose to go on.
     let released = match options.release_held || options.go_on {
         true => release_all(&console, &database, &options.reason).await?,

@@ -130,7 +130,9 @@ const RUN: &str = "\
 Runs the relay until SIGTERM or SIGINT: it then claims nothing new, waits for open replies up to relay.shutdown_grace \
 and ends with 0. A second signal gives up at once; what is between end marker and reply will be in doubt.
 
-It waits for a database that is away, and refuses (78) one whose schema is missing, behind or ahead.
+It waits for a database that is away, and refuses (78) one whose schema is missing, behind or ahead. It refuses (1) a \
+database that is not the one its outbox was armed for; when that happens while it runs (a failover, a restore) it stays \
+alive in guard mode, sends nothing, and goes on when somebody types `hapax arm`.
 
 Examples:
   hapax run
@@ -392,6 +394,7 @@ outbox_operator. First of all make sure that the old server cannot come back: tw
 Examples:
   hapax arm --reason 'db1 is gone, db2 was promoted'
   hapax arm --reason 'planned switchover, synchronous standby' --continue      nothing was lost: hold nothing
+  hapax arm --reason 'volume restored to noon' --hold                          restored in place, nobody was watching
   hapax arm --reason 'mail twice is better than none' --release-held           what may have been sent is sent again";
 
 /// `hapax arm`.
@@ -401,8 +404,11 @@ pub(crate) struct Arm {
     #[arg(long, value_name = "REASON")]
     pub(crate) reason: String,
     /// Release what was held at once: what the old server had sent unknown to this one is sent again
-    #[arg(long, conflicts_with = "go_on")]
+    #[arg(long, conflicts_with_all = ["go_on", "hold"])]
     pub(crate) release_held: bool,
+    /// Hold what may have been sent also on the same server: a snapshot was restored in place while no relay was alive
+    #[arg(long, conflicts_with = "go_on")]
+    pub(crate) hold: bool,
     /// Hold nothing: when you know that no commit was lost
     #[arg(long = "continue")]
     pub(crate) go_on: bool,

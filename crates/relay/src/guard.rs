@@ -11,7 +11,7 @@ use hapax_core::{
     Incarnation,
     clock::{Clock, SystemClock},
 };
-use hapax_store::{Attempted, ConnectOptions, Store};
+use hapax_store::{Attempted, ConnectOptions, Reasserted, RelaySeen, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Error, Memory, Shutdown};
@@ -31,6 +31,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Between two words about it.
 const REMIND_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Between two warnings that it does not answer.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Attempts told in one statement.
 const BATCH: usize = 200;
@@ -63,6 +66,8 @@ struct Progress {
     told: Option<(uuid::Uuid, String)>,
     held: Option<i64>,
     restored: bool,
+    /// It was said that this is an older server.
+    older: bool,
 }
 
 impl Guard<'_> {
@@ -73,16 +78,22 @@ impl Guard<'_> {
     /// What makes going on impossible.
     pub async fn stand(self, shutdown: &Shutdown) -> Result<Option<Store>, Error> {
         let mut progress = Progress::default();
-        let mut reminded = None;
+        let (mut reminded, mut warned) = (None, None::<Duration>);
         loop {
-            match self.look(&mut progress).await {
-                Ok(Some(store)) => return Ok(Some(store)),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(error = %error, "guard mode: the database does not answer as it should, asking again")
-                }
-            }
+            // Every statement of a look may be given up in the middle and executed again.
+            let looked = tokio::select! {
+                looked = self.look(&mut progress) => looked,
+                () = shutdown.soft.cancelled() => Ok(None),
+            };
             let now = SystemClock.boottime();
+            match looked {
+                Ok(Some(store)) => return Ok(Some(store)),
+                Err(error) if warned.is_none_or(|last| now.saturating_sub(last) >= WARN_INTERVAL) => {
+                    warned = Some(now);
+                    tracing::warn!(error = %error, "guard mode: the database does not answer as it should, asking again");
+                }
+                Ok(None) | Err(_) => {}
+            }
             if reminded.is_none_or(|last| now.saturating_sub(last) >= REMIND_INTERVAL) {
                 reminded = Some(now);
                 tracing::error!(
@@ -113,6 +124,15 @@ impl Guard<'_> {
             // Nothing is different but its state: an earlier one, or this relay was led astray for a moment.
             armed = !self.store.disarm().await?;
             progress.restored |= !armed;
+        } else if armed && !seen.descends {
+            // Armed, but before the arming this relay knows: the old primary is back. What was sent since is pending there.
+            armed = false;
+            if !std::mem::replace(&mut progress.older, true) {
+                tracing::error!(
+                    "guard mode: the database that answers is older than the last arming: this looks like the primary from before a \
+                     failover. Nothing is sent from it (hint: shut it down, two primaries send everything twice)"
+                );
+            }
         }
         let server = (seen.epoch, seen.found);
         if progress.told.as_ref() != Some(&server) || armed {
@@ -165,23 +185,40 @@ impl Guard<'_> {
 /// Tells a database what this process remembers; what it has taken is durable.
 pub(crate) async fn tell(store: &Store, memory: &Memory, attempts: Vec<Attempted>) -> Result<(), hapax_store::Error> {
     for batch in attempts.chunks(BATCH) {
-        for (attempt, told) in batch.iter().zip(store.reassert(batch).await?) {
-            match told.answer.as_str() {
-                "missing" => tracing::error!(
-                    delivery = %told.key,
-                    attempt.token = %told.token,
-                    "its message is not in this database: what enqueued it was lost by a failover, and it may have been sent"
-                ),
-                "stranger" => continue,
-                "restored" => tracing::warn!(delivery = %told.key, "restored from memory: a failover had lost it"),
-                answer => tracing::debug!(delivery = %told.key, answer, "told from memory"),
-            }
-            if attempt.end.is_some() {
-                memory.durable(told.token);
+        match store.reassert(batch).await {
+            Ok(told) => batch.iter().zip(&told).for_each(|(attempt, told)| taken(memory, attempt, told)),
+            Err(error) if error.is_transient() || error.is_ambiguous() => return Err(error),
+            // One of them is not to the database's liking: the others must not suffer.
+            Err(_) => {
+                for attempt in batch {
+                    match store.reassert(std::slice::from_ref(attempt)).await {
+                        Ok(told) => told.iter().for_each(|told| taken(memory, attempt, told)),
+                        Err(error) if error.is_transient() || error.is_ambiguous() => return Err(error),
+                        Err(error) => {
+                            tracing::error!(error = %error, delivery = %attempt.key, "what is remembered of it cannot be told");
+                        }
+                    }
+                }
             }
         }
     }
     Ok(())
+}
+
+fn taken(memory: &Memory, attempt: &Attempted, told: &Reasserted) {
+    match told.answer.as_str() {
+        "missing" => tracing::error!(
+            delivery = %told.key,
+            attempt.token = %told.token,
+            "its message is not in this database: what enqueued it was lost by a failover, and it may have been sent"
+        ),
+        "stranger" => return,
+        "restored" => tracing::warn!(delivery = %told.key, "restored from memory: a failover had lost it"),
+        answer => tracing::debug!(delivery = %told.key, answer, "told from memory"),
+    }
+    if attempt.end.is_some() {
+        memory.durable(told.token);
+    }
 }
 
 /// Tells the database, until `stop`, what couriers of earlier incarnations have learnt since.
@@ -215,18 +252,20 @@ pub(crate) async fn recognise(
         database.known_at = address.others,
         "this outbox has not been met at this address before: looking for a living relay in it"
     );
-    let before = store.relays().await.map_err(fail)?;
     let patience = (heartbeat_interval * 2).clamp(SIGN_OF_LIFE.0, SIGN_OF_LIFE.1);
     let began = SystemClock.boottime();
+    let mut seen: Vec<RelaySeen> = Vec::new();
     while SystemClock.boottime().saturating_sub(began) < patience && !stop.is_cancelled() {
-        tokio::time::sleep(patience / 20).await;
-        let now = store.relays().await.map_err(fail)?;
-        let advanced = |relay: &hapax_store::RelaySeen| {
-            before.iter().any(|earlier| earlier.incarnation == relay.incarnation && earlier.beat < relay.beat)
-        };
-        if now.iter().any(advanced) {
-            return store.note_address("the heartbeat of another relay goes on there").await.map_err(fail);
+        for relay in store.relays().await.map_err(fail)? {
+            match seen.iter().find(|earlier| earlier.incarnation == relay.incarnation) {
+                Some(earlier) if earlier.beat < relay.beat => {
+                    return store.note_address("the heartbeat of another relay goes on there").await.map_err(fail);
+                }
+                Some(_) => {}
+                None => seen.push(relay),
+            }
         }
+        tokio::time::sleep(patience / 20).await;
     }
     store.suspect_copy().await.map_err(fail)?;
     Err(Error::Copy { here: address.here, others: address.others })

@@ -37,11 +37,11 @@ impl Console {
         Ok(Batch { held: row.get("held"), finished: row.get("finished") })
     }
 
-    /// Arms this database.
+    /// Arms this database. What may have been sent before is held where it must be, or always, or never.
     ///
     /// # Errors
     /// Any of the database's.
-    pub async fn arm(&self, reason: &str, hold_pending: bool) -> Result<Arming, Error> {
+    pub async fn arm(&self, reason: &str, hold_pending: Option<bool>) -> Result<Arming, Error> {
         let params = [(&reason as _, Type::TEXT), (&hold_pending as _, Type::BOOL)];
         let rows = self.rows("arm", include_str!("../queries/arm.sql"), &params).await?;
         let row = rows.first().ok_or(Error::NoOutbox)?;

@@ -26,6 +26,8 @@ pub struct Situation {
     pub found: String,
     /// It is a standby: nothing can be done yet.
     pub in_recovery: bool,
+    /// Its history has the epoch of this store: it is not an older one.
+    pub descends: bool,
 }
 
 impl Situation {
@@ -113,13 +115,16 @@ impl Store {
     /// # Errors
     /// Any; ask again.
     pub async fn situation(&self) -> Result<Situation, Error> {
-        let rows = self.rows("situation", include_str!("../queries/situation.sql"), &[]).await?;
+        let rows = self
+            .rows("situation", include_str!("../queries/situation.sql"), &[(&self.armed.epoch, Type::UUID)])
+            .await?;
         let row = rows.first().ok_or(Error::NoOutbox)?;
         Ok(Situation {
             epoch: row.get("epoch"),
             armed_for: row.get("identity"),
             found: row.get("found"),
             in_recovery: row.get("in_recovery"),
+            descends: row.get("descends"),
         })
     }
 

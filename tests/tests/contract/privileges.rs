@@ -88,7 +88,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT outbox.reassert(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)", "-+----"),
     ("SELECT outbox.disarm(gen_random_uuid(), gen_random_uuid(), 1)", "-+----"),
     ("SELECT outbox.continue_after_failover(gen_random_uuid(), gen_random_uuid(), 1)", "-+----"),
-    ("SELECT outbox.address_is_known(), outbox.addresses(), outbox.own_address()", "-+----"),
+    ("SELECT outbox.address_is_known(), outbox.addresses(), outbox.own_address(), outbox.descends_from(gen_random_uuid())", "-+----"),
     ("SELECT outbox.note_address('x')", "-+----"),
     ("SELECT outbox.suspect_copy()", "-+----"),
     ("SELECT outbox.notice(gen_random_uuid(), 'x', 'x')", "------"),

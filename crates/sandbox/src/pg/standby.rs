@@ -92,6 +92,15 @@ impl PgCluster {
     /// When a program fails.
     pub async fn dump_and_restore(&self, from: &str, to: &str) -> Result<String, Error> {
         let url = self.create_database(to).await?;
+        self.restore_into(from, to, &[]).await?;
+        Ok(url)
+    }
+
+    /// Copies with `pg_dump` and `pg_restore`, with further options of the latter, into a database that is there.
+    ///
+    /// # Errors
+    /// When a program fails. `pg_restore` does when it had to ignore errors.
+    pub async fn restore_into(&self, from: &str, to: &str, options: &[&str]) -> Result<(), Error> {
         let file = self.directory.path().join(format!("{to}.dump"));
         let connect = |command: &mut std::process::Command| {
             command.args(["-U", SUPERUSER, "-p", &self.port().to_string(), "-h"]).arg(self.socket_directory());
@@ -100,15 +109,14 @@ impl PgCluster {
         connect(&mut dump);
         connect(&mut restore);
         dump.args(["-Fc", "-d", from, "-f"]).arg(&file);
-        restore.args(["-d", to]).arg(&file);
+        restore.args(["-d", to]).args(options).arg(&file);
         blocking(move || {
             for (program, mut command) in [("pg_dump", dump), ("pg_restore", restore)] {
                 run(program, &mut command)?;
             }
             Ok(())
         })
-        .await?;
-        Ok(url)
+        .await
     }
 
     /// Makes a standby a primary; returns when it takes writes.

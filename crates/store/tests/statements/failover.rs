@@ -230,3 +230,18 @@ async fn rc33_an_address_is_known_only_where_the_armed_server_was_met() {
     assert!(known().await);
     assert_eq!(stage.count("SELECT count(*) FROM outbox.failover WHERE completed_at IS NULL").await, 0);
 }
+
+#[tokio::test]
+async fn rc34_an_outbox_that_never_had_a_relays_epoch_is_older_than_the_relay() {
+    let stage = Stage::set().await;
+    assert!(stage.store.situation().await.expect("reads").descends);
+    stage.run("SELECT outbox.arm('a rehearsal')").await;
+    let armed = stage.store.situation().await.expect("reads");
+    assert!(armed.descends && armed.is_armed(), "armed after the relay started: {armed:?}");
+    let later = stage.relay().await;
+    // The primary from before that arming comes back.
+    stage.run("UPDATE outbox.control c SET epoch = a.epoch FROM outbox.arming a WHERE a.reason = 'installed'").await;
+    stage.run("DELETE FROM outbox.arming WHERE reason <> 'installed'").await;
+    let before = later.situation().await.expect("reads");
+    assert!(!before.descends && before.is_armed(), "{before:?}");
+}

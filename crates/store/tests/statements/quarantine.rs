@@ -93,12 +93,18 @@ async fn arming_holds_by_itself_and_only_what_needs_it() {
     assert_eq!(stage.count("SELECT held FROM outbox.arm('a new epoch')").await, 0);
     stage.run(ELSEWHERE).await;
     assert_eq!(stage.count("SELECT held FROM outbox.arm('planned switchover', hold_pending => false)").await, 0);
+    // Restored in place while nobody was watching: only a person can know.
+    assert_eq!(stage.count("SELECT held FROM outbox.arm('restored', hold_pending => true)").await, 7);
+    assert_eq!(stage.count("SELECT outbox.release_failover('a rehearsal')").await, 7);
     stage.run(ELSEWHERE).await;
     assert_eq!(stage.count("SELECT held FROM outbox.arm('db1 is gone')").await, 7);
     assert_eq!(stage.count(HELD).await, 7);
     assert_eq!(stage.count("SELECT held FROM outbox.arm('once more')").await, 0);
     let audit = "SELECT string_agg(action, ' | ' ORDER BY id) FROM outbox.audit";
-    assert_eq!(stage.text(audit).await, "arm | arm, continue | quarantine | arm | arm");
+    assert_eq!(
+        stage.text(audit).await,
+        "arm | arm, continue | quarantine | arm | release failover | quarantine | arm | arm"
+    );
 }
 
 #[tokio::test]
@@ -131,6 +137,14 @@ async fn rc34_what_waits_behind_an_ordering_key_is_held_when_its_turn_comes() {
     assert_eq!(stage.state(keys[2]).await, "held");
     assert_eq!(stage.count("SELECT outbox.release_failover('checked')").await, 1);
     assert_eq!(stage.attempt(keys[2]).await.key, keys[2]);
+    // Each release was a decision: it may have been sent before.
+    assert_eq!(stage.queued(keys[2]).await.expect("queued").resends, 1);
+    assert_eq!(
+        stage
+            .count(&format!("SELECT resends::bigint FROM outbox.done WHERE message_id = '{}'", keys[0].message_id))
+            .await,
+        1
+    );
 }
 
 #[tokio::test]
