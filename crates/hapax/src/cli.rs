@@ -92,10 +92,13 @@ pub(crate) enum Command {
     Hold(Decide),
     /// Let held deliveries go on
     #[command(long_about = RELEASE)]
-    Release(Decide),
+    Release(Release),
     /// Send once more what has ended, as a new message
     #[command(long_about = SEND_AGAIN)]
     SendAgain(SendAgain),
+    /// After a failover or a restore: this database is the one to send from
+    #[command(long_about = ARM)]
+    Arm(Arm),
 }
 
 const DEMO: &str = "\
@@ -133,7 +136,9 @@ const RUN: &str = "\
 Runs the relay until SIGTERM or SIGINT: it then claims nothing new, waits for open replies up to relay.shutdown_grace \
 and ends with 0. A second signal gives up at once; what is between end marker and reply will be in doubt.
 
-It waits for a database that is away, and refuses (78) one whose schema is missing, behind or ahead.
+It waits for a database that is away, and refuses (78) one whose schema is missing, behind or ahead. It refuses (1) a \
+database that is not the one its outbox was armed for; when that happens while it runs (a failover, a restore) it stays \
+alive in guard mode, sends nothing, and goes on when somebody types `hapax arm`.
 
 Examples:
   hapax run
@@ -398,12 +403,63 @@ Example:
   hapax hold 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'legal wants to look at it'";
 
 const RELEASE: &str = "\
-Lets held deliveries go on.
+Lets held deliveries go on. --failover releases everything that was held because the database failed over or was \
+restored (`hapax arm`): what a lost server had sent is then sent again.
 
-Example:
-  hapax release 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'legal is fine with it'";
+Examples:
+  hapax release 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'legal is fine with it'
+  hapax release --failover --reason 'compared with the log of mx1: nothing of it had been sent'";
 
-/// `hapax cancel`, `hold`, `release`.
+/// `hapax release`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Release {
+    /// Messages
+    #[arg(value_name = "ID", required_unless_present = "failover", conflicts_with = "failover")]
+    pub(crate) targets: Vec<uuid::Uuid>,
+    /// Everything that was held because of a failover or a restore
+    #[arg(long)]
+    pub(crate) failover: bool,
+    /// Why, for outbox.audit
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+const ARM: &str = "\
+Declares that this database is the one to send from: after a failover, a restore, or when it has moved. Until then \
+relays send nothing from it. Relays that are running (they are in guard mode) go on by themselves.
+
+On another server than the one that was armed, deliveries that may have been sent before the switch are held first: the \
+old server may have known more than this one does. Look at them, then release or cancel them. Needs the privileges of \
+outbox_operator. First of all make sure that the old server cannot come back: two armed servers send everything twice.
+
+Examples:
+  hapax arm --reason 'db1 is gone, db2 was promoted'
+  hapax arm --reason 'planned switchover, synchronous standby' --continue      nothing was lost: hold nothing
+  hapax arm --reason 'volume restored to noon' --hold                          restored in place, nobody was watching
+  hapax arm --reason 'mail twice is better than none' --release-held           what may have been sent is sent again";
+
+/// `hapax arm`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Arm {
+    /// Why, for outbox.audit
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: String,
+    /// Release what was held at once: what the old server had sent unknown to this one is sent again
+    #[arg(long, conflicts_with_all = ["go_on", "hold"])]
+    pub(crate) release_held: bool,
+    /// Hold what may have been sent also on the same server: a snapshot was restored in place while no relay was alive
+    #[arg(long, conflicts_with = "go_on")]
+    pub(crate) hold: bool,
+    /// Hold nothing: when you know that no commit was lost
+    #[arg(long = "continue")]
+    pub(crate) go_on: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// `hapax cancel`, `hold`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Decide {
     /// Messages
@@ -414,6 +470,12 @@ pub(crate) struct Decide {
     pub(crate) reason: String,
     #[command(flatten)]
     pub(crate) json: Json,
+}
+
+impl From<Release> for Decide {
+    fn from(Release { targets, reason, json, .. }: Release) -> Self {
+        Self { targets, reason, json }
+    }
 }
 
 const SEND_AGAIN: &str = "\

@@ -140,7 +140,7 @@ async fn doubt_of(
 }
 
 /// The functions' own refusals say all there is to say; everything else is explained.
-fn refused(error: &hapax_store::Error, database: &Database) -> Refusal {
+pub(crate) fn refused(error: &hapax_store::Error, database: &Database) -> Refusal {
     match error.sqlstate() {
         Some(state) if state.code().starts_with("22H") => Refusal::of_error(1, error, &[]).map(as_typed),
         _ => connect::explain(error, database),

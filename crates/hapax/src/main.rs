@@ -3,6 +3,7 @@
 //! This crate only joins: configuration, logs, signals, what is printed. The relay is `hapax-relay`; SQL is in
 //! `hapax-store` (but for the sample shop of `hapax demo`, which plays an application).
 
+mod arm;
 mod check;
 mod cli;
 mod config;
@@ -76,8 +77,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Retry(retry) => decide::retry(loaded, retry).await,
         Command::Cancel(options) => decide::decide(loaded, Action::Cancel, options).await,
         Command::Hold(options) => decide::decide(loaded, Action::Hold, options).await,
-        Command::Release(options) => decide::decide(loaded, Action::Release, options).await,
+        Command::Release(options) if options.failover => arm::release(loaded, options).await,
+        Command::Release(options) => decide::decide(loaded, Action::Release, options.into()).await,
         Command::SendAgain(options) => decide::send_again(loaded, options).await,
+        Command::Arm(options) => arm::run(loaded, options).await,
         Command::Demo(options) => demo::run(options).await,
     }
 }

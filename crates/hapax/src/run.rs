@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::Context;
 use hapax_core::Incarnation;
 use hapax_mail::{Security, SmtpServer, Transport};
-use hapax_relay::Shutdown;
+use hapax_relay::{Guard, Memory, Past, Shutdown};
 use hapax_render::{Options, Renderer, Templates};
 use hapax_sandbox::Catcher;
 use hapax_store::{
@@ -15,7 +15,7 @@ use hapax_store::{
 
 use crate::{
     cli::Run,
-    config::{Loaded, Settings, Way},
+    config::{Database, Loaded, Settings, Way},
     connect,
     failure::{CONFIGURATION, Exit, Refusal},
     signals,
@@ -45,22 +45,48 @@ pub(crate) async fn run(loaded: Loaded, options: Run) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     };
     let (transports, _catchers) = transports(&settings).await?;
-    relay(store, renderer, settings.relay_config(transports), shutdown).await
+    let config = settings.relay_config(transports);
+    relays(store, renderer, config, &settings.database, shutdown).await
 }
 
-/// The one place where the binary and the relay meet.
-async fn relay(
-    store: Store,
+/// The one place where the binary and the relay meet: one incarnation after another. A new one follows only when the database
+/// was another one for a while, and the outbox was armed for it.
+async fn relays(
+    mut store: Store,
     renderer: Arc<Renderer>,
     config: hapax_relay::RelayConfig,
+    database: &Database,
     shutdown: Shutdown,
 ) -> anyhow::Result<Exit> {
-    match Box::pin(hapax_relay::run(store, renderer, config, shutdown)).await {
-        Ok(()) => Ok(Exit::Done),
-        Err(error) => {
-            tracing::error!(error = crate::failure::chain(&error), "the relay has stopped");
-            Err(Refusal::of_error(1, &error, &[]).into())
+    let past = Past { memory: Memory::default(), address_guard: database.address_guard };
+    let options = database.options("hapax");
+    loop {
+        let run =
+            hapax_relay::run_with(store.clone(), renderer.clone(), config.clone(), shutdown.clone(), past.clone());
+        let error = match Box::pin(run).await {
+            Ok(()) => return Ok(Exit::Done),
+            Err(error) => error,
+        };
+        if let hapax_relay::Error::Guard { .. } = error {
+            tracing::error!(
+                error = crate::failure::chain(&error),
+                "this relay sends nothing more until the outbox is armed"
+            );
+            let guard = Guard {
+                store,
+                options: &options,
+                memory: &past.memory,
+                after_failover: database.after_failover,
+                shutdown_grace: config.limits.shutdown_grace,
+            };
+            match guard.stand(&shutdown).await? {
+                Some(next) => store = next,
+                None => return Ok(Exit::Done),
+            }
+            continue;
         }
+        tracing::error!(error = crate::failure::chain(&error), "the relay has stopped");
+        return Err(Refusal::of_error(1, &error, &[]).into());
     }
 }
 

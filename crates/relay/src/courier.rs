@@ -261,7 +261,7 @@ async fn deliver(
         route: route.config.name.clone(),
         upstream: route.config.upstream(),
     };
-    office.registry.asked(job.token);
+    office.registry.asked(&request, office.clock.boottime());
     if mutant::is("intent_after_marker") {
         let gate = Gate::until(office.clock.clone(), deadline, office.heartbeat.clone());
         let transmitted = data.transmit(&parcel.ready.message, &gate).await;
@@ -271,10 +271,10 @@ async fn deliver(
         return transmitted.connection;
     }
     match office.ledger.intend(request, deadline).await {
-        Intended::Granted => {}
+        Intended::Granted => office.registry.granted(job.token),
         Intended::Refused => {
             data.abort();
-            office.registry.settled(job.token);
+            office.registry.refused(job.token);
             tracing::info!(delivery = %job.claimed.key, "not ours any more: the intent was refused, nothing was transmitted");
             return None;
         }
@@ -371,6 +371,7 @@ fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
         took,
         bytes: ending.bytes,
     };
+    office.registry.ended(&settlement);
     office.ledger.settle(settlement, job.permit);
 }
 

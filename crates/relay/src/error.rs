@@ -14,7 +14,7 @@ pub enum Error {
     },
     /// The answering server is not the one this relay was armed for.
     #[error(
-        "this is not the database the relay was armed for, nothing more is sent (hint: after a failover or restore, check what was lost, then SELECT outbox.arm('why') and start again)"
+        "this is not the database the relay was armed for, nothing more is sent (hint: after a failover or restore, check what was lost, then hapax arm --reason 'why')"
     )]
     Guard {
         /// What the statement said.
@@ -33,6 +33,16 @@ pub enum Error {
     /// Another process speaks under this incarnation, or the row of this one is gone.
     #[error("another process uses the identity of this relay, or its row in outbox.relay is gone: stopping")]
     Incarnation,
+    /// Nobody's heartbeat goes on in this database, and the server says it is somewhere else than the armed one.
+    #[error(
+        "this looks like a copy of the outbox that is armed at {others}, or the server has moved: it says it is at {here} now, and no relay is alive in it (hint: if it is the one to send from: hapax arm --reason 'why', which holds what is pending; --continue holds nothing) (hint: address_guard = \"off\" below [database] if its address changes all the time)"
+    )]
+    Copy {
+        /// Where the server says it is.
+        here: String,
+        /// Where it was met before.
+        others: String,
+    },
     /// A task ended that never should.
     #[error("the {0} task died")]
     Task(&'static str),

@@ -29,9 +29,9 @@ pub(crate) async fn beat(
                 counter = stands;
                 heartbeat.record(asked_at);
             }
-            Ok(_) => {
+            Ok(stands) => {
                 heartbeat.close();
-                fatal.report(Error::Incarnation);
+                fatal.report(lost(counter, stands));
                 break;
             }
             Err(error) => match fatal.check_guard(error) {
@@ -48,6 +48,18 @@ pub(crate) async fn beat(
         }
     }
     alive.finished();
+}
+
+/// A counter that has advanced without us is somebody else's; one that has fallen back, or is gone, is an earlier state of
+/// the database.
+fn lost(counter: i64, stands: Option<i64>) -> Error {
+    if stands.is_some_and(|stands| stands > counter) {
+        return Error::Incarnation;
+    }
+    let now = stands.map_or_else(|| "gone".to_owned(), |stands| stands.to_string());
+    let detail =
+        format!("the relay's heartbeat stood at {counter} and is {now} now: this is an earlier state of the database");
+    Error::Guard { source: hapax_store::Error::NotArmed { detail } }
 }
 
 /// Renews, until `stop`, the leases that are older than a third of their time.

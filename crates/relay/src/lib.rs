@@ -5,15 +5,17 @@
 //!
 //! `pump` claims and hands out, `courier` (one per connection) converses and transmits, `ledger` makes intents and
 //! outcomes durable in groups, `reaper` marks doubts, `heartbeat` keeps the gates open. `fatal` ends the process when any
-//! of them dies.
+//! of them dies. When the database is another one, the incarnation ends and `guard` tells what `memory` keeps.
 
 mod config;
 mod courier;
 mod error;
 mod fatal;
+mod guard;
 mod heartbeat;
 mod job;
 mod ledger;
+mod memory;
 mod pump;
 mod reaper;
 mod registry;
@@ -24,10 +26,12 @@ use std::{sync::Arc, time::Duration};
 
 pub use config::{Idempotency, KindPolicy, RelayConfig, RouteConfig};
 pub use error::Error;
+pub use guard::{AfterFailover, Guard};
 use hapax_core::clock::{Clock, SystemClock};
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
+pub use memory::Memory;
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -56,16 +60,51 @@ const INTRODUCE_PAUSE: Duration = Duration::from_millis(200);
 /// How long after a hard shutdown couriers and ledger may take to wind up.
 const WIND_UP: Duration = Duration::from_secs(5);
 
+/// What a relay takes over from earlier ones of its process, and how careful it is at its start.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// What this process remembers of its attempts.
+    pub memory: Memory,
+    /// Refuse a database at an unknown address in which no relay is alive: it may be a copy of the whole server.
+    pub address_guard: bool,
+}
+
+impl Default for Past {
+    fn default() -> Self {
+        Self { memory: Memory::default(), address_guard: true }
+    }
+}
+
 /// Runs a relay until it is shut down.
 ///
 /// # Errors
 /// What made it stop otherwise: a lost incarnation, another database, a task that died.
 pub async fn run(store: Store, renderer: Arc<Renderer>, config: RelayConfig, shutdown: Shutdown) -> Result<(), Error> {
+    run_with(store, renderer, config, shutdown, Past::default()).await
+}
+
+/// As [`run`], with a past. After [`Error::Guard`] the process is expected to [`Guard::stand`] with the same memory, and to
+/// run again with the store that answers.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    store: Store,
+    renderer: Arc<Renderer>,
+    config: RelayConfig,
+    shutdown: Shutdown,
+    past: Past,
+) -> Result<(), Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config = Arc::new(config);
+    // Its own: this incarnation may end while the process goes on.
+    let shutdown = Shutdown { soft: shutdown.soft.child_token(), hard: shutdown.hard.child_token() };
+    if past.address_guard {
+        guard::recognise(&store, config.limits.heartbeat_interval, &shutdown.soft).await?;
+    }
     let routes = introduce(&store, &config, &clock, &shutdown).await?;
     let fatal = Fatal::default();
-    let (registry, hands) = (Registry::default(), Hands::default());
+    let (registry, hands) = (Registry::new(past.memory.clone(), store.incarnation()), Hands::default());
     let heartbeat = Arc::new(Heartbeat::new(config.limits.transmit_deadline));
     let (ledger_tasks, couriers, watchers) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let ledger = Ledger::start(
@@ -98,6 +137,7 @@ pub async fn run(store: Store, renderer: Arc<Renderer>, config: RelayConfig, shu
         stop.clone(),
     ));
     watchers.spawn(heartbeat::renew(store.clone(), config.clone(), hands, clock.clone(), fatal.clone(), stop.clone()));
+    watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
     let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
         store: store.clone(),
@@ -126,12 +166,30 @@ pub async fn run(store: Store, renderer: Arc<Renderer>, config: RelayConfig, shu
         () = fatal.reported() => {}
     }
     if let Some(error) = fatal.take() {
+        // What has not begun its end marker never will. What has, goes on reading its reply, and memory keeps it.
         heartbeat.close();
+        shutdown.soft.cancel();
+        stop.cancel();
+        couriers.close();
+        past.memory.stragglers.spawn(async move { couriers.wait().await });
         return Err(error);
     }
     shutdown.soft.cancel();
-    let ending =
-        Ending { store, config, registry, heartbeat, pump, couriers, ledger_tasks, watchers, stop, shutdown, fatal };
+    let memory = past.memory;
+    let ending = Ending {
+        store,
+        config,
+        registry,
+        memory,
+        heartbeat,
+        pump,
+        couriers,
+        ledger_tasks,
+        watchers,
+        stop,
+        shutdown,
+        fatal,
+    };
     ending.wind_up(office, &routes).await
 }
 
@@ -191,6 +249,7 @@ struct Ending {
     store: Store,
     config: Arc<RelayConfig>,
     registry: Registry,
+    memory: Memory,
     heartbeat: Arc<Heartbeat>,
     pump: JoinHandle<()>,
     couriers: TaskTracker,
@@ -211,8 +270,9 @@ impl Ending {
         }
         self.couriers.close();
         self.give_back_queued(&office, routes).await;
+        self.memory.stragglers.close();
         tokio::select! {
-            () = self.couriers.wait() => {}
+            () = async { self.couriers.wait().await; self.memory.stragglers.wait().await; } => {}
             () = self.shutdown.hard.cancelled() => {}
             () = tokio::time::sleep(self.config.limits.shutdown_grace) => {
                 tracing::warn!("the grace period is over");
@@ -232,6 +292,10 @@ impl Ending {
             self.ledger_tasks.wait(),
         );
         let settled = abandoned == 0 && settled.await.is_ok();
+        let untold = self.memory.untold(SystemClock.boottime(), Some(self.store.incarnation()));
+        if let Err(error) = guard::tell(&self.store, &self.memory, untold).await {
+            tracing::warn!(error = %error, "late outcomes of an earlier incarnation could not be told to the database");
+        }
         self.shutdown.hard.cancel();
         self.stop.cancel();
         self.watchers.close();

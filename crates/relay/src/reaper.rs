@@ -32,6 +32,10 @@ const MAINTAIN_INTERVAL: Duration = Duration::from_secs(3600);
 /// Between two looks for ordering keys without a head.
 const FREE_ORDERED_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Between two looks for messages that came past the trigger, and how many are looked at in one.
+const UNQUEUED_INTERVAL: Duration = Duration::from_secs(10);
+const UNQUEUED_PAGE: i64 = 10_000;
+
 /// Doubts looked at in one statement.
 const DOUBTS_PAGE: i64 = 500;
 
@@ -87,6 +91,9 @@ struct Memory {
     next_self_check: Duration,
     next_maintain: Duration,
     next_free_ordered: Duration,
+    next_unqueued: Duration,
+    /// Messages up to this one have been looked at.
+    unqueued_after: Uuid,
 }
 
 impl Reaper {
@@ -133,12 +140,34 @@ impl Reaper {
             self.store.free_ordered().await?;
             memory.next_free_ordered = now + FREE_ORDERED_INTERVAL;
         }
+        if now >= memory.next_unqueued {
+            self.report_unqueued(memory).await?;
+            memory.next_unqueued = now + UNQUEUED_INTERVAL;
+        }
         self.apply_policies(memory).await?;
         if now >= memory.next_maintain {
             for (action, detail) in self.store.maintain().await? {
                 tracing::info!(action, detail, "outbox.maintain");
             }
             memory.next_maintain = now + MAINTAIN_INTERVAL;
+            // From the start of the last day again: what was loaded past the trigger may be older than what is new.
+            memory.unqueued_after = Uuid::nil();
+        }
+        Ok(())
+    }
+
+    /// Messages that neither wait nor have ended: loaded past the trigger, nobody will ever send them.
+    async fn report_unqueued(&self, memory: &mut Memory) -> Result<(), hapax_store::Error> {
+        let page = self.store.unqueued(memory.unqueued_after, UNQUEUED_PAGE).await?;
+        memory.unqueued_after = page.last.unwrap_or(memory.unqueued_after);
+        if page.how_many > 0 {
+            let some: Vec<String> = page.missing.iter().map(ToString::to_string).collect();
+            tracing::warn!(
+                messages = page.how_many,
+                some = some.join(" "),
+                "messages have neither a queue row nor a terminal record: they were loaded past the trigger (a restore, a replica, \
+                 an INSERT into a partition) and will not be sent (hint: enqueue again what shall be, with outbox.enqueue())"
+            );
         }
         Ok(())
     }

@@ -7,20 +7,50 @@ use std::{
     time::Duration,
 };
 
-use hapax_core::{DeliveryKey, Lease, Token};
+use hapax_core::{DeliveryKey, Incarnation, Lease, Token};
+use hapax_store::{IntendRequest, Settlement};
+
+use crate::memory::Memory;
 
 /// Shared by couriers, ledger and reaper. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Registry(Arc<Mutex<HashSet<Token>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    live: Arc<Mutex<HashSet<Token>>>,
+    memory: Memory,
+    incarnation: Incarnation,
+}
 
 impl Registry {
-    /// An intent is about to be asked for.
-    pub(crate) fn asked(&self, token: Token) {
-        self.tokens().insert(token);
+    /// For one incarnation, with the memory of the whole process.
+    pub(crate) fn new(memory: Memory, incarnation: Incarnation) -> Self {
+        Self { live: Arc::default(), memory, incarnation }
     }
 
-    /// Its outcome is durable, or it turned out never to have been ours.
+    /// An intent is about to be asked for. `now` is CLOCK_BOOTTIME.
+    pub(crate) fn asked(&self, request: &IntendRequest, now: Duration) {
+        self.memory.asked(request, self.incarnation, now);
+        self.tokens().insert(request.token);
+    }
+
+    /// Its intent is durable: its end marker may leave.
+    pub(crate) fn granted(&self, token: Token) {
+        self.memory.granted(token);
+    }
+
+    /// How it ended; not durable yet.
+    pub(crate) fn ended(&self, settlement: &Settlement) {
+        self.memory.ended(settlement);
+    }
+
+    /// Its outcome is durable.
     pub(crate) fn settled(&self, token: Token) {
+        self.memory.durable(token);
+        self.tokens().remove(&token);
+    }
+
+    /// It turned out never to have been ours.
+    pub(crate) fn refused(&self, token: Token) {
+        self.memory.forget(token);
         self.tokens().remove(&token);
     }
 
@@ -35,7 +65,7 @@ impl Registry {
     }
 
     fn tokens(&self) -> std::sync::MutexGuard<'_, HashSet<Token>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,4 +13,5 @@ beat AS (
   UPDATE /* outbox.heartbeat */ outbox.relay r SET beat = r.beat + 1, beat_at = now()
   FROM seen s WHERE r.incarnation = $1 AND s.beat = $2 AND r.beat = $2 RETURNING r.beat
 )
-SELECT coalesce((SELECT beat FROM beat), (SELECT beat FROM seen)) AS beat
+-- Whose counter goes on is where it was, whatever the address: that is recorded.
+SELECT coalesce((SELECT beat FROM beat), (SELECT beat FROM seen)) AS beat, (SELECT outbox.note_address('heartbeat') FROM beat) AS moved

@@ -12,7 +12,7 @@
 WITH guard AS MATERIALIZED (
   SELECT set_config('synchronous_commit', outbox.durable_commit(), true) IS NOT NULL
      AND set_config('lock_timeout', $10, true) IS NOT NULL
-     AND outbox.assert_armed($1, $2) AS ok
+     AND outbox.assert_continues($1, $2, $9, $13) AS ok
 ),
 input AS (
   SELECT * FROM unnest($3::uuid[], $4::int2[], $5::uuid[], $6::uuid[], $7::bytea[], $8::text[], $11::int8[], $12::float8[])

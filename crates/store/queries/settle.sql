@@ -76,7 +76,8 @@ freed AS (
   -- Without waiting: an application may have the next one locked (an open cancel), and this is one commit for many. Nobody
   -- overtakes it, outbox.free_ordered() frees it later.
   UPDATE outbox.queue q
-  SET parked = NULL, due_at = greatest(now(), outbox.not_before_of(q.message_id))
+  SET parked = CASE WHEN q.note LIKE 'failover:%' THEN 'held' END,
+      due_at = CASE WHEN q.note LIKE 'failover:%' THEN 'infinity' ELSE greatest(now(), outbox.not_before_of(q.message_id)) END
   FROM gone g CROSS JOIN LATERAL (
     SELECT n.message_id, n.recipient_no FROM outbox.queue n
     WHERE n.parked = 'ordered' AND (n.message_id, n.recipient_no) = (

@@ -43,7 +43,7 @@ pub enum Error {
     },
     /// The statement was refused because the server is not the one it was meant for.
     #[error(
-        "this is not the database the outbox was armed for: {detail} (hint: after a failover or restore, check what was lost, then SELECT outbox.arm('why'))"
+        "this is not the database the outbox was armed for: {detail} (hint: after a failover or restore, check what was lost, then hapax arm --reason 'why')"
     )]
     NotArmed {
         /// Expected and found.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -93,7 +94,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    const fn word(&self) -> &'static str {
+    pub(crate) const fn word(&self) -> &'static str {
         match self {
             Self::Sent | Self::SentElsewhere(_) => "sent",
             Self::Suppressed(_) => "suppressed",
@@ -116,7 +117,7 @@ impl Verdict {
         }
     }
 
-    fn reason(&self) -> Option<String> {
+    pub(crate) fn reason(&self) -> Option<String> {
         match self {
             Self::Failed(reason)
             | Self::InDoubt(reason)
@@ -182,12 +183,12 @@ pub struct Release {
     pub lane: Option<i16>,
 }
 
-fn capped(text: &str) -> String {
+pub(crate) fn capped(text: &str) -> String {
     text.replace('\0', "\u{fffd}").chars().take(2_000).collect()
 }
 
 /// Seconds that fit into an interval, and added to the present into a timestamp: 31 years at most.
-fn seconds_of(duration: Duration) -> f64 {
+pub(crate) fn seconds_of(duration: Duration) -> f64 {
     duration.as_secs_f64().min(1e9)
 }
 
@@ -197,18 +198,18 @@ fn answered(row: &Row) -> (DeliveryKey, Token) {
     (key, Token(row.get("token")))
 }
 
-fn code(outcome: &Outcome) -> Option<i16> {
+pub(crate) fn code(outcome: &Outcome) -> Option<i16> {
     outcome.reply().and_then(|reply| i16::try_from(reply.code).ok())
 }
 
-fn cause(outcome: &Outcome) -> Option<&'static str> {
+pub(crate) fn cause(outcome: &Outcome) -> Option<&'static str> {
     match outcome {
         Outcome::NotSent { cause, .. } | Outcome::Unknown { cause, .. } => Some(cause.as_str()),
         _ => None,
     }
 }
 
-fn detail(outcome: &Outcome) -> Option<String> {
+pub(crate) fn detail(outcome: &Outcome) -> Option<String> {
     match outcome {
         Outcome::NotSent { detail, .. } | Outcome::Unknown { detail, .. } => Some(capped(detail)),
         _ => None,
@@ -297,6 +298,7 @@ impl Store {
                     (&"2s", Type::TEXT),
                     (&upstreams, Type::INT8_ARRAY),
                     (&usable, Type::FLOAT8_ARRAY),
+                    (&self.beat.load(Ordering::SeqCst), Type::INT8),
                 ],
             )
             .await?;

@@ -280,7 +280,12 @@ impl Console {
         Ok(Self { client, statement_timeout: options.statement_timeout, _driver: driver })
     }
 
-    async fn rows(&self, operation: &'static str, sql: &str, params: &[Typed<'_>]) -> Result<Vec<Row>, Error> {
+    pub(crate) async fn rows(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: &[Typed<'_>],
+    ) -> Result<Vec<Row>, Error> {
         match tokio::time::timeout(self.statement_timeout, self.client.query_typed(sql, params)).await {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(source)) => Err(Error::query(operation, source).explain_missing_schema()),

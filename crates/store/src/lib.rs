@@ -7,8 +7,10 @@
 //!
 //! Architecture Invariant: no other crate of the daemon names tokio-postgres, and this one never sees `mail`.
 
+mod arming;
 mod connect;
 mod error;
+mod guard;
 mod hot;
 pub mod inspect;
 pub mod migrate;
@@ -16,11 +18,16 @@ mod rows;
 mod tls;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
+pub use arming::Arming;
 pub use connect::{ConnectOptions, parse_url};
 use deadpool_postgres::{Object, Pool};
 pub use error::Error;
+pub use guard::{Address, Attempted, Batch, Reasserted, Situation, Unqueued};
 use hapax_core::{Incarnation, mutant};
 pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Upstream, Verdict, Wait};
 pub use rows::{Bound, Claimed, Cursor};
@@ -46,6 +53,9 @@ pub struct Store {
     pool: Pool,
     armed: Arc<Armed>,
     incarnation: Incarnation,
+    /// This incarnation's last heartbeat that was answered: intend compares it, so that an earlier state of the database is
+    /// noticed before anything leaves.
+    beat: Arc<AtomicI64>,
     notices: connect::Notices,
     statement_timeout: Duration,
 }
@@ -62,8 +72,14 @@ impl Store {
     pub async fn connect(options: &ConnectOptions, incarnation: Incarnation) -> Result<Self, Error> {
         let (pool, notices) = connect::pool(options)?;
         let unarmed = Arc::new(Armed { epoch: Uuid::nil(), identity: String::new() });
-        let mut store =
-            Self { pool, armed: unarmed, incarnation, notices, statement_timeout: options.statement_timeout };
+        let mut store = Self {
+            pool,
+            armed: unarmed,
+            incarnation,
+            beat: Arc::default(),
+            notices,
+            statement_timeout: options.statement_timeout,
+        };
         store.armed = Arc::new(store.read_armed().await?);
         Ok(store)
     }

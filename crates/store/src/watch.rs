@@ -1,6 +1,6 @@
 //! Incarnations and doubts: register, heartbeat, what the reaper reads and marks, upkeep.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use hapax_core::{DeliveryKey, Incarnation, MessageId, OnDoubt, Token};
 use tokio_postgres::{Row, types::Type};
@@ -120,7 +120,16 @@ impl Store {
                 ],
             )
             .await?;
-        Ok(rows.first().and_then(|row| row.get(0)))
+        if rows.first().and_then(|row| row.get("moved")) == Some(true) {
+            tracing::info!(
+                "the database is met at a new address, which is recorded: the heartbeat of this relay goes on there"
+            );
+        }
+        let stands: Option<i64> = rows.first().and_then(|row| row.get(0));
+        if stands == Some(beat + 1) {
+            self.beat.fetch_max(beat + 1, Ordering::SeqCst);
+        }
+        Ok(stands)
     }
 
     /// Says goodbye: all sockets are closed, all settles done.

@@ -19,5 +19,5 @@ mod wait;
 pub use chaos::{ChaosProxy, Direction, ProxyCounters};
 pub use hapax_sandbox::{Catcher, PgCluster, PgClusterBuilder, PgError, ReservedPort};
 pub use process::{HapaxProcess, HapaxProcessBuilder, find_hapax};
-pub use smtp::{Action, Context, Fault, Ledger, Phase, Rule, Script, SmtpServer, SmtpServerBuilder};
+pub use smtp::{Action, Context, Fault, Hold, Ledger, Phase, Rule, Script, SmtpServer, SmtpServerBuilder};
 pub use wait::{Settled, eventually};

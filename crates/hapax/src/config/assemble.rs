@@ -11,7 +11,7 @@ use hapax_core::{
     OnDoubt, Priority, RetryPolicy,
     limits::{Limits, Timeouts},
 };
-use hapax_relay::KindPolicy;
+use hapax_relay::{AfterFailover, KindPolicy};
 
 use super::{
     guards,
@@ -31,6 +31,9 @@ const PRIORITY: [(&str, Priority); 3] = [
     (Priority::Normal.as_str(), Priority::Normal),
     (Priority::Bulk.as_str(), Priority::Bulk),
 ];
+const AFTER_FAILOVER: [(&str, AfterFailover); 2] =
+    [("hold", AfterFailover::Hold), ("continue", AfterFailover::Continue)];
+const ADDRESS_GUARD: [(&str, bool); 2] = [("refuse", true), ("off", false)];
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -88,8 +91,10 @@ fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Opt
     let password = secrets::find(&mut section, &names, credentials);
     let pool_size_max = section.number("pool_size_max", 8_usize, 2..=500, "a whole number");
     let statement_timeout = section.duration("statement_timeout", 10 * SECOND, 100 * MILLISECOND..=HOUR);
+    let after_failover = section.word("after_failover", Some("hold"), &AFTER_FAILOVER).unwrap_or_default();
+    let address_guard = section.word("address_guard", Some("refuse"), &ADDRESS_GUARD).unwrap_or(true);
     section.finish();
-    Database { url, password, pool_size_max, statement_timeout }
+    Database { url, password, pool_size_max, statement_timeout, after_failover, address_guard }
 }
 
 fn relay(reader: &mut Reader, root: &mut Map<String, Value>) -> Relay {

@@ -8,7 +8,7 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 use hapax_mail::Transport;
-use hapax_relay::{Idempotency, KindPolicy, RelayConfig};
+use hapax_relay::{AfterFailover, Idempotency, KindPolicy, RelayConfig};
 use hapax_store::ConnectOptions;
 
 use super::secrets::Secret;
@@ -34,6 +34,10 @@ pub(crate) struct Database {
     pub(crate) password: Option<Secret>,
     pub(crate) pool_size_max: usize,
     pub(crate) statement_timeout: Duration,
+    /// What a relay does when the database fails over.
+    pub(crate) after_failover: AfterFailover,
+    /// Refuse a database at an unknown address.
+    pub(crate) address_guard: bool,
 }
 
 impl fmt::Debug for Database {

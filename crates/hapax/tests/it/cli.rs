@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{CANARY, run, run_in};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "demo",
     "run",
     "migrate",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 14] = [
     "hold",
     "release",
     "send-again",
+    "arm",
 ];
 
 #[tokio::test]

@@ -108,7 +108,7 @@ pub(crate) fn private_directory(base: &Path, name: &str) -> io::Result<PathBuf> 
     Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{} belongs to somebody else", path.display())))
 }
 
-fn copy_tree(from: &Path, to: &Path, user: Option<ServerUser>) -> io::Result<()> {
+pub(crate) fn copy_tree(from: &Path, to: &Path, user: Option<ServerUser>) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

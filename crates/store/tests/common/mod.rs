@@ -421,7 +421,7 @@ pub(crate) fn request(attempt: &Attempt) -> IntendRequest {
 pub(crate) async fn raw_intend(client: &Client, store: &Store, attempt: &Attempt) -> Vec<String> {
     let sql = include_str!("../../queries/intend.sql").replace("FOR UPDATE OF q SKIP LOCKED", "FOR UPDATE OF q");
     let (armed, sha): (_, &[u8]) = (store.armed(), &[7; 32]);
-    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 12] = [
+    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 13] = [
         (&armed.epoch, Type::UUID),
         (&armed.identity, Type::TEXT),
         (&vec![attempt.key.message_id.0], Type::UUID_ARRAY),
@@ -434,6 +434,7 @@ pub(crate) async fn raw_intend(client: &Client, store: &Store, attempt: &Attempt
         (&"0", Type::TEXT),
         (&vec![None::<i64>], Type::INT8_ARRAY),
         (&vec![None::<f64>], Type::FLOAT8_ARRAY),
+        (&0_i64, Type::INT8),
     ];
     match client.query_typed(&sql, &params).await {
         Ok(rows) => rows.iter().map(|row| row.get("answer")).collect(),

@@ -7,6 +7,7 @@ mod common;
 mod claim;
 mod decide;
 mod durability;
+mod failover;
 mod fill_queue;
 mod guard;
 mod in_doubt;
@@ -16,6 +17,7 @@ mod maintain;
 mod migrate;
 mod ordering;
 mod plans;
+mod quarantine;
 mod random;
 
 mod relay_life;

@@ -65,9 +65,9 @@ async fn the_other_hot_statements_find_their_rows_by_key() {
     let cases = [
         (
             include_str!("../../queries/intend.sql"),
-            "uuid, text, uuid[], int2[], uuid[], uuid[], bytea[], text[], uuid, text, int8[], float8[]",
+            "uuid, text, uuid[], int2[], uuid[], uuid[], bytea[], text[], uuid, text, int8[], float8[], int8",
             format!(
-                "GUARD, {ids}, {ones}, {ids}, {ids}, {}, {texts}, gen_random_uuid(), '2s', {}, {floats}",
+                "GUARD, {ids}, {ones}, {ids}, {ids}, {}, {texts}, gen_random_uuid(), '2s', {}, {floats}, 0",
                 array("'x'", "bytea"),
                 array("1", "int8")
             ),

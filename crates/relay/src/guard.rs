@@ -1,0 +1,272 @@
+//! Guard mode: the database that answers is not the one this relay was armed for (PROTOCOL section 5).
+//!
+//! Nothing is claimed and no end marker begins: the incarnation has ended, its gates are closed, and the next one starts
+//! only when the outbox is armed for the server that answers. Meanwhile what this process remembers is told to that server
+//! again and again (a failover may have lost it), and what its lost past may have sent is held. Replies that are still
+//! outstanding are read by their couriers, and told when they come.
+
+use std::time::Duration;
+
+use hapax_core::{
+    Incarnation,
+    clock::{Clock, SystemClock},
+};
+use hapax_store::{Attempted, ConnectOptions, Reasserted, RelaySeen, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Error, Memory, Shutdown};
+
+/// What a relay does when its database fails over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AfterFailover {
+    /// Holds what may have been sent, and waits for a person.
+    #[default]
+    Hold,
+    /// Goes on by itself: right only where no commit can be lost (synchronous replication).
+    Continue,
+}
+
+/// Between two looks at the situation.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Between two words about it.
+const REMIND_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Between two warnings that it does not answer.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Attempts told in one statement.
+const BATCH: usize = 200;
+
+/// Queue rows walked in one statement: some 100 ms of locks.
+const QUARANTINE_BATCH: i32 = 5_000;
+
+/// The shortest time a relay at an unknown address waits for a sign of life, and the longest.
+const SIGN_OF_LIFE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
+
+/// Guard mode of one process.
+#[derive(Debug)]
+pub struct Guard<'a> {
+    /// The store of the incarnation that has ended.
+    pub store: Store,
+    /// How to connect for the next one.
+    pub options: &'a ConnectOptions,
+    /// What this process remembers.
+    pub memory: &'a Memory,
+    /// Whether a person is needed.
+    pub after_failover: AfterFailover,
+    /// At the end of the process, how long outstanding replies are waited for.
+    pub shutdown_grace: Duration,
+}
+
+/// What has been done about which server.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The server (epoch and identity) that has been told everything, and whose queue was walked.
+    told: Option<(uuid::Uuid, String)>,
+    held: Option<i64>,
+    restored: bool,
+    /// It was said that this is an older server.
+    older: bool,
+}
+
+impl Guard<'_> {
+    /// Waits until the outbox is armed for the server that answers; answers a store for the next incarnation, or none when
+    /// the process was told to end.
+    ///
+    /// # Errors
+    /// What makes going on impossible.
+    pub async fn stand(self, shutdown: &Shutdown) -> Result<Option<Store>, Error> {
+        let mut progress = Progress::default();
+        let (mut reminded, mut warned) = (None, None::<Duration>);
+        loop {
+            // Every statement of a look may be given up in the middle and executed again.
+            let looked = tokio::select! {
+                looked = self.look(&mut progress) => looked,
+                () = shutdown.soft.cancelled() => Ok(None),
+            };
+            let now = SystemClock.boottime();
+            match looked {
+                Ok(Some(store)) => return Ok(Some(store)),
+                Err(error) if warned.is_none_or(|last| now.saturating_sub(last) >= WARN_INTERVAL) => {
+                    warned = Some(now);
+                    tracing::warn!(error = %error, "guard mode: the database does not answer as it should, asking again");
+                }
+                Ok(None) | Err(_) => {}
+            }
+            if reminded.is_none_or(|last| now.saturating_sub(last) >= REMIND_INTERVAL) {
+                reminded = Some(now);
+                tracing::error!(
+                    held = progress.held,
+                    "guard mode: the database is not the one this relay was armed for (failover, restore or copy). Nothing is sent; \
+                     what this relay remembers is told to it, what may have been sent before is held (hint: check what was lost, \
+                     then hapax arm --reason 'why'; this relay goes on by itself then)"
+                );
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                () = shutdown.soft.cancelled() => {
+                    self.end(shutdown).await;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// One look: tells, holds, and answers the next store when the time has come.
+    async fn look(&self, progress: &mut Progress) -> Result<Option<Store>, hapax_store::Error> {
+        let seen = self.store.situation().await?;
+        if seen.in_recovery {
+            return Ok(None);
+        }
+        let mut armed = seen.is_armed();
+        if armed && seen.epoch == self.store.armed().epoch {
+            // Nothing is different but its state: an earlier one, or this relay was led astray for a moment.
+            armed = !self.store.disarm().await?;
+            progress.restored |= !armed;
+        } else if armed && !seen.descends {
+            // Armed, but before the arming this relay knows: the old primary is back. What was sent since is pending there.
+            armed = false;
+            if !std::mem::replace(&mut progress.older, true) {
+                tracing::error!(
+                    "guard mode: the database that answers is older than the last arming: this looks like the primary from before a \
+                     failover. Nothing is sent from it (hint: shut it down, two primaries send everything twice)"
+                );
+            }
+        }
+        let server = (seen.epoch, seen.found);
+        if progress.told.as_ref() != Some(&server) || armed {
+            let all = self.memory.all(SystemClock.boottime());
+            tell(&self.store, self.memory, all).await?;
+        } else {
+            let untold = self.memory.untold(SystemClock.boottime(), None);
+            tell(&self.store, self.memory, untold).await?;
+        }
+        if armed {
+            let store = Store::connect(self.options, Incarnation::fresh()).await?;
+            tracing::warn!(relay.incarnation = %store.incarnation(), "the outbox is armed for this database: going on");
+            return Ok(Some(store));
+        }
+        if self.after_failover == AfterFailover::Continue
+            && !progress.restored
+            && self.store.continue_after_failover().await?
+        {
+            tracing::error!("the database has failed over and was armed by after_failover = continue: nothing is held");
+            return Ok(None);
+        }
+        if progress.told.as_ref() != Some(&server) {
+            let held = loop {
+                let batch = self.store.quarantine(QUARANTINE_BATCH).await?;
+                if batch.finished {
+                    break batch.held;
+                }
+            };
+            progress.held = Some(held);
+            progress.told = Some(server);
+        }
+        Ok(None)
+    }
+
+    /// The process ends: outstanding replies are read if that does not take too long, and told.
+    async fn end(&self, shutdown: &Shutdown) {
+        self.memory.stragglers.close();
+        tokio::select! {
+            () = self.memory.stragglers.wait() => {}
+            () = shutdown.hard.cancelled() => {}
+            () = tokio::time::sleep(self.shutdown_grace) => {}
+        }
+        let untold = self.memory.untold(SystemClock.boottime(), None);
+        if let Err(error) = tell(&self.store, self.memory, untold).await {
+            tracing::warn!(error = %error, "not everything this relay remembers could be told to the database");
+        }
+    }
+}
+
+/// Tells a database what this process remembers; what it has taken is durable.
+pub(crate) async fn tell(store: &Store, memory: &Memory, attempts: Vec<Attempted>) -> Result<(), hapax_store::Error> {
+    for batch in attempts.chunks(BATCH) {
+        match store.reassert(batch).await {
+            Ok(told) => batch.iter().zip(&told).for_each(|(attempt, told)| taken(memory, attempt, told)),
+            Err(error) if error.is_transient() || error.is_ambiguous() => return Err(error),
+            // One of them is not to the database's liking: the others must not suffer.
+            Err(_) => {
+                for attempt in batch {
+                    match store.reassert(std::slice::from_ref(attempt)).await {
+                        Ok(told) => told.iter().for_each(|told| taken(memory, attempt, told)),
+                        Err(error) if error.is_transient() || error.is_ambiguous() => return Err(error),
+                        Err(error) => {
+                            tracing::error!(error = %error, delivery = %attempt.key, "what is remembered of it cannot be told");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn taken(memory: &Memory, attempt: &Attempted, told: &Reasserted) {
+    match told.answer.as_str() {
+        "missing" => tracing::error!(
+            delivery = %told.key,
+            attempt.token = %told.token,
+            "its message is not in this database: what enqueued it was lost by a failover, and it may have been sent"
+        ),
+        "stranger" => return,
+        "restored" => tracing::warn!(delivery = %told.key, "restored from memory: a failover had lost it"),
+        answer => tracing::debug!(delivery = %told.key, answer, "told from memory"),
+    }
+    if attempt.end.is_some() {
+        memory.durable(told.token);
+    }
+}
+
+/// Tells the database, until `stop`, what couriers of earlier incarnations have learnt since.
+pub(crate) async fn tell_stragglers(store: Store, memory: Memory, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let untold = memory.untold(SystemClock.boottime(), Some(store.incarnation()));
+        if let Err(error) = tell(&store, &memory, untold).await {
+            tracing::warn!(error = %error, "late outcomes could not be told to the database, trying again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Whether the server is where the armed one was met before; at another address, whether a living relay's heartbeat goes on
+/// in it. A file copy of a whole server has everything of the original but that.
+pub(crate) async fn recognise(
+    store: &Store,
+    heartbeat_interval: Duration,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    let fail = |source| Error::Store { doing: "finding out where this database is", source };
+    let address = store.address().await.map_err(fail)?;
+    if address.known {
+        return Ok(());
+    }
+    tracing::warn!(
+        database.address = address.here,
+        database.known_at = address.others,
+        "this outbox has not been met at this address before: looking for a living relay in it"
+    );
+    let patience = (heartbeat_interval * 2).clamp(SIGN_OF_LIFE.0, SIGN_OF_LIFE.1);
+    let began = SystemClock.boottime();
+    let mut seen: Vec<RelaySeen> = Vec::new();
+    while SystemClock.boottime().saturating_sub(began) < patience && !stop.is_cancelled() {
+        for relay in store.relays().await.map_err(fail)? {
+            match seen.iter().find(|earlier| earlier.incarnation == relay.incarnation) {
+                Some(earlier) if earlier.beat < relay.beat => {
+                    return store.note_address("the heartbeat of another relay goes on there").await.map_err(fail);
+                }
+                Some(_) => {}
+                None => seen.push(relay),
+            }
+        }
+        tokio::time::sleep(patience / 20).await;
+    }
+    store.suspect_copy().await.map_err(fail)?;
+    Err(Error::Copy { here: address.here, others: address.others })
+}
