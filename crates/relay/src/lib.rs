@@ -23,7 +23,10 @@ use std::{sync::Arc, time::Duration};
 
 pub use config::{KindPolicy, RelayConfig, RouteConfig};
 pub use error::Error;
-use hapax_core::clock::{Clock, SystemClock};
+use hapax_core::{
+    clock::{Clock, SystemClock},
+    fault,
+};
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
@@ -135,6 +138,7 @@ pub async fn run(store: Store, renderer: Arc<Renderer>, config: RelayConfig, shu
 async fn introduce(store: &Store, config: &RelayConfig, clock: &Arc<dyn Clock>) -> Result<Vec<Arc<Route>>, Error> {
     let fail = |doing| move |source| Error::Store { doing, source };
     let grace = config.limits.doubt_grace(&config.timeouts);
+    fault::point("register_sent");
     store.register(&config.name, &config.host, &config.version, grace).await.map_err(fail("registering this relay"))?;
     let default = config.routes.iter().position(|route| route.name == "default").unwrap_or(0);
     let names: Vec<String> = config.routes.iter().map(|route| route.name.clone()).collect();
@@ -212,6 +216,7 @@ impl Ending {
         if !settled {
             return Err(Error::Abandoned(self.registry.len().max(abandoned)));
         }
+        fault::point("sign_off_sent");
         if let Err(error) = self.store.sign_off().await {
             tracing::warn!(error = %error, "could not sign off");
         }
@@ -229,6 +234,7 @@ impl Ending {
             .iter()
             .map(|job| Release { key: job.claimed.key, lease: job.claimed.lease, after: Duration::ZERO, lane: None })
             .collect();
+        fault::point("release_sent");
         if let Err(error) = office.store.release(&releases).await {
             tracing::warn!(error = %error, "could not give back what was waiting, its leases will expire");
         }
