@@ -6,8 +6,8 @@
 //! protocol, not computed by code of Hapax. `HAPAX_POINT=name` runs the cells of one point only.
 
 mod crash_points {
-    pub mod cell;
-    pub mod lane;
+    pub(crate) mod cell;
+    pub(crate) mod lane;
 }
 
 use std::collections::{BTreeMap, VecDeque};

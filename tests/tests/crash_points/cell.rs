@@ -4,17 +4,17 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 /// Deliveries of a cell.
-pub const DELIVERIES: i32 = 60;
+pub(crate) const DELIVERIES: i32 = 60;
 
-/// Dialogues at once, and so the most that one crash may put in doubt.
-pub const CONNECTIONS: usize = 12;
+/// Deliveries in a relay's hands at once, and so the most that one crash may put in doubt.
+pub(crate) const IN_FLIGHT: usize = 24;
 
 /// Replies that are held when a predecessor dies, or the relay itself is suspended.
-pub const HELD: usize = 8;
+pub(crate) const HELD: usize = 8;
 
 /// What happens at the point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     Kill,
     Stop,
     LoseDatabase,
@@ -23,7 +23,7 @@ pub enum Action {
 
 /// The part of a relay's life in which the point is passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
+pub(crate) enum Life {
     /// From its start, with everything waiting.
     Work,
     /// A slow server: the 354 is held until the point is reached.
@@ -36,16 +36,16 @@ pub enum Life {
     Policy,
     /// The same, and an operator has decided to send those again.
     Resend,
-    /// It was suspended with replies outstanding, and another relay has put those in doubt.
+    /// It was suspended with replies outstanding, another relay has put those in doubt, and an operator has given them up.
     Late,
 }
 
 /// What a crash at this point may leave in doubt, by the place of the point between intent and outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// No delivery can have an intent yet: nothing.
     BeforeAnyIntent,
-    /// Others may be anywhere: no more than there are dialogues.
+    /// Others may be anywhere: no more than are in flight.
     Anywhere,
     /// At least one has an intent and no durable outcome.
     BehindAnIntent,
@@ -55,12 +55,12 @@ pub enum Place {
 
 /// One cell.
 #[derive(Debug)]
-pub struct Cell {
-    pub point: &'static str,
+pub(crate) struct Cell {
+    pub(crate) point: &'static str,
     /// Acts when the point is passed for the nth time.
-    pub nth: usize,
-    pub life: Life,
-    pub place: Place,
+    pub(crate) nth: usize,
+    pub(crate) life: Life,
+    pub(crate) place: Place,
 }
 
 impl fmt::Display for Cell {
@@ -71,14 +71,14 @@ impl fmt::Display for Cell {
 
 impl Cell {
     /// How many deliveries are in doubt once everything has settled.
-    pub fn doubts(&self, action: Action) -> RangeInclusive<usize> {
+    pub(crate) fn doubts(&self, action: Action) -> RangeInclusive<usize> {
         // What a dead predecessor has left stays in doubt, unless it is decided in this cell.
         let before = if self.life == Life::AfterDeath { HELD } else { 0 };
         if action != Action::Kill || self.life == Life::Policy {
             // Whoever lives on knows what it has done: it learns the outcome, or knows that it has sent nothing.
             return before..=before;
         }
-        let most = if self.life == Life::Late { HELD } else { CONNECTIONS };
+        let most = if self.life == Life::Late { HELD } else { IN_FLIGHT };
         match self.place {
             Place::BeforeAnyIntent | Place::Done => before..=before,
             Place::Anywhere => before..=before + most,
@@ -93,7 +93,7 @@ const fn cell(point: &'static str, nth: usize, life: Life, place: Place) -> Cell
 
 /// Every point at least once; those of an attempt at their first pass, where it is known what the others are doing, and
 /// under load.
-pub const CELLS: &[Cell] = &[
+pub(crate) const CELLS: &[Cell] = &[
     cell("register_sent", 1, Life::Work, Place::BeforeAnyIntent),
     cell("heartbeat_sent", 1, Life::Work, Place::Anywhere),
     cell("heartbeat_sent", 3, Life::Slow, Place::BeforeAnyIntent),

@@ -9,9 +9,12 @@ use hapax_testkit::{ChaosProxy, Direction, HapaxProcess, SmtpServer, eventually}
 use hapax_tests::stage::{PATIENCE, Settings, Stage, running};
 use hapax_tests::verdict::Verdict;
 
-use super::cell::{Action, CONNECTIONS, Cell, DELIVERIES, HELD, Life};
+use super::cell::{Action, Cell, DELIVERIES, HELD, IN_FLIGHT, Life};
 
-pub struct Lane {
+/// Dialogues at once.
+const CONNECTIONS: usize = 12;
+
+pub(crate) struct Lane {
     stage: Stage,
     /// Between the relay that is driven to the point and its database. Everybody else has a way of his own.
     proxy: ChaosProxy,
@@ -31,7 +34,7 @@ struct Play {
 }
 
 impl Lane {
-    pub async fn set() -> Self {
+    pub(crate) async fn set() -> Self {
         let server = SmtpServer::builder().final_reply_delay(Duration::from_millis(5)).start();
         let stage = Stage::with(server).await;
         let proxy = ChaosProxy::start(([127, 0, 0, 1], stage.cluster.port()).into());
@@ -48,11 +51,12 @@ impl Lane {
             .set("relay.transmit_deadline", deadline)
             .set("relay.final_reply_timeout", "60s")
             .set("relay.shutdown_grace", "60s")
+            .set("relay.max_in_flight", IN_FLIGHT)
             .set("routes.default.max_connections", CONNECTIONS)
     }
 
     /// Plays a cell to its end and judges it.
-    pub async fn run(&mut self, cell: &'static Cell, action: Action) -> Verdict {
+    pub(crate) async fn run(&mut self, cell: &'static Cell, action: Action) -> Verdict {
         self.played += 1;
         println!("{action:?} at {cell} ...");
         let domain = format!("@c{}.example", self.played);
@@ -66,7 +70,8 @@ impl Lane {
         let context = format!("{action:?} at {cell}: {verdict}");
         assert!(verdict.wrong.is_empty(), "{context}\n{}", verdict.wrong.join("\n"));
         assert_eq!(verdict.states.values().sum::<usize>(), DELIVERIES as usize, "nothing is lost: {context}");
-        let doubts = verdict.count("in_doubt");
+        // What an operator has called failed is a doubt, too, until the late reply says otherwise.
+        let doubts = verdict.count("in_doubt") + verdict.count("failed");
         let allowed = cell.doubts(action);
         assert!(allowed.contains(&doubts), "{doubts} in doubt, allowed are {allowed:?}: {context}");
         assert_eq!(verdict.count("sent") + doubts, DELIVERIES as usize, "{context}");
@@ -98,7 +103,7 @@ impl Lane {
                 self.until_moving_stops(play).await;
                 successor.sigterm();
                 assert!(successor.wait_exit(PATIENCE).await.success(), "{}", successor.report());
-                self.resolve_all(play).await;
+                self.resolve_all(play, "resend").await;
                 None
             }
         }
@@ -122,14 +127,14 @@ impl Lane {
         self.stage.sql.execute(sql, &[]).await.expect("a superuser may");
     }
 
-    async fn resolve_all(&self, play: &Play) {
+    async fn resolve_all(&self, play: &Play, decision: &str) {
         let sql =
             "SELECT i.token::text FROM outbox.in_doubt i JOIN outbox.deliveries d USING (message_id, recipient_no)
                    WHERE right(d.recipient, length($1)) = $1";
         let rows = self.stage.sql.query(sql, &[&play.domain]).await.expect("doubts can be read");
         let tokens: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         assert_eq!(tokens.len(), HELD);
-        let tail = ["resend", "--force", "--reason", "the relay is gone"];
+        let tail = [decision, "--force", "--reason", "the relay is gone"];
         let arguments = ["resolve"].into_iter().chain(tokens.iter().map(String::as_str)).chain(tail);
         let (code, output) = self.stage.settings_of("operator").command(arguments).await;
         assert_eq!(code, 0, "{output}");
@@ -140,6 +145,8 @@ impl Lane {
         let word = if play.action == Action::Kill { "kill" } else { "stop" };
         let url = format!("postgres://relay@127.0.0.1:{}/postgres", self.proxy.port());
         let settings = self.settings(play.action).set("relay.name", "victim").set("database.url", url);
+        let settings =
+            if play.cell.life == Life::Late { settings.set("routes.default.max_connections", HELD) } else { settings };
         let mut victim = HapaxProcess::builder()
             .config(settings.toml())
             .env("HAPAX_FAULT", format!("{}:{word}:{}", play.cell.point, play.cell.nth))
@@ -161,6 +168,7 @@ impl Lane {
                 hold.release();
                 play.others.push(self.settings(play.action).set("relay.name", "other").run().await);
                 self.until_moving_stops(play).await;
+                self.resolve_all(play, "failed").await;
                 victim.sigcont();
                 None
             }
@@ -171,7 +179,7 @@ impl Lane {
         } else {
             let reached = eventually(PATIENCE, async || {
                 assert!(victim.status().is_none(), "it ended before the point\n{}", victim.report());
-                play.file.exists()
+                play.file.exists().then_some(()).ok_or(format!("{} was not reached", play.cell))
             });
             reached.await;
             victim.wait_stopped(PATIENCE).await;
@@ -253,7 +261,7 @@ impl Lane {
         let allowed = play.cell.doubts(play.action);
         eventually(PATIENCE, async || {
             let moving = self.count(play, "state IN ('pending', 'claimed', 'sending')").await;
-            let doubts = self.count(play, "state = 'in_doubt'").await;
+            let doubts = self.count(play, "state IN ('in_doubt', 'failed')").await;
             let at_rest = moving == 0 && doubts <= i64::try_from(*allowed.end()).expect("few");
             at_rest.then_some(()).ok_or((moving, doubts, victim.report()))
         })
