@@ -40,6 +40,11 @@ suites: postgres test-servers
 	    cargo test $(CHECKED) --lib --bins --tests $(if $(CI),--no-fail-fast); \
 	fi
 
+.PHONY: matrix
+matrix: postgres ## the whole fault matrix, phase x fault x actor: 2,900 cells (make test plays a third of them)
+	cargo build $(CHECKED) --bins
+	HAPAX_MATRIX=full cargo test $(CHECKED) --test fault_matrix -- --nocapture --test-threads 2
+
 .PHONY: doctests
 doctests:
 	cargo test $(CHECKED) --doc

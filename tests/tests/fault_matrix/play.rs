@@ -140,11 +140,17 @@ async fn act(
             *relays = vec![successor.run().await];
         }
         Actor::Stop => {
+            let sleeper = running(&relays[0]).await;
             relays[0].sigstop();
             relays[0].wait_stopped(PATIENCE).await;
             drop(holds);
             relays.push(successor.run().await);
-            at_rest(stage, relays).await;
+            // Everything it has begun is in doubt, and its leases are over.
+            tokio::time::sleep(3 * outage).await;
+            let open = format!(
+                "SELECT count(*) FROM outbox.queue WHERE intent_by = '{sleeper}' AND intent IS NOT NULL AND doubt_since IS NULL"
+            );
+            eventually(PATIENCE, async || stage.count(&open).await == 0).await;
             relays[0].sigcont();
         }
         Actor::Term => {

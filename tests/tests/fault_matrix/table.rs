@@ -155,6 +155,8 @@ pub(crate) fn ends(actor: Actor, phase: Phase, fault: &Fault) -> Vec<End> {
         (Actor::Kill, Place::Body | Place::Marker) => return vec![End::Doubt],
         // The connection ends behind the marker, whatever the server was about to say.
         (Actor::MailServerRestarted, Place::Marker) => return vec![End::Doubt],
+        // Awake, it may find its own time limit over before it finds the reply that came meanwhile.
+        (Actor::Stop, Place::Marker) => ends.push(End::Doubt),
         (Actor::MailServerRestarted, Place::Body) => ends.push(End::Doubt),
         _ => {}
     }
