@@ -59,6 +59,11 @@ previous: postgres ## a rolling upgrade: relays of the last landing (HEAD~, or G
 	HAPAX_PREVIOUS_BIN=$(CURDIR)/target/previous/debug/hapax \
 	    cargo test $(CHECKED) --test generations -- --nocapture
 
+.PHONY: matrix
+matrix: postgres ## the whole fault matrix, phase x fault x actor: 2,900 cells (make test plays a third of them)
+	cargo build $(CHECKED) --bins
+	HAPAX_MATRIX=full cargo test $(CHECKED) --test fault_matrix -- --nocapture --test-threads 2
+
 .PHONY: doctests
 doctests:
 	cargo test $(CHECKED) --doc

@@ -31,10 +31,20 @@ impl Verdict {
     /// # Panics
     /// When the database refuses.
     pub async fn of(sql: &Client, ledger: &Ledger) -> Self {
+        Self::of_those(sql, ledger, "").await
+    }
+
+    /// Compares what went to recipients that end in `suffix`.
+    ///
+    /// # Panics
+    /// When the database refuses.
+    pub async fn of_those(sql: &Client, ledger: &Ledger, suffix: &str) -> Self {
         let query = "SELECT d.message_id::text, d.recipient, d.state, coalesce(d.evidence, ''), d.open_doubts, d.resends, d.intents
-                     FROM outbox.deliveries d";
-        let rows = sql.query(query, &[]).await.expect("the deliveries can be read");
-        let mut verdict = Self { accepted: ledger.totals().accepted, ..Self::default() };
+                     FROM outbox.deliveries d WHERE right(d.recipient, length($1)) = $1";
+        let rows = sql.query(query, &[&suffix]).await.expect("the deliveries can be read");
+        let theirs = ledger.all_counts().iter().filter(|((_, recipient), _)| recipient.ends_with(suffix));
+        let accepted = theirs.map(|(_, counts)| counts.accepted).sum();
+        let mut verdict = Self { accepted, ..Self::default() };
         let mut known = 0;
         for row in &rows {
             let (id, recipient, state): (String, String, String) = (row.get(0), row.get(1), row.get(2));

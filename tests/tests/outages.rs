@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use hapax_testkit::{ChaosProxy, HapaxProcess, PgCluster, SmtpServer};
+use hapax_testkit::{ChaosProxy, HapaxProcess, PgCluster, SmtpServer, eventually};
 use hapax_tests::stage::{PATIENCE, Stage, running};
 use hapax_tests::verdict::Verdict;
 

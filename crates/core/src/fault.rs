@@ -1,10 +1,19 @@
 //! Named fault points for the crash tests. Without the feature `fault-points` (release builds) every call is nothing.
 //!
 //! With it, `HAPAX_FAULT=point:action[:nth]` makes the process do `action` when it passes `point` for the nth time
-//! (default the first): `kill` raises SIGKILL, `stop` raises SIGSTOP, `panic` panics.
+//! (default the first): `kill` raises SIGKILL, `stop` raises SIGSTOP, `wait` holds whoever passes, `panic` panics.
+//! Points named `..._sent` lie immediately before a statement is executed.
+//!
+//! With `HAPAX_FAULT_FILE=path`, `stop` and `wait` make that file when the point has been reached, and whoever passes
+//! goes on only once the file is gone: the harness takes the database away meanwhile, say. (A SIGSTOP alone would not do:
+//! the thread that raises it may run on for a moment.)
 
-/// The names of all fault points, in the order of an attempt.
-pub const POINTS: [&str; 12] = [
+/// The names of all fault points, in the order of a relay's life and of an attempt.
+pub const POINTS: [&str; 23] = [
+    "register_sent",
+    "heartbeat_sent",
+    "renew_sent",
+    "claim_sent",
     "claimed",
     "rendered",
     "before_intend",
@@ -17,7 +26,18 @@ pub const POINTS: [&str; 12] = [
     "before_settle",
     "settle_sent",
     "settled",
+    "settle_late_sent",
+    "settled_late",
+    "release_sent",
+    "mark_sent",
+    "marked",
+    "decide_sent",
+    "sign_off_sent",
 ];
+
+// Whoever ships a release must not be able to ship these.
+#[cfg(all(feature = "fault-points", not(debug_assertions)))]
+compile_error!("the feature fault-points is for tests: a build without debug assertions must not have it");
 
 /// Passes the fault point `name`.
 #[cfg(not(feature = "fault-points"))]
@@ -45,16 +65,40 @@ pub fn point(name: &'static str) {
     if point != name || PASSED.fetch_add(1, Ordering::SeqCst) + 1 != *nth {
         return;
     }
-    let pid = rustix::process::getpid();
+    let raise = |signal| {
+        rustix::process::kill_process(rustix::process::getpid(), signal).expect("a process may signal itself");
+    };
     match action.as_str() {
-        "kill" => drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL)),
-        "stop" => {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::STOP);
-            // The kernel may hand the signal to another thread first, and this one would run on past the point until
-            // that one is scheduled: it once wrote a whole end marker. It is stopped in here.
-            std::thread::park_timeout(std::time::Duration::from_millis(200));
+        "kill" => {
+            raise(rustix::process::Signal::KILL);
+            // The signal ends this thread, too, but not at once.
+            loop {
+                std::thread::park();
+            }
         }
+        "stop" => reached(|| {
+            raise(rustix::process::Signal::STOP);
+            // The kernel may hand the signal to another thread first, and this one would run on past the point until that
+            // one is scheduled: it once wrote a whole end marker. It is stopped in here.
+            std::thread::park_timeout(std::time::Duration::from_millis(200));
+        }),
+        "wait" => reached(|| {}),
         "panic" => panic!("fault point {name}"),
-        other => panic!("HAPAX_FAULT: {other} is not kill, stop or panic"),
+        other => panic!("HAPAX_FAULT: {other} is not kill, stop, wait or panic"),
+    }
+}
+
+/// Announces that the point was reached, does `act`, and returns when the harness says so.
+#[cfg(feature = "fault-points")]
+fn reached(act: impl FnOnce()) {
+    let file = std::env::var_os("HAPAX_FAULT_FILE").map(std::path::PathBuf::from);
+    if let Some(file) = &file
+        && let Err(error) = std::fs::write(file, "")
+    {
+        panic!("HAPAX_FAULT_FILE: {error}");
+    }
+    act();
+    while file.as_ref().is_some_and(|file| file.exists()) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }

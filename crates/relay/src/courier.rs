@@ -455,6 +455,7 @@ fn log_attempt(route: &Route, job: &Job, outcome: Option<&Outcome>, verdict: &Ve
 /// Gives a delivery back untouched. If that fails its lease expires.
 pub(crate) async fn give_back(office: &Office, job: Job, after: Duration) {
     let release = Release { key: job.claimed.key, lease: job.claimed.lease, after, lane: None };
+    fault::point("release_sent");
     if let Err(error) = office.store.release(&[release]).await {
         tracing::warn!(error = %error, delivery = %job.claimed.key, "could not be given back, its lease will expire");
     }

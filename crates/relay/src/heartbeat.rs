@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hapax_core::clock::Clock;
+use hapax_core::{clock::Clock, fault};
 use hapax_mail::Heartbeat;
 use hapax_store::Store;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ pub(crate) async fn beat(
     while !stop.is_cancelled() {
         // Taken before the statement: the beat is at least as old as this.
         let asked_at = clock.boottime();
+        fault::point("heartbeat_sent");
         match store.heartbeat(counter).await {
             Ok(Some(stands)) if stands == counter + 1 => {
                 counter = stands;
@@ -76,12 +77,13 @@ pub(crate) async fn renew(
     while !stop.is_cancelled() {
         let now = clock.boottime();
         let old = hands.older_than(now.saturating_sub(third), now);
-        if !old.is_empty()
-            && let Err(error) = store.renew(&old, config.limits.lease).await
-        {
-            match fatal.check_guard(error) {
-                Ok(error) => tracing::warn!(error = %error, leases = old.len(), "leases could not be renewed"),
-                Err(()) => break,
+        if !old.is_empty() {
+            fault::point("renew_sent");
+            if let Err(error) = store.renew(&old, config.limits.lease).await {
+                match fatal.check_guard(error) {
+                    Ok(error) => tracing::warn!(error = %error, leases = old.len(), "leases could not be renewed"),
+                    Err(()) => break,
+                }
             }
         }
         tokio::select! {

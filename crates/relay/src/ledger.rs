@@ -291,6 +291,7 @@ async fn settle_late(work: Work, mut ended: Ended, again: mpsc::WeakUnboundedSen
         return finish(&work, ended);
     }
     loop {
+        fault::point("settle_late_sent");
         match work.store.settle_late(&ended.settlement).await {
             Ok(LateAnswer::Again) => {
                 ended.passed_over = 0;
@@ -305,6 +306,7 @@ async fn settle_late(work: Work, mut ended: Ended, again: mpsc::WeakUnboundedSen
                 return;
             }
             Ok(answer) => {
+                fault::point("settled_late");
                 tracing::info!(delivery = %ended.settlement.key, ?answer, "an outcome came late");
                 return finish(&work, ended);
             }

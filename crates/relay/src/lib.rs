@@ -27,7 +27,10 @@ use std::{sync::Arc, time::Duration};
 pub use config::{Idempotency, KindPolicy, RelayConfig, RouteConfig};
 pub use error::Error;
 pub use guard::{AfterFailover, Guard};
-use hapax_core::clock::{Clock, SystemClock};
+use hapax_core::{
+    clock::{Clock, SystemClock},
+    fault,
+};
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
@@ -201,6 +204,7 @@ async fn introduce(
     shutdown: &Shutdown,
 ) -> Result<Vec<Arc<Route>>, Error> {
     let grace = config.limits.doubt_grace(&config.timeouts);
+    fault::point("register_sent");
     while let Err(error) = store.register(&config.name, &config.host, &config.version, grace).await {
         try_again(shutdown, "registering this relay", error).await?;
     }
@@ -306,6 +310,7 @@ impl Ending {
         if !settled {
             return Err(Error::Abandoned(self.registry.len().max(abandoned)));
         }
+        fault::point("sign_off_sent");
         if let Err(error) = self.store.sign_off().await {
             tracing::warn!(error = %error, "could not sign off");
         }
@@ -323,6 +328,7 @@ impl Ending {
             .iter()
             .map(|job| Release { key: job.claimed.key, lease: job.claimed.lease, after: Duration::ZERO, lane: None })
             .collect();
+        fault::point("release_sent");
         if let Err(error) = office.store.release(&releases).await {
             tracing::warn!(error = %error, "could not give back what was waiting, its leases will expire");
         }

@@ -128,6 +128,7 @@ impl Pump {
                 let lane = *group * 4 + priority.lane_offset();
                 let from = cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START);
                 let asked = self.office.clock.boottime();
+                fault::point("claim_sent");
                 let (next, claimed) =
                     self.office.store.claim(lane, from, limit, self.office.config.limits.lease).await?;
                 let short = claimed.len() < limit;
@@ -362,6 +363,7 @@ impl Pump {
                 lane: *lane,
             })
             .collect();
+        fault::point("release_sent");
         if let Err(error) = self.office.store.release(&releases).await {
             tracing::warn!(error = %error, deliveries = releases.len(), "could not be given back, their leases will expire");
         }

@@ -14,6 +14,7 @@ use std::{
 use hapax_core::{
     DeliveryKey, Incarnation, MessageId, Outcome, Phase, Token,
     clock::Clock,
+    fault,
     outcome::Cause,
     policy::{DoubtDecision, Priority, decide_doubt},
 };
@@ -174,7 +175,12 @@ impl Reaper {
 
     async fn mark(&self, dead: &[Incarnation]) -> Result<(), hapax_store::Error> {
         let age = self.config.limits.doubt_grace(&self.config.timeouts);
-        for marked in self.store.mark_in_doubt(dead, age).await? {
+        fault::point("mark_sent");
+        let all = self.store.mark_in_doubt(dead, age).await?;
+        if !all.is_empty() {
+            fault::point("marked");
+        }
+        for marked in all {
             tracing::error!(
                 delivery = %marked.key,
                 attempt.token = %marked.token,
@@ -251,6 +257,7 @@ impl Reaper {
             DoubtDecision::AssumeSent => "sent",
         };
         let reason = format!("policy on_doubt = {}", policy.as_str());
+        fault::point("decide_sent");
         let answer = self.store.decide_doubt(doubt, verdict, &reason).await?;
         tracing::warn!(delivery = %doubt.key, policy = policy.as_str(), answer, "a doubt was decided by policy");
         Ok(())

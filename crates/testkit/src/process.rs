@@ -97,7 +97,8 @@ impl HapaxProcessBuilder {
         self
     }
 
-    /// An environment variable. Those of the test are inherited, but `HAPAX*`, `PG*` and `DATABASE_URL`.
+    /// An environment variable. Those of the test are inherited, but `HAPAX*` (save
+    /// `HAPAX_MUTANT*`), `PG*` and `DATABASE_URL`.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
@@ -114,7 +115,8 @@ impl HapaxProcessBuilder {
         let mut command = Command::new(&binary);
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("HAPAX") || text.starts_with("PG") || text == "DATABASE_URL" {
+            let ours = text.starts_with("HAPAX") && !text.starts_with("HAPAX_MUTANT");
+            if ours || text.starts_with("PG") || text == "DATABASE_URL" {
                 command.env_remove(&name);
             }
         }
@@ -249,6 +251,28 @@ impl HapaxProcess {
     #[must_use]
     pub fn status(&self) -> Option<ExitStatus> {
         self.shared.state().status
+    }
+
+    /// Waits until it stands still: somebody, maybe itself, has sent it SIGSTOP, and every thread has obeyed.
+    ///
+    /// # Panics
+    /// At the deadline, or when it has ended instead, with all output.
+    pub async fn wait_stopped(&self, deadline: Duration) {
+        crate::eventually(deadline, async || {
+            assert!(self.status().is_none(), "it has ended instead of standing still:\n{}", self.report());
+            self.is_stopped()
+        })
+        .await;
+    }
+
+    /// Whether every thread of it is stopped.
+    fn is_stopped(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.id())) else { return false };
+        let stat = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("stat")).ok();
+        threads
+            .flatten()
+            .filter_map(stat)
+            .all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
     }
 
     /// SIGKILL: it dies at once.
