@@ -70,6 +70,8 @@ impl Server {
         // A real server may leave a dialogue without an answer (OpenSMTPD does, now and then, after resets): then the
         // connection is given up, before the intent, and the delivery goes another way.
         let settings = stage.settings().set("relay.command_timeout", "5s").set("relay.data_timeout", "5s");
+        // Leases run out long before anybody is taken for dead: were they what keeps others away, mail would be doubled.
+        let settings = settings.set("relay.lease", "1s").set("relay.dead_after", "4s");
         settings.set("routes.default.url", url).set("relay.max_in_flight", IN_FLIGHT)
     }
 

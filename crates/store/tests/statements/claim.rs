@@ -91,7 +91,7 @@ fn is_claimable(due_s: f64, parked: Option<&str>, has_intent: bool, lease_until_
         None => true,
         // No statement writes a lease without its end; somebody's hand might.
         Some(None) => true,
-        Some(Some(left)) => left < 0.0 || left > DAY,
+        Some(Some(left)) => !(0.0..=DAY).contains(&left),
     };
     due_s <= 0.0 && parked.is_none() && !has_intent && nobodys
 }
