@@ -169,7 +169,14 @@ mod tests {
 
     fn request() -> IntendRequest {
         let key = DeliveryKey { message_id: MessageId(Lease::fresh().0), recipient_no: 1 };
-        IntendRequest { key, lease: Lease::fresh(), token: Token::fresh(), sha256: [0; 32], route: "default".into() }
+        IntendRequest {
+            key,
+            lease: Lease::fresh(),
+            token: Token::fresh(),
+            sha256: [0; 32],
+            route: "default".into(),
+            upstream: None,
+        }
     }
 
     fn settlement(request: &IntendRequest, text: &str) -> Settlement {
