@@ -49,10 +49,10 @@ pub fn point(name: &'static str) {
     match action.as_str() {
         "kill" => drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL)),
         "stop" => {
-            drop(rustix::process::kill_process(pid, rustix::process::Signal::STOP));
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::STOP);
             // The kernel hands the signal to the main thread; until that has been scheduled this one would run on, past
             // the point it is to be stopped at.
-            std::thread::sleep(std::time::Duration::from_millis(500));
+            std::thread::park_timeout(std::time::Duration::from_millis(500));
         }
         "panic" => panic!("fault point {name}"),
         other => panic!("HAPAX_FAULT: {other} is not kill, stop or panic"),
