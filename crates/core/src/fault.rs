@@ -80,7 +80,7 @@ pub fn point(name: &'static str) {
             raise(rustix::process::Signal::STOP);
             // The kernel may hand the signal to another thread first, and this one would run on past the point until that
             // one is scheduled: it once wrote a whole end marker. It is stopped in here.
-            std::thread::park_timeout(std::time::Duration::from_millis(200));
+            std::thread::park_timeout(std::time::Duration::from_millis(500));
         }),
         "wait" => reached(|| {}),
         "panic" => panic!("fault point {name}"),
