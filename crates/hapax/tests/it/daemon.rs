@@ -132,15 +132,16 @@ async fn run_waits_for_its_database_delivers_and_ends_on_sigterm() {
 }
 
 #[tokio::test]
-async fn a_relay_that_meets_another_database_than_it_was_armed_for_ends_with_1() {
+async fn a_relay_that_meets_another_database_than_it_was_armed_for_stays_says_what_to_type_and_ends_with_a_signal() {
     let (cluster, url) = migrated().await;
     let directory = tempfile::tempdir().expect("a directory");
     configure(directory.path(), &url);
     let mut daemon = Daemon::start(directory.path());
     daemon.says("the relay is running").await;
-    cluster.execute("shop", "UPDATE outbox.control SET epoch = gen_random_uuid()").await.expect("armed anew");
-    daemon.says("the relay has stopped").await;
-    assert_eq!(daemon.end().await.code, 1);
+    cluster.execute("shop", "UPDATE outbox.control SET identity = '1/00000001/1'").await.expect("another server");
+    daemon.says("hapax arm --reason 'why'; this relay goes on by itself").await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.end().await.code, 0);
 }
 
 #[tokio::test]
