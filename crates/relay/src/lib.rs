@@ -137,8 +137,8 @@ async fn introduce(store: &Store, config: &RelayConfig, clock: &Arc<dyn Clock>) 
     let grace = config.limits.doubt_grace(&config.timeouts);
     store.register(&config.name, &config.host, &config.version, grace).await.map_err(fail("registering this relay"))?;
     let default = config.routes.iter().position(|route| route.name == "default").unwrap_or(0);
-    let names: Vec<String> = config.routes.iter().map(|route| route.name.clone()).collect();
-    let groups = store.register_routes(&names).await.map_err(fail("registering the routes"))?;
+    let routes: Vec<_> = config.routes.iter().map(|route| (route.name.clone(), route.host())).collect();
+    let groups = store.register_routes(&routes).await.map_err(fail("registering the routes"))?;
     let kinds: Vec<_> = config
         .kinds
         .iter()

@@ -40,6 +40,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     8 "0008_observe.sql",
     9 "0009_roles.sql",
     10 "0010_privileges.sql",
+    11 "0011_doubt.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -4,8 +4,21 @@ use std::path::Path;
 
 use crate::support::{CANARY, run, run_in};
 
-const COMMANDS: [&str; 12] =
-    ["demo", "run", "migrate", "check", "status", "ls", "show", "resolve", "retry", "cancel", "hold", "release"];
+const COMMANDS: [&str; 13] = [
+    "demo",
+    "run",
+    "migrate",
+    "check",
+    "status",
+    "ls",
+    "show",
+    "resolve",
+    "reconcile",
+    "retry",
+    "cancel",
+    "hold",
+    "release",
+];
 
 #[tokio::test]
 async fn every_command_has_a_help_with_an_example() {
@@ -40,6 +53,13 @@ async fn wrong_usage_ends_with_64_and_says_so_on_stderr() {
         &["show", "not-an-id"],
         &["resolve", id, "sent"],
         &["resolve", id, "maybe", "--reason", "x"],
+        &["resolve", "sent", "--reason", "x"],
+        &["resolve", id, "sent", "--all", "--reason", "x"],
+        &["resolve", "--all", "sent", "--reason", "x", "--token", id],
+        &["resolve", "--older-than", "10", "sent", "--reason", "x"],
+        &["resolve", id, "sent", "--dry-run", "--reason", "x"],
+        &["reconcile"],
+        &["reconcile", "--postfix-log", "-", "--utc-offset", "CET"],
         &["resolve", &format!("{id}/1"), &format!("{id}/2"), "sent", "--reason", "x", "--token", id],
         &["demo", "--kills", "3"],
         &["migrate", "sql", "--from", "12", "--to", "3"],
