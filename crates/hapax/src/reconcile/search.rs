@@ -19,6 +19,8 @@ const DISORDER_MAX_S: i64 = 60;
 const GAPS_MAX: usize = 10_000;
 /// Traces of wanted messages.
 const TRACES_MAX: usize = 1_000_000;
+/// Queue ids remembered as given up; forgetting them leaves a doubt undecided, no more.
+const ABORTED_MAX: usize = 10_000;
 /// Lines without a readable time at the beginning after which this is no log.
 const STRANGE_LINES_MAX: u64 = 200;
 
@@ -108,6 +110,8 @@ pub(crate) struct Search {
     /// Which queue id each smtpd is receiving, and the other way round.
     receiving: HashMap<Place, String>,
     receivers: HashMap<Place, Place>,
+    /// Given up before cleanup has logged the Message-ID: it does so when smtpd hands over what it had buffered.
+    aborted: HashMap<Place, i64>,
     hosts: BTreeMap<String, Coverage>,
     lines: u64,
     strange: u64,
@@ -132,6 +136,7 @@ impl Search {
             open: HashMap::new(),
             receiving: HashMap::new(),
             receivers: HashMap::new(),
+            aborted: HashMap::new(),
             hosts: BTreeMap::new(),
             lines: 0,
             strange: 0,
@@ -217,6 +222,7 @@ impl Search {
         match said {
             Said::Begins { queue_id } => {
                 self.open.remove(&place(queue_id));
+                self.aborted.remove(&place(queue_id));
                 self.leave(&place(header.pid));
                 let (process, queue) = (place(header.pid), place(queue_id));
                 self.receiving.insert(process.clone(), queue_id.to_owned());
@@ -227,6 +233,10 @@ impl Search {
                 let queue = self.receiving.get(&place(header.pid)).map(|queue_id| place(queue_id));
                 if let Some(queue) = queue {
                     self.end(&queue, at, End::Aborted);
+                    if self.aborted.len() >= ABORTED_MAX {
+                        self.aborted.clear();
+                    }
+                    self.aborted.insert(queue, at);
                 }
             }
             Said::MessageId { queue_id, message_id } => return self.seen(place(queue_id), at, message_id),
@@ -280,13 +290,9 @@ impl Search {
         if self.traces.len() >= TRACES_MAX {
             return Err(Nonsense::TooMany);
         }
-        let trace = Trace {
-            host: queue.0.clone(),
-            queue_id: queue.2.clone(),
-            recipients: Vec::new(),
-            end: End::Open,
-            ended_at: at,
-        };
+        let end = if self.aborted.remove(&queue).is_some() { End::Aborted } else { End::Open };
+        let (host, queue_id) = (queue.0.clone(), queue.2.clone());
+        let trace = Trace { host, queue_id, recipients: Vec::new(), end, ended_at: at };
         self.traces.push((wanted, trace));
         self.open.insert(queue, self.traces.len() - 1);
         Ok(())
