@@ -43,7 +43,7 @@ async fn the_version_is_told() {
 #[tokio::test]
 async fn wrong_usage_ends_with_64_and_says_so_on_stderr() {
     let id = "0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d";
-    let cases: [&[&str]; 12] = [
+    let cases: [&[&str]; 19] = [
         &[],
         &["bogus"],
         &["run", "--bogus"],
