@@ -254,3 +254,39 @@ async fn a_message_that_kills_its_relay_again_and_again_is_tried_alone_then_held
         .expect("releases");
     stage.until_state("poison@example.org", "sent").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_overrides_its_kind_what_has_expired_is_not_resent_and_filters_decide_the_rest() {
+    let stage = Stage::with(SmtpServer::builder().script(Script::fault(TOOK, Fault::Stall)).start()).await;
+    let settings = stage.settings().set("relay.final_reply_timeout", "3s").set("kinds.note.on_doubt", "assume_sent");
+    let _relay = settings.run().await;
+    stage.enqueue_one("kind@example.org", "").await;
+    stage.enqueue_one("hold@example.org", ", on_doubt => 'hold'").await;
+    stage.enqueue_one("resend@example.org", ", on_doubt => 'resend'").await;
+    stage.enqueue_one("late@example.org", ", on_doubt => 'resend', expires_at => now() + interval '2500 ms'").await;
+    stage.until_state("kind@example.org", "sent").await;
+    stage.server.wait_until_within(PATIENCE, |ledger| ledger.count_rcpt_commands("resend@example.org") == 2).await;
+    stage.until_state("late@example.org", "expired").await;
+    let open = "SELECT open_doubts FROM outbox.deliveries WHERE recipient = 'late@example.org'";
+    let row = stage.sql.query_one(open, &[]).await.expect("a row");
+    assert_eq!(row.get::<_, i32>(0), 1, "it may have arrived");
+    stage.until("in_doubt", 2).await;
+    let operator = stage.settings_of("operator");
+    let many = ["resolve", "--kind", "note", "sent", "--reason", "in the log of mx1"];
+    let (code, output) = operator.command(many.into_iter().chain(["--dry-run"])).await;
+    assert!(code == 0 && output.contains("2 would be decided of 2 in doubt that match"), "{code}: {output}");
+    let (code, output) = operator.command(["resolve", "--kind", "other", "sent", "--reason", "x"]).await;
+    assert!(code == 0 && output.contains("nothing in doubt matches"), "{code}: {output}");
+    let (code, output) = operator.command(many).await;
+    assert!(code == 0 && output.contains("2 decided of 2 in doubt that match"), "{code}: {output}");
+    let (code, output) = operator.command(many).await;
+    assert!(code == 0 && output.contains("nothing in doubt matches"), "again: {code}: {output}");
+    let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
+    verdict.assert_clean(4);
+    for (who, copies) in [("kind", 1), ("hold", 1), ("resend", 2), ("late", 1)] {
+        let seen = stage.server.with_ledger(|ledger| ledger.count_rcpt_commands(&format!("{who}@example.org")));
+        assert_eq!(seen, copies, "{who}");
+    }
+    let evidence = "SELECT string_agg(DISTINCT evidence, ',' ORDER BY evidence) FROM outbox.done";
+    assert_eq!(stage.text(evidence, &[]).await.as_deref(), Some("operator,policy"));
+}

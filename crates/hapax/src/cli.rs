@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
+use self::doubts::{RECONCILE, RESOLVE};
+pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
 use crate::config::{Format, Level};
+
+mod doubts;
 
 const ABOUT: &str = "\
 A transactional outbox relay for email: one INSERT, one mail.
@@ -81,6 +85,9 @@ pub(crate) enum Command {
     /// Decide deliveries in doubt
     #[command(long_about = RESOLVE)]
     Resolve(Resolve),
+    /// Settle deliveries in doubt from a mail server's log
+    #[command(long_about = RECONCILE)]
+    Reconcile(Reconcile),
     /// Try failed, cancelled or expired deliveries again, or pending ones now
     #[command(long_about = RETRY)]
     Retry(Retry),
@@ -303,65 +310,6 @@ fn since(text: &str) -> Result<std::time::Duration, String> {
     let hundred_years = std::time::Duration::from_secs(100 * 365 * 86_400);
     let duration = crate::config::duration(text).filter(|duration| *duration <= hundred_years);
     duration.ok_or_else(|| "write a duration such as 12h, 7d or 30d".to_owned())
-}
-
-const RESOLVE: &str = "\
-Decides deliveries in doubt, after a look at the mail server's log (`hapax ls --in-doubt` shows what to search for):
-  sent     it arrived
-  resend   send it again: there may be two copies
-  failed   it did not arrive and shall not be sent again
-
-Name the delivery (ID/NO) or, better, the doubt itself by its TOKEN: then a repeated command can never decide the next \
-doubt of the same delivery; it says that there is nothing to do. resend and failed are refused while the attempt may \
-still be alive, unless forced.
-
-Examples:
-  hapax resolve 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d/1 sent --reason 'in the log of mx1 at 10:31'
-  hapax resolve 5b1c... 77ae... resend --reason 'mx1 lost its queue'
-  hapax ls --in-doubt --json | jq -r '.[].token' | xargs -I{} hapax resolve {} failed --reason 'mx1 was wiped'";
-
-/// `hapax resolve`.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Resolve {
-    /// Deliveries (ID/NO) or doubts (TOKEN)
-    #[arg(value_name = "ID/NO|TOKEN", required = true, num_args = 1..)]
-    pub(crate) targets: Vec<String>,
-    /// What happened to them
-    #[arg(value_name = "VERDICT", required = true)]
-    pub(crate) verdict: Verdict,
-    /// Why, for outbox.audit
-    #[arg(long, value_name = "REASON")]
-    pub(crate) reason: String,
-    /// The doubt that was looked at, for one delivery named as ID/NO
-    #[arg(long, value_name = "TOKEN")]
-    pub(crate) token: Option<uuid::Uuid>,
-    /// Also while the attempt may still be alive: when you know that the relay's process is gone
-    #[arg(long)]
-    pub(crate) force: bool,
-    #[command(flatten)]
-    pub(crate) json: Json,
-}
-
-/// The verdicts of `hapax resolve`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Verdict {
-    /// It arrived
-    Sent,
-    /// Send it again
-    Resend,
-    /// It did not arrive and shall not be sent again
-    Failed,
-}
-
-impl Verdict {
-    /// The word of `outbox.resolve`.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sent => "sent",
-            Self::Resend => "resend",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 const RETRY: &str = "\

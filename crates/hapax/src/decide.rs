@@ -2,11 +2,12 @@
 //!
 //! Several targets are decided one after another; an error of one does not keep the others from being decided.
 
-use hapax_store::inspect::{Answer, Console, DoubtFilter};
+use clap::ValueEnum;
+use hapax_store::inspect::{Answer, Console, DoubtFilter, ManyDoubts};
 use serde_json::json;
 
 use crate::{
-    cli::{Decide, Resolve, Retry, SendAgain},
+    cli::{Decide, Resolve, Retry, SendAgain, Verdict},
     config::{Database, Loaded},
     connect,
     failure::{Exit, Refusal, report},
@@ -79,12 +80,14 @@ impl Outcome {
 /// # Errors
 /// Usage, configuration, an unreachable database.
 pub(crate) async fn resolve(loaded: Loaded, options: Resolve) -> anyhow::Result<Exit> {
-    if options.token.is_some() && options.targets.len() > 1 {
+    let (targets, verdict) = words(&options)?;
+    if targets.is_empty() {
+        return resolve_many(loaded, &options, verdict).await;
+    }
+    if options.token.is_some() && targets.len() > 1 {
         let hint = "name each doubt by its own token instead: hapax resolve TOKEN TOKEN ... sent --reason '...'";
         return Err(Refusal::usage("--token names one doubt, but there are several deliveries", &[hint]).into());
     }
-    let targets: Result<Vec<Target>, Refusal> = options.targets.iter().map(|target| Target::parse(target)).collect();
-    let targets = targets?;
     let (console, database) = console(loaded, "hapax resolve").await?;
     let mut outcome = Outcome::new(options.json.json);
     for target in targets {
@@ -99,8 +102,8 @@ pub(crate) async fn resolve(loaded: Loaded, options: Resolve) -> anyhow::Result<
                 outcome.line(target.id.to_string(), result, false);
             }
             Ok(Some((id, number, token))) => {
-                let verdict = options.verdict.as_str();
-                let answered = console.resolve(id, number, verdict, &options.reason, token, options.force).await;
+                let answered =
+                    console.resolve(id, number, verdict.as_str(), &options.reason, token, options.force).await;
                 match answered {
                     Ok(result) => outcome.line(format!("{id}/{number}"), result, true),
                     Err(error) => outcome.error(&format!("{id}/{number}"), refused(&error, &database)),
@@ -109,6 +112,74 @@ pub(crate) async fn resolve(loaded: Loaded, options: Resolve) -> anyhow::Result<
         }
     }
     outcome.finish()
+}
+
+/// The targets and the verdict behind them; no targets where filters name the doubts.
+fn words(options: &Resolve) -> Result<(Vec<Target>, Verdict), Refusal> {
+    let (last, targets) = options.words.split_last().expect("clap requires one");
+    let verdict = Verdict::from_str(last, false).map_err(|_| {
+        let hint = "hapax resolve TOKEN sent --reason '...'; or hapax resolve --route ROUTE sent --reason '...'";
+        Refusal::usage(format!("{last:?} is no verdict: the last word is sent, resend or failed"), &[hint])
+    })?;
+    let named = [&options.route, &options.kind, &options.server, &options.tenant].iter().any(|filter| filter.is_some());
+    let filtered = named || options.all || options.older_than.is_some() || options.newer_than.is_some();
+    match (filtered, targets.is_empty()) {
+        (true, false) => {
+            let hint = "either name deliveries, or give filters";
+            Err(Refusal::usage("there are deliveries and filters", &[hint]))
+        }
+        (false, true) => {
+            let hint = "name deliveries (ID/NO) or doubts (TOKEN) before the verdict, or give filters: --route, --kind, \
+                        --server, --tenant, --older-than, --newer-than; --all for every doubt there is";
+            Err(Refusal::usage("nothing says which doubts", &[hint]))
+        }
+        (true, true) if options.token.is_some() => Err(Refusal::usage(
+            "--token names one doubt, filters name many",
+            &["name it alone: hapax resolve TOKEN ..."],
+        )),
+        (false, false) if options.dry_run => {
+            let hint = "look at single doubts with hapax ls --in-doubt";
+            Err(Refusal::usage("--dry-run is for filters", &[hint]))
+        }
+        _ => Ok((targets.iter().map(|target| Target::parse(target)).collect::<Result<_, _>>()?, verdict)),
+    }
+}
+
+async fn resolve_many(loaded: Loaded, options: &Resolve, verdict: Verdict) -> anyhow::Result<Exit> {
+    let (console, database) = console(loaded, "hapax resolve").await?;
+    let which = ManyDoubts {
+        route: options.route.clone(),
+        kind: options.kind.clone(),
+        server: options.server.clone(),
+        tenant: options.tenant.clone(),
+        older_than: options.older_than,
+        newer_than: options.newer_than,
+        everything: options.all,
+    };
+    let decided = console
+        .resolve_many(verdict.as_str(), &options.reason, &which, options.force, options.dry_run)
+        .await
+        .map_err(|error| refused(&error, &database))?;
+    let mut outcome = Outcome::new(options.json.json);
+    for one in &decided {
+        outcome.line(format!("{}/{}", one.message_id, one.recipient_no), one.result.clone(), one.done);
+    }
+    let done = decided.iter().filter(|one| one.done).count();
+    let word = if options.dry_run { "would be decided" } else { "decided" };
+    let early = decided.iter().any(|one| one.result.starts_with("too early"));
+    eprintln!("{}", summary(decided.len(), done, word));
+    if early {
+        eprintln!("hint: wait with a relay running, or pass --force when you know that the relay's process is gone");
+    }
+    outcome.finish()
+}
+
+fn summary(all: usize, done: usize, word: &str) -> String {
+    match all {
+        0 => "nothing in doubt matches".to_owned(),
+        _ if done == all => format!("{done} {word} of {all} in doubt that match"),
+        _ => format!("{done} {word} of {all} in doubt that match, {} left", all - done),
+    }
 }
 
 /// The delivery and token of a doubt that was named by its token. A message id is not guessed at: the error
@@ -158,6 +229,7 @@ fn as_typed(text: &str) -> String {
         return "list deliveries with: hapax ls".to_owned();
     }
     text.replace("force => true", "--force")
+        .replace("everything => true", "--all")
         .replace("token => ", "--token ")
         .replace("outbox.resolve()", "hapax resolve")
         .replace("outbox.release()", "hapax release")

@@ -140,12 +140,22 @@ fn print_doubts(doubts: &[OpenDoubt], as_json: bool) -> anyhow::Result<Exit> {
         output::line("nothing is in doubt");
         return Ok(Exit::Done);
     }
-    let mut table =
-        Table::new(&["DELIVERY", "TOKEN", "KIND", "RECIPIENT", "ROUTE", "INTENT AT", "AGE", "MARKED BY", "DECIDE"]);
+    let headline =
+        ["DELIVERY", "TOKEN", "KIND", "RECIPIENT", "ROUTE", "SERVER", "INTENT AT", "AGE", "RELAY", "PHASE", "DECIDE"];
+    let mut table = Table::new(&headline);
     for doubt in doubts {
         let decide = match &doubt.may_be_alive_until {
-            Some(until) if doubt.may_be_alive => format!("after {until}"),
-            _ => "now".to_owned(),
+            _ if !doubt.may_be_alive => "now".to_owned(),
+            Some(until) => format!("after {until}"),
+            None => "later".to_owned(),
+        };
+        let server = match doubt.server_known_by.as_deref() {
+            Some("route") => format!("{} (by its route)", or_dash(doubt.server.as_deref())),
+            _ => or_dash(doubt.server.as_deref()),
+        };
+        let relay = match &doubt.relay_name {
+            Some(name) => format!("{name} on {}: {}", or_dash(doubt.relay_host.as_deref()), doubt.relay_state),
+            None => doubt.relay_state.clone(),
         };
         table.row([
             format!("{}/{}", doubt.message_id, doubt.recipient_no),
@@ -153,15 +163,22 @@ fn print_doubts(doubts: &[OpenDoubt], as_json: bool) -> anyhow::Result<Exit> {
             or_dash(doubt.kind.as_deref()),
             or_dash(doubt.recipient.as_deref()),
             or_dash(doubt.route.as_deref()),
+            server,
             or_dash(doubt.intent_at.as_deref()),
             age(doubt.age_s),
-            or_dash(doubt.marked_by.as_deref()),
+            relay,
+            doubt.phase.clone(),
             decide,
         ]);
     }
     table.print();
-    output::line("\nLook for the message id in the mail server's log around INTENT AT (Message-ID: <ID@...>), then:");
-    output::line("  hapax resolve TOKEN sent|resend|failed --reason '...'");
+    output::line("\nIn the mail server's log, between the times given, search for:");
+    for doubt in doubts {
+        let (from, until) = (or_dash(doubt.search_from.as_deref()), or_dash(doubt.search_until.as_deref()));
+        output::line(&format!("  {from} to {until}  {}", output::one_line(&doubt.search_for)));
+    }
+    output::line("then: hapax resolve TOKEN sent|resend|failed --reason '...'");
+    output::line("or let hapax search in a Postfix log: hapax reconcile --postfix-log FILE --dry-run");
     Ok(Exit::Done)
 }
 

@@ -15,6 +15,7 @@ mod failure;
 mod look;
 mod migrate;
 mod output;
+mod reconcile;
 mod run;
 mod show;
 mod signals;
@@ -74,6 +75,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Show(show) => show::run(loaded, show).await,
         Command::Explain(options) => explain::run(loaded, options).await,
         Command::Resolve(resolve) => decide::resolve(loaded, resolve).await,
+        Command::Reconcile(reconcile) => reconcile::run(loaded, reconcile).await,
         Command::Retry(retry) => decide::retry(loaded, retry).await,
         Command::Cancel(options) => decide::decide(loaded, Action::Cancel, options).await,
         Command::Hold(options) => decide::decide(loaded, Action::Hold, options).await,

@@ -61,6 +61,16 @@ pub struct Idempotency {
     pub window: Duration,
 }
 
+impl RouteConfig {
+    /// The mail server it leads to; none for a directory.
+    pub(crate) fn host(&self) -> Option<String> {
+        match &self.transport {
+            hapax_mail::Transport::Smtp(server) => Some(server.host.clone()),
+            hapax_mail::Transport::File { .. } => None,
+        }
+    }
+}
+
 /// What the configuration says of a kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KindPolicy {

@@ -278,6 +278,14 @@ async fn deliver(
             tracing::info!(delivery = %job.claimed.key, "not ours any more: the intent was refused, nothing was transmitted");
             return None;
         }
+        Intended::RefusedLate => {
+            data.abort();
+            // Somebody may have put it in doubt between the execution whose answer was lost and this one.
+            let outcome =
+                Outcome::not_sent(Phase::Intend, Cause::Aborted, "the intent was taken away before its answer came");
+            settle(office, route, job, Ending { began, server, ..Ending::of(outcome) });
+            return None;
+        }
         Intended::Changed => {
             data.abort();
             let reason = "content changed: an earlier attempt, which is in doubt, transmitted other bytes";

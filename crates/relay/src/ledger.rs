@@ -25,8 +25,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) enum Intended {
     /// Durable, ours: the end marker may be written.
     Granted,
-    /// Not ours any more.
+    /// Not ours any more, and never was: nothing of this attempt is written anywhere.
     Refused,
+    /// Not ours any more, but an earlier execution, whose answer was lost, may have written the intent: the row may have
+    /// been put in doubt since. Nothing was transmitted, and that must be said.
+    RefusedLate,
     /// Other bytes than an attempt in doubt.
     Changed,
     /// No answer in time: it may or may not have been written, and nothing may be transmitted.
@@ -127,7 +130,7 @@ async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
                         IntendAnswer::Granted => tell(asked, Intended::Granted),
                         IntendAnswer::Refused => tell(asked, Intended::Refused),
                         IntendAnswer::Changed => tell(asked, Intended::Changed),
-                        IntendAnswer::Busy => drop(work.tasks.spawn(intend_alone(work.clone(), asked))),
+                        IntendAnswer::Busy => drop(work.tasks.spawn(intend_alone(work.clone(), asked, false))),
                     }
                 }
             }
@@ -139,7 +142,7 @@ async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
                         tell(asked, Intended::Granted);
                         continue;
                     }
-                    work.tasks.spawn(intend_alone(work.clone(), asked));
+                    work.tasks.spawn(intend_alone(work.clone(), asked, true));
                 }
             }
         }
@@ -148,8 +151,8 @@ async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
 }
 
 /// One intent that was passed over or whose answer was lost: the same statement again, waiting for the row, never a
-/// SELECT, until it is definite or of no use.
-async fn intend_alone(work: Work, asked: Asked) {
+/// SELECT, until it is definite or of no use. `written`: an execution without an answer may have written it.
+async fn intend_alone(work: Work, asked: Asked, mut written: bool) {
     let answer = loop {
         if work.clock.boottime() >= asked.deadline {
             break Intended::Unavailable;
@@ -158,9 +161,11 @@ async fn intend_alone(work: Work, asked: Asked) {
             Ok(answers) => match answers.first() {
                 Some(IntendAnswer::Granted) => break Intended::Granted,
                 Some(IntendAnswer::Changed) => break Intended::Changed,
+                _ if written => break Intended::RefusedLate,
                 _ => break Intended::Refused,
             },
             Err(error) => {
+                written = true;
                 let Ok(error) = work.fatal.check_guard(error) else { break Intended::Unavailable };
                 tracing::debug!(error = %error, "an intent has no answer yet");
                 if !work.pause().await {

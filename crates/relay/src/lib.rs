@@ -209,9 +209,9 @@ async fn introduce(
         try_again(shutdown, "registering this relay", error).await?;
     }
     let default = config.routes.iter().position(|route| route.name == "default").unwrap_or(0);
-    let names: Vec<String> = config.routes.iter().map(|route| route.name.clone()).collect();
+    let named: Vec<_> = config.routes.iter().map(|route| (route.name.clone(), route.host())).collect();
     let groups = loop {
-        match store.register_routes(&names).await {
+        match store.register_routes(&named).await {
             Ok(groups) => break groups,
             Err(error) => try_again(shutdown, "registering the routes", error).await?,
         }

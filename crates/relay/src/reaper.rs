@@ -87,6 +87,8 @@ struct Memory {
     reaped: HashMap<Incarnation, Duration>,
     /// When each open doubt was first seen.
     doubts: HashMap<Token, Duration>,
+    /// Doubts whose grace has been seen to end, and which the database knows to be over.
+    over: HashSet<Token>,
     /// Own intents that no courier works on, seen once.
     orphans: HashSet<Token>,
     next_self_check: Duration,
@@ -221,6 +223,7 @@ impl Reaper {
         loop {
             let asked = self.clock.boottime();
             let page = self.store.doubts(&self.lanes, after, DOUBTS_PAGE).await?;
+            self.note_over(&page, memory).await?;
             for doubt in &page {
                 open.insert(doubt.token);
                 self.apply_policy(doubt, memory, asked).await?;
@@ -233,6 +236,25 @@ impl Reaper {
             }
         }
         memory.doubts.retain(|token, _| open.contains(token));
+        memory.over.retain(|token| open.contains(token));
+        Ok(())
+    }
+
+    /// Tells the database which attempts can no longer be alive, as this process has watched them for their whole grace
+    /// by its own clock: only then a person may send them again without force, whatever the database's clock says.
+    async fn note_over(&self, page: &[Doubt], memory: &mut Memory) -> Result<(), hapax_store::Error> {
+        let now = self.clock.boottime();
+        let mut over = Vec::new();
+        for doubt in page.iter().filter(|doubt| !doubt.grace.is_zero()) {
+            let first_seen = *memory.doubts.entry(doubt.token).or_insert(now);
+            if now.saturating_sub(first_seen) >= doubt.grace && !memory.over.contains(&doubt.token) {
+                over.push((doubt.key, doubt.token));
+            }
+        }
+        if !over.is_empty() {
+            self.store.doubts_over(&over).await?;
+            memory.over.extend(over.into_iter().map(|(_, token)| token));
+        }
         Ok(())
     }
 

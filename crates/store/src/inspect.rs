@@ -26,8 +26,11 @@ macro_rules! readable {
     };
 }
 
+mod doubts;
 /// Finding deliveries, and what was enqueued twice.
 pub mod search;
+
+pub use doubts::{Address, Decided, DoubtFilter, Doubtful, ManyDoubts, OpenDoubt};
 
 readable!(
     /// How many deliveries are in a state. Times are ISO 8601, UTC.
@@ -191,63 +194,6 @@ readable!(
     }
 );
 
-readable!(
-    /// A delivery in doubt, with what is needed to decide it.
-    pub struct OpenDoubt {
-        /// The message.
-        pub message_id: Uuid,
-        /// Which delivery of it.
-        pub recipient_no: i32,
-        /// Names this very doubt.
-        pub token: Uuid,
-        /// Masked.
-        pub recipient: Option<String>,
-        /// Kind of the notification.
-        pub kind: Option<String>,
-        /// Its tenant.
-        pub tenant: Option<String>,
-        /// When it was marked.
-        pub doubt_since: String,
-        /// Seconds since then.
-        pub age_s: f64,
-        /// relay: it lost the connection; reaper: the relay vanished.
-        pub marked_by: Option<String>,
-        /// The relay's label.
-        pub relay_name: Option<String>,
-        /// The relay's machine.
-        pub relay_host: Option<String>,
-        /// Whether that relay has ended orderly.
-        pub relay_signed_off: bool,
-        /// The route it took.
-        pub route: Option<String>,
-        /// What to search for in the mail server's log.
-        pub message_id_header: String,
-        /// When its intent was written: where to search.
-        pub intent_at: Option<String>,
-        /// How often it was sent again before.
-        pub resends: i32,
-        /// Until when its attempt may still be alive.
-        pub may_be_alive_until: Option<String>,
-        /// Whether that is in the future.
-        pub may_be_alive: bool,
-        /// What the relay or the reaper said.
-        pub note: Option<String>,
-    }
-);
-
-/// Which doubts to list.
-#[derive(Clone, Debug, Default)]
-pub struct DoubtFilter {
-    /// The doubt of this token.
-    pub token: Option<Uuid>,
-    /// Those of this message.
-    pub message_id: Option<Uuid>,
-    /// Those of this delivery of the message.
-    pub recipient_no: Option<i32>,
-    /// Those of this kind.
-    pub kind: Option<String>,
-}
-
 /// What an operator's function did to one delivery, in its words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -326,22 +272,6 @@ impl Console {
         Ok(rows.iter().map(Delivery::read).collect())
     }
 
-    /// Doubts, oldest first.
-    ///
-    /// # Errors
-    /// Any.
-    pub async fn doubt_list(&self, filter: &DoubtFilter, limit: i64) -> Result<Vec<OpenDoubt>, Error> {
-        let params: [Typed<'_>; 5] = [
-            (&filter.token, Type::UUID),
-            (&filter.message_id, Type::UUID),
-            (&filter.recipient_no, Type::INT4),
-            (&filter.kind, Type::TEXT),
-            (&limit, Type::INT8),
-        ];
-        let rows = self.rows("doubt_list", include_str!("../queries/doubt_list.sql"), &params).await?;
-        Ok(rows.iter().map(OpenDoubt::read).collect())
-    }
-
     /// The deliveries of one message, or one of them.
     ///
     /// # Errors
@@ -370,31 +300,6 @@ impl Console {
         let params: [Typed<'_>; 2] = [(&id, Type::UUID), (&recipient_no, Type::INT4)];
         let rows = self.rows("message_audit", include_str!("../queries/message_audit.sql"), &params).await;
         Ok(permitted(rows)?.map(|rows| rows.iter().map(Decision::read).collect()))
-    }
-
-    /// Decides a doubt. Answers what was done, in words.
-    ///
-    /// # Errors
-    /// Unknown delivery, too early, a missing token; any of the database's.
-    pub async fn resolve(
-        &self,
-        id: Uuid,
-        recipient_no: i32,
-        verdict: &str,
-        reason: &str,
-        token: Option<Uuid>,
-        force: bool,
-    ) -> Result<String, Error> {
-        let params: [Typed<'_>; 6] = [
-            (&id, Type::UUID),
-            (&recipient_no, Type::INT4),
-            (&verdict, Type::TEXT),
-            (&reason, Type::TEXT),
-            (&token, Type::UUID),
-            (&force, Type::BOOL),
-        ];
-        let rows = self.rows("resolve", include_str!("../queries/resolve.sql"), &params).await?;
-        Ok(rows.first().map(|row| row.get("result")).unwrap_or_default())
     }
 
     /// Makes finished deliveries pending again, and pending ones due now.

@@ -40,6 +40,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     8 "0008_observe.sql",
     9 "0009_roles.sql",
     10 "0010_privileges.sql",
+    11 "0011_doubt.sql",
     12 "0012_guard.sql",
     13 "0013_upstream.sql",
     14 "0014_explain.sql",

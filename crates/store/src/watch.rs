@@ -306,16 +306,45 @@ impl Store {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Registers the names of routes; answers the lane group of each.
+    /// The reaper's word that it has watched these doubts for their whole grace by its own monotonic clock.
     ///
     /// # Errors
     /// Any; call again.
-    pub async fn register_routes(&self, names: &[String]) -> Result<Vec<(String, i16)>, Error> {
-        let names = names.to_vec();
+    pub async fn doubts_over(&self, doubts: &[(DeliveryKey, Token)]) -> Result<(), Error> {
+        let ids: Vec<Uuid> = doubts.iter().map(|(key, _)| key.message_id.0).collect();
+        let numbers: Vec<i16> = doubts.iter().map(|(key, _)| key.recipient_no).collect();
+        let tokens: Vec<Uuid> = doubts.iter().map(|(_, token)| token.0).collect();
+        self.durable_rows(
+            "doubts_over",
+            include_str!("../queries/doubts_over.sql"),
+            &[
+                (&self.armed.epoch, Type::UUID),
+                (&self.armed.identity, Type::TEXT),
+                (&ids, Type::UUID_ARRAY),
+                (&numbers, Type::INT2_ARRAY),
+                (&tokens, Type::UUID_ARRAY),
+                (&self.incarnation.0, Type::UUID),
+            ],
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// Registers routes, each with the host it leads to; answers the lane group of each.
+    ///
+    /// # Errors
+    /// Any; call again.
+    pub async fn register_routes(&self, routes: &[(String, Option<String>)]) -> Result<Vec<(String, i16)>, Error> {
+        let names: Vec<&str> = routes.iter().map(|(name, _)| name.as_str()).collect();
+        let hosts: Vec<Option<&str>> = routes.iter().map(|(_, host)| host.as_deref()).collect();
         // A name that another relay registered at the same moment is not in the statement's snapshot: look again.
         loop {
             let rows = self
-                .rows("register_routes", include_str!("../queries/register_routes.sql"), &[(&names, Type::TEXT_ARRAY)])
+                .rows(
+                    "register_routes",
+                    include_str!("../queries/register_routes.sql"),
+                    &[(&names, Type::TEXT_ARRAY), (&hosts, Type::TEXT_ARRAY)],
+                )
                 .await?;
             let groups: Vec<(String, i16)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
             if names.iter().all(|name| groups.iter().any(|(known, _)| known == name)) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{CANARY, run, run_in};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "demo",
     "run",
     "migrate",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 15] = [
     "show",
     "explain",
     "resolve",
+    "reconcile",
     "retry",
     "cancel",
     "hold",
@@ -45,7 +46,7 @@ async fn the_version_is_told() {
 #[tokio::test]
 async fn wrong_usage_ends_with_64_and_says_so_on_stderr() {
     let id = "0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d";
-    let cases: [&[&str]; 15] = [
+    let cases: [&[&str]; 22] = [
         &[],
         &["bogus"],
         &["run", "--bogus"],
@@ -58,6 +59,13 @@ async fn wrong_usage_ends_with_64_and_says_so_on_stderr() {
         &["explain", id, "--limit", "0"],
         &["resolve", id, "sent"],
         &["resolve", id, "maybe", "--reason", "x"],
+        &["resolve", "sent", "--reason", "x"],
+        &["resolve", id, "sent", "--all", "--reason", "x"],
+        &["resolve", "--all", "sent", "--reason", "x", "--token", id],
+        &["resolve", "--older-than", "10", "sent", "--reason", "x"],
+        &["resolve", id, "sent", "--dry-run", "--reason", "x"],
+        &["reconcile"],
+        &["reconcile", "--postfix-log", "-", "--utc-offset", "CET"],
         &["resolve", &format!("{id}/1"), &format!("{id}/2"), "sent", "--reason", "x", "--token", id],
         &["demo", "--kills", "3"],
         &["migrate", "sql", "--from", "12", "--to", "3"],

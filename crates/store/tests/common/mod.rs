@@ -256,6 +256,16 @@ impl Stage {
         resolve_in(&self.sql, key, verdict, token, force).await
     }
 
+    /// `outbox.settle_evidence`, answering its words or its SQLSTATE.
+    pub(crate) async fn evidence(&self, attempt: &Attempt, verdict: &str) -> String {
+        let sql = "SELECT outbox.settle_evidence($1, $2, $3, $4, 'mx1 3F2A51C0D4')";
+        let (id, number) = (attempt.key.message_id.0, i32::from(attempt.key.recipient_no));
+        match self.sql.query_one(sql, &[&id, &number, &attempt.token.0, &verdict]).await {
+            Ok(row) => row.get(0),
+            Err(error) => error.code().map(|code| code.code().to_owned()).unwrap_or_else(|| panic!("{error:?}")),
+        }
+    }
+
     /// A function of outbox that takes id and reason and answers one row per delivery: cancel, hold, release.
     pub(crate) async fn decide(&self, function: &str, key: DeliveryKey) -> Vec<String> {
         let sql = format!("SELECT result FROM outbox.{function}($1, reason => 'test')");

@@ -58,15 +58,42 @@ async fn resend_and_failed_are_refused_while_the_attempt_may_be_alive() {
         assert_eq!(stage.resolve(attempt.key, "sent", Some(attempt.token), false).await, "sent", "no copy comes of it");
 
         let attempt = stage.reaped().await;
-        stage
-            .run(&format!(
-                "UPDATE outbox.queue SET doubt_since = now() - interval '901 s' WHERE message_id = '{}'",
-                attempt.key.message_id
-            ))
-            .await;
+        stage.store.doubts_over(&[(attempt.key, attempt.token)]).await.expect("notes");
         assert_ne!(stage.resolve(attempt.key, verdict, Some(attempt.token), false).await, "22H54", "the grace is over");
     }
     stage.assert_consistent().await;
+}
+
+/// The database's clock may jump by hours: nothing becomes possible by it.
+#[tokio::test]
+async fn rc36_no_jump_of_the_databases_clock_lets_an_unforced_resend_through_while_the_attempt_may_be_alive() {
+    let stage = Stage::set().await;
+    let attempt = stage.reaped().await;
+    for jump in ["- interval '3 hours'", "- interval '40 days'", "+ interval '3 hours'"] {
+        stage.run(&format!("UPDATE outbox.queue SET doubt_since = now() {jump}, intent_at = now() {jump}")).await;
+        stage.run(&format!("UPDATE outbox.relay SET beat_at = now() {jump}, started_at = now() {jump}")).await;
+        for verdict in ["resend", "failed"] {
+            assert_eq!(stage.resolve(attempt.key, verdict, Some(attempt.token), false).await, "22H54", "{jump}");
+        }
+        let many = "SELECT string_agg(result, '; ') FROM outbox.resolve_many('resend', 'test', everything => true)";
+        assert!(stage.text(many).await.starts_with("too early for resend"), "{jump}");
+        assert_eq!(stage.evidence(&attempt, "not_sent").await, "22H54", "{jump}");
+        assert_eq!(stage.state(attempt.key).await, "in_doubt");
+    }
+    // What another relay has watched for the whole grace, by its own clock, is over; and only that very doubt.
+    let other = stage.reaped().await;
+    let stale = stage.enqueue(1).await[0];
+    stage.store.doubts_over(&[(attempt.key, attempt.token), (stale, Token::fresh())]).await.expect("notes");
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.doubt_over").await, 1, "of doubts only");
+    assert_eq!(stage.resolve(other.key, "resend", Some(other.token), false).await, "22H54");
+    stage.run("DELETE FROM outbox.queue WHERE parked IS NULL").await;
+    let answer = stage.resolve(attempt.key, "resend", Some(attempt.token), false).await;
+    assert_eq!(answer, "pending: it will be sent again");
+    let second = stage.send(attempt.key).await;
+    stage.store.mark_in_doubt(&[stage.store.incarnation()], crate::common::GRACE).await.expect("marks");
+    assert_eq!(stage.resolve(second.key, "resend", Some(second.token), false).await, "22H54", "another doubt");
+    stage.store.doubts_over(&[]).await.expect("notes");
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.doubt_over").await, 0, "decided, forgotten");
 }
 
 #[tokio::test]

@@ -97,14 +97,15 @@ async fn a_route_that_two_relays_register_at_once_has_one_group_for_both() {
     let (other, _driver) = stage.session().await;
     other.batch_execute("BEGIN; INSERT INTO outbox.route (name) VALUES ('b')").await.expect("registers");
     let store = stage.store.clone();
-    let names = ["a", "b", "c"].map(str::to_owned);
+    let names = ["a", "b", "c"].map(|name| (name.to_owned(), None));
     let waiting = tokio::spawn(async move { store.register_routes(&names).await });
     stage.until_blocked(1).await;
     other.batch_execute("COMMIT").await.expect("commits");
     let mut groups = waiting.await.expect("no panic").expect("registers");
     groups.sort();
     assert_eq!(groups.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
-    let mut again = stage.store.register_routes(&["c", "b", "a"].map(str::to_owned)).await.expect("registers");
+    let mut again =
+        stage.store.register_routes(&["c", "b", "a"].map(|name| (name.to_owned(), None))).await.expect("registers");
     again.sort();
     assert_eq!(again, groups, "once and for ever");
 }
@@ -112,7 +113,7 @@ async fn a_route_that_two_relays_register_at_once_has_one_group_for_both() {
 #[tokio::test]
 async fn kinds_and_routes_decide_the_lane() {
     let stage = Stage::set().await;
-    let groups = stage.store.register_routes(&["slow".to_owned()]).await.expect("registers");
+    let groups = stage.store.register_routes(&[("slow".to_owned(), None)]).await.expect("registers");
     let kinds = [("note".to_owned(), Some("urgent"), Some("slow".to_owned())), ("other".to_owned(), None, None)];
     for _ in 0..2 {
         stage.store.register_kinds(&kinds).await.expect("registers");
