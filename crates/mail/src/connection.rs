@@ -47,6 +47,8 @@ pub(crate) struct Session {
     pub(crate) capabilities: Capabilities,
     pub(crate) timeouts: Timeouts,
     pub(crate) trust: Trust,
+    /// QUIT was written: no further delivery.
+    pub(crate) spent: bool,
 }
 
 /// What became of MAIL, RCPT and DATA.

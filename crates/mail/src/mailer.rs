@@ -116,7 +116,7 @@ async fn open(server: &SmtpServer, tls: Option<&Tls>) -> Result<(Session, String
     }
     let safe = loopback || (encrypted && tls.is_some_and(|tls| tls.verified));
     auth::authenticate(&mut channel, server, &capabilities, safe).await?;
-    let session = Session { channel, capabilities, timeouts: server.timeouts, trust: server.trust };
+    let session = Session { channel, capabilities, timeouts: server.timeouts, trust: server.trust, spent: false };
     Ok((session, banner))
 }
 

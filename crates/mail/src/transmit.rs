@@ -81,7 +81,7 @@ impl Data {
                 let outcome = session.transmit(message, gate, &mut bytes).await;
                 let complete = matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused { .. });
                 // More than one reply: the next one's answer could be mistaken.
-                (outcome, complete && session.channel.replies.is_empty())
+                (outcome, complete && !session.spent && session.channel.replies.is_empty())
             }
             Inner::File(directory) => {
                 let outcome = file::transmit(directory, &self.name_hint, message, gate, &mut bytes).await;
@@ -112,9 +112,16 @@ impl Session {
             return outcome;
         }
         fault::point("body_written");
-        let final_reply = self.timeouts.final_reply;
-        match timeout(final_reply, self.finish(gate, bytes)).await {
+        let (final_reply, mut asked) = (self.timeouts.final_reply, false);
+        match timeout(final_reply, self.finish(gate, bytes, &mut asked)).await {
             Ok(outcome) => outcome,
+            // A process that was suspended finds its time over before it sees what has arrived meanwhile.
+            Err(_) if asked => match self.channel.last_words() {
+                Some(reply) if (200..300).contains(&reply.code) => {
+                    classify(Phase::EndMarker, Event::Reply(reply), self.trust)
+                }
+                reply => unknown(Cause::Timeout, reply, "no answer to the end marker in time".into()),
+            },
             Err(_) => self.ended(gate, Cause::Timeout),
         }
     }
@@ -169,8 +176,9 @@ impl Session {
         })
     }
 
-    /// Writes the marker and reads its reply. The caller limits the time of it all.
-    async fn finish(&mut self, gate: &Gate, bytes: &mut usize) -> Outcome {
+    /// Writes the marker and reads its reply. The caller limits the time of it all. `asked` becomes true when the whole
+    /// marker has been written: from then on what the server says may be its answer.
+    async fn finish(&mut self, gate: &Gate, bytes: &mut usize, asked: &mut bool) -> Outcome {
         self.channel.stream.wire().arm(gate);
         let mut written = 0;
         let marker = poll_fn(|cx| self.poll_marker(cx, gate, &mut written)).await;
@@ -182,18 +190,48 @@ impl Session {
         }
         self.channel.stream.wire().disarm();
         fault::point("marker_written");
-        match self.channel.read_reply().await {
-            Ok(reply) => {
-                fault::point("reply_read");
-                // A refusal with more behind it may be the answer to something else, and the acceptance the rest of
-                // it: a second copy would be the price of believing it.
-                if reply.code >= 400 && self.channel.pending() == Pending::Bytes {
-                    let detail = format!("{} to the end marker, and more behind it: which is the answer?", reply.code);
-                    return Outcome::Unknown { cause: Cause::Unexpected, reply: Some(reply), detail };
-                }
-                classify(Phase::EndMarker, Event::Reply(reply), self.trust)
+        *asked = true;
+        let reply = match self.channel.read_reply().await {
+            Ok(reply) => reply,
+            Err(cause) => return classify(Phase::EndMarker, Event::Lost(cause), self.trust),
+        };
+        fault::point("reply_read");
+        let outcome = classify(Phase::EndMarker, Event::Reply(reply), self.trust);
+        match outcome {
+            Outcome::Refused { permanent, phase, reply } => self.confirm(permanent, phase, reply).await,
+            outcome => outcome,
+        }
+    }
+
+    /// A refusal may have been said before the marker, and have crossed it: then the answer is still to come, and it may
+    /// be an acceptance, so that believing the refusal would make a second copy. QUIT has an answer that cannot be taken
+    /// for another (221): what comes before it decides. A server that closes has nothing more to say. Costs the
+    /// connection; refusals this late are rare.
+    async fn confirm(&mut self, permanent: bool, phase: Phase, reply: Reply) -> Outcome {
+        let next = match self.channel.pending() {
+            Pending::Bytes => self.channel.read_reply().await,
+            Pending::Lost(cause) => Err(cause),
+            Pending::Nothing => match self.channel.queue(b"QUIT") {
+                Ok(()) => match self.channel.send(self.timeouts.command).await {
+                    Ok(()) => self.channel.read_reply().await,
+                    Err(cause) => self.channel.last_words().ok_or(cause),
+                },
+                Err(cause) => Err(cause),
+            },
+        };
+        self.spent = true;
+        match next {
+            Ok(goodbye) if goodbye.code == 221 => Outcome::Refused { permanent, phase, reply },
+            Err(Cause::Eof | Cause::Io) => Outcome::Refused { permanent, phase, reply },
+            Ok(other) => {
+                let detail =
+                    format!("{} to the end marker, and {} behind it: which is the answer?", reply.code, other.code);
+                unknown(Cause::Unexpected, Some(reply), detail)
             }
-            Err(cause) => classify(Phase::EndMarker, Event::Lost(cause), self.trust),
+            Err(cause) => {
+                let detail = format!("{} to the end marker, and {cause} behind it: which is the answer?", reply.code);
+                unknown(Cause::Unexpected, Some(reply), detail)
+            }
         }
     }
 
@@ -236,11 +274,7 @@ impl Session {
             Some(reply) if (400..600).contains(&reply.code) => {
                 classify(Phase::EndMarker, Event::Reply(reply), self.trust)
             }
-            reply => Outcome::Unknown {
-                cause,
-                reply,
-                detail: format!("{cause} after the write of the end marker had begun"),
-            },
+            reply => unknown(cause, reply, format!("{cause} after the write of the end marker had begun")),
         }
     }
 
@@ -265,6 +299,10 @@ fn early_outcome(reply: Reply, bytes: usize) -> Outcome {
     }
     let detail = format!("{code} before the end marker");
     Outcome::NotSent { phase: Phase::Body, cause: Cause::Unexpected, reply: Some(reply), detail }
+}
+
+fn unknown(cause: Cause, reply: Option<Reply>, detail: String) -> Outcome {
+    Outcome::Unknown { cause, reply, detail }
 }
 
 pub(crate) fn aborted(shut: Shut) -> Outcome {
