@@ -173,7 +173,7 @@ async fn a_rolling_restart_of_two_relays_under_load_leaves_nothing_in_doubt_alth
     let server = SmtpServer::builder().final_reply_delay(Duration::from_millis(30)).start();
     let stage = Stage::with(server).await;
     let named = |name: &str| stage.settings().set("relay.name", name);
-    let mut relays = vec![named("a").run().await, named("b").run().await];
+    let mut relays = [named("a").run().await, named("b").run().await];
     stage.enqueue(3_000).await;
     let (mut standing, mut restarts) = (0, 0);
     for generation in 0..3 {
