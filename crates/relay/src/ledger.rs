@@ -127,15 +127,16 @@ async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
                         IntendAnswer::Granted => tell(asked, Intended::Granted),
                         IntendAnswer::Refused => tell(asked, Intended::Refused),
                         IntendAnswer::Changed => tell(asked, Intended::Changed),
-                        IntendAnswer::Busy => drop(work.tasks.spawn(intend_alone(work.clone(), asked))),
+                        IntendAnswer::Busy => drop(work.tasks.spawn(intend_alone(work.clone(), asked, false))),
                     }
                 }
             }
             Err(error) => {
                 let Ok(error) = work.fatal.check_guard(error) else { break };
                 tracing::warn!(error = %error, deliveries = batch.len(), "intents have no answer, each is asked for again");
+                let unanswered = error.is_ambiguous();
                 for asked in batch.drain(..) {
-                    work.tasks.spawn(intend_alone(work.clone(), asked));
+                    work.tasks.spawn(intend_alone(work.clone(), asked, unanswered));
                 }
             }
         }
@@ -145,7 +146,11 @@ async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
 
 /// One intent that was passed over or whose answer was lost: the same statement again, waiting for the row, never a
 /// SELECT, until it is definite or of no use.
-async fn intend_alone(work: Work, asked: Asked) {
+///
+/// Once an answer was lost (`unanswered`), a refusal does not mean that the intent was never written: it may have been,
+/// and the delivery moved on since (marked in doubt, or an earlier attempt turned out accepted). That nothing was
+/// transmitted must be said then, or the delivery would stay in doubt, or `sending` with nobody at work on it.
+async fn intend_alone(work: Work, asked: Asked, mut unanswered: bool) {
     let answer = loop {
         if work.clock.boottime() >= asked.deadline {
             break Intended::Unavailable;
@@ -154,10 +159,12 @@ async fn intend_alone(work: Work, asked: Asked) {
             Ok(answers) => match answers.first() {
                 Some(IntendAnswer::Granted) => break Intended::Granted,
                 Some(IntendAnswer::Changed) => break Intended::Changed,
+                _ if unanswered => break Intended::Unavailable,
                 _ => break Intended::Refused,
             },
             Err(error) => {
                 let Ok(error) = work.fatal.check_guard(error) else { break Intended::Unavailable };
+                unanswered |= error.is_ambiguous();
                 tracing::debug!(error = %error, "an intent has no answer yet");
                 if !work.pause().await {
                     break Intended::Unavailable;
