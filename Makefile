@@ -68,6 +68,10 @@ matrix: postgres ## the whole fault matrix, phase x fault x actor: 2,900 cells (
 doctests:
 	cargo test $(CHECKED) --doc
 
+.PHONY: model
+model: ## every run of the protocol's model, with more faults than `make test` has time for (minutes, 4 GB)
+	HAPAX_MODEL=long cargo test --release --locked -p hapax-core --test model -- --nocapture --test-threads 1
+
 .PHONY: lint
 lint: rules fmt clippy rustdoc ## formatting, clippy, documentation, the rules of the house
 
