@@ -68,6 +68,9 @@ impl Previous {
             intents: row.get("intents"),
             open_doubts: row.get("open_doubts"),
             pinned_route: row.get("pinned_route"),
+            // Not known then.
+            due_for: std::time::Duration::ZERO,
+            bound: None,
         });
         claimed.collect()
     }
@@ -103,6 +106,9 @@ impl Previous {
             Verdict::Poison(reason) => ("poison", 0.0, false, Some(reason.clone())),
             Verdict::Expired => ("expired", 0.0, false, Some("expires_at has passed".to_owned())),
             Verdict::Retry { after, counts } => ("retry", after.as_secs_f64(), *counts, None),
+            later @ (Verdict::SentElsewhere(_) | Verdict::Suppressed(_) | Verdict::DoubtAgain(_)) => {
+                panic!("the previous generation never settled {later:?}")
+            }
         };
         let outcome = end.outcome.as_ref();
         let reply = outcome.and_then(Outcome::reply);
