@@ -249,6 +249,44 @@ async fn rc49_a_reply_that_arrives_while_a_small_body_is_written_is_found_right_
 }
 
 #[tokio::test]
+async fn rc49_a_refusal_that_crossed_the_end_marker_is_believed_only_when_nothing_but_goodbye_follows() {
+    // What the server says when it has read the marker (a refusal, meant for something before it, perhaps), and what
+    // when it has read the QUIT behind it.
+    let cases: [(&[u8], &[u8], &str); 8] = [
+        (b"451 later\r\n", b"221 bye\r\n", "deferred end_marker"),
+        (b"554 5.7.1 spam\r\n", b"221 bye\r\n", "refused end_marker"),
+        (b"451 later\r\n", b"", "deferred end_marker"),
+        (b"451 later\r\n", b"250 taken\r\n221 bye\r\n", "unknown"),
+        (b"554 no\r\n", b"250 taken\r\n221 bye\r\n", "unknown"),
+        (b"451 later\r\n250 taken\r\n", b"221 bye\r\n", "unknown"),
+        (b"451 later\r\n", b"554 no\r\n221 bye\r\n", "unknown"),
+        (b"451 later\r\n", b"what?\r\n", "unknown"),
+    ];
+    for (to_marker, to_quit, expected) in cases {
+        let (mut server, connection) = played("PIPELINING").await;
+        let mail = Mail::new();
+        let group = async {
+            read_until(&mut server, b"DATA\r\n").await;
+            server.write_all(b"250 ok\r\n250 ok\r\n354 go\r\n").await.expect("written");
+        };
+        let ((), data) = tokio::join!(group, kit::ready(connection, &mail));
+        let rest = async move {
+            read_until(&mut server, b"\r\n.\r\n").await;
+            server.write_all(to_marker).await.expect("written");
+            if !to_marker.ends_with(b"taken\r\n") {
+                assert_eq!(read_until(&mut server, b"\r\n").await, b"QUIT\r\n");
+                server.write_all(to_quit).await.expect("written");
+            }
+        };
+        let gate = kit::gate();
+        let ((), transmitted) = tokio::join!(rest, data.transmit(&mail.message, &gate));
+        let told = kit::short(&transmitted.outcome);
+        assert!(told.starts_with(expected), "{} then {}: {told}", to_marker.escape_ascii(), to_quit.escape_ascii());
+        assert!(transmitted.connection.is_none(), "a connection that was told to quit is of no further use");
+    }
+}
+
+#[tokio::test]
 async fn a_354_to_data_after_a_refused_recipient_drops_the_connection_without_a_lone_dot() {
     let (mut server, connection) = played("PIPELINING").await;
     let serve = async {
