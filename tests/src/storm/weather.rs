@@ -1,8 +1,8 @@
 //! The database server crashes, restarts, freezes; the mail server misbehaves, now less, now more, and restarts.
 //!
-//! What the mail server never does: take a message and say that it did not (4xx, 5xx), be it in the middle of the body (the
-//! first storm did, and a 451 that crosses the end marker on the way cannot be told from its answer), or say before the end
-//! marker that it has taken one. Nobody can keep a promise to a server that lies.
+//! What the mail server never does: answer the end marker with a refusal and take the message, or say before the end marker
+//! that it has taken one. Nobody can keep a promise to a server that lies. It does say 451 in the middle of a body and takes
+//! the message nevertheless: the first storm found that this refusal, where it crosses the end marker, was believed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -109,10 +109,12 @@ fn misdeed(phase: Phase, random: &mut Rng) -> Action {
         };
     }
     if let Phase::Body { .. } = phase {
-        return Action::Fault(match random.u8(0..4) {
+        return Action::Fault(match random.u8(0..6) {
             0 => Fault::Stall,
             1 => Fault::Eof,
             2 => Fault::Reset,
+            3 => Fault::Reply4xx,
+            4 => Fault::Reply5xx,
             _ => Fault::Reply421,
         });
     }

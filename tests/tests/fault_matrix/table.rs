@@ -123,7 +123,9 @@ pub(crate) fn alone(phase: Phase, fault: &Fault) -> Vec<End> {
         },
         // A body that fits into the kernel has gone there with its marker before the server has read a byte of it: what
         // the server says early then is the reply to the marker. Or else it comes before the marker: certainly not sent,
-        // but for a 2xx. (That it is told apart wherever it can be: the matrix of the mail crate, with large bodies.)
+        // but for a 2xx. (That it is told apart wherever it can be: the matrix of the mail crate, with large bodies.) A
+        // refusal with an acceptance behind it is never believed.
+        Phase::Body { .. } if matches!(fault, Fault::Reply4xx | Fault::Reply5xx) => vec![Doubt, Retried],
         Phase::Body { .. } => {
             let mut ends = alone(Phase::EndMarker { took: true }, fault);
             if !matches!(fault, Fault::DelayedGood(_)) {
@@ -190,8 +192,8 @@ pub(crate) fn kept(phase: Phase, fault: &Fault) -> Option<bool> {
     match phase {
         Phase::Quit => Some(false),
         Phase::Body { .. } => None,
-        Phase::EndMarker { took } if matches!(fault, Fault::Reply4xx) => Some(!took),
-        Phase::EndMarker { .. } if matches!(fault, Fault::Reply5xx) => Some(true),
+        // QUIT is asked after a refusal: nothing else tells whether it was the answer.
+        Phase::EndMarker { .. } if matches!(fault, Fault::Reply4xx | Fault::Reply5xx) => Some(false),
         Phase::Mail | Phase::Rcpt | Phase::Data if matches!(fault, Fault::Reply4xx | Fault::Reply5xx) => Some(true),
         // It looks whole until the next delivery finds it dead, which is no attempt.
         Phase::EndMarker { .. } if matches!(fault, Fault::GoodThenEof | Fault::GoodThenReset) => Some(false),

@@ -74,7 +74,7 @@ impl Theatre {
                 settings = route(settings, name, &cell.server, "none");
             }
             settings = settings.set(&format!("routes.{name}.max_connections"), 1);
-            if cell.phase == (Phase::EndMarker { took: true }) || matches!(cell.phase, Phase::Body { .. }) {
+            if cell.phase == (Phase::EndMarker { took: true }) {
                 // These servers say 4xx and take the message nevertheless.
                 settings = settings.set(&format!("routes.{name}.trust_4xx_after_data"), false);
             }
