@@ -4,6 +4,7 @@
 //! that it has taken one. Nobody can keep a promise to a server that lies. It does say 451 in the middle of a body and takes
 //! the message nevertheless: the first storm found that this refusal, where it crosses the end marker, was believed.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -76,11 +77,21 @@ async fn calm_for(world: &World, pause: Duration) -> bool {
 
 /// A server that does something wrong at `permille` of all steps, ten times as often at the end marker.
 fn misbehaving(permille: u32, random: Rng) -> Script {
-    let random = Mutex::new(random);
+    // And the connections that have refused too early: a server that does so, takes the message, and then goes without a word
+    // about it has answered with a refusal as far as anybody can see.
+    let memory = Mutex::new((random, HashSet::new()));
     Script::from_fn(move |context: &Context| {
-        let mut random = random.lock().unwrap_or_else(PoisonError::into_inner);
+        let (random, refused) = &mut *memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.contains(&context.connection) {
+            return Action::Proceed;
+        }
         let odds = if matches!(context.phase, Phase::EndMarker { .. }) { permille * 5 } else { permille };
-        if random.u32(0..1_000) >= odds { Action::Proceed } else { misdeed(context.phase, &mut random) }
+        let action = if random.u32(0..1_000) >= odds { Action::Proceed } else { misdeed(context.phase, random) };
+        let early = matches!(context.phase, Phase::Body { .. });
+        if early && matches!(action, Action::Fault(Fault::Reply4xx | Fault::Reply5xx)) {
+            refused.insert(context.connection);
+        }
+        action
     })
     .body_percents([50])
 }
