@@ -349,3 +349,6 @@ fn finish(work: &Work, mut ended: Ended) {
     work.registry.settled(ended.settlement.token);
     drop(ended.permit.take());
 }
+
+#[cfg(test)]
+mod tests;

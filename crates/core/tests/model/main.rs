@@ -63,7 +63,7 @@ fn holds(protocol: Protocol) -> search::Found {
 
 #[test]
 fn one_delivery_whatever_goes_wrong() {
-    let faults_max = if at_length() { 3 } else { 2 };
+    let faults_max = if at_length() { 4 } else { 2 };
     let found = holds(Protocol { faults_max, ..FULL });
     if at_length() {
         assert!(found.never.is_empty(), "the model is too small to show that {:?}", found.never);
