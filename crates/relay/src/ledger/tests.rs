@@ -63,7 +63,11 @@ impl Desk {
         Migrator::connect(&options).await.expect("connects").up(|_| {}).await.expect("migrates");
         let store = Store::connect(&options, Incarnation::fresh()).await.expect("connects");
         store.register("desk", "localhost", "0", LONG).await.expect("registers");
-        let (registry, fatal, hard) = (Registry::default(), Fatal::default(), CancellationToken::new());
+        let (registry, fatal, hard) = (
+            Registry::new(crate::memory::Memory::default(), store.incarnation()),
+            Fatal::default(),
+            CancellationToken::new(),
+        );
         let (clock, tasks): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), TaskTracker::new());
         let ledger = Ledger::start(store.clone(), clock.clone(), registry.clone(), fatal.clone(), hard.clone(), &tasks);
         let sql = cluster.client("postgres").await.expect("a client");
@@ -215,7 +219,7 @@ async fn rc40_a_refusal_after_a_lost_answer_is_settled_because_the_intent_may_ha
     assert_eq!(desk.intended(&first).await, Intended::Granted);
     desk.work.store.mark_in_doubt(&[desk.work.store.incarnation()], LONG).await.expect("marks");
     assert_eq!(desk.alone(&first, false).await, Intended::Refused, "never lost an answer: it is another's");
-    assert_eq!(desk.alone(&first, true).await, Intended::Unavailable);
+    assert_eq!(desk.alone(&first, true).await, Intended::RefusedLate);
     desk.ledger.settle(never(&first), desk.permit());
     desk.until_settled().await;
     assert_eq!(desk.row(first.key).await, (None, 1, None), "pending again, not in doubt");
@@ -230,7 +234,7 @@ async fn rc40_a_refusal_after_a_lost_answer_is_settled_because_the_intent_may_ha
     assert_eq!(desk.intended(&third).await, Intended::Granted);
     desk.ledger.settle(accepted(&second), desk.permit());
     desk.until_settled().await;
-    assert_eq!(desk.alone(&third, true).await, Intended::Unavailable);
+    assert_eq!(desk.alone(&third, true).await, Intended::RefusedLate);
     desk.ledger.settle(never(&third), desk.permit());
     desk.until_settled().await;
     assert_eq!(desk.count(SENT, first.key).await, 1, "not sending with nobody at work on it");
