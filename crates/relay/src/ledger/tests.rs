@@ -87,7 +87,7 @@ impl Desk {
     async fn claim(&self, key: DeliveryKey) -> IntendRequest {
         let claimed = self.work.store.claim(1, Cursor::START, 100, LONG).await.expect("claims").1;
         let lease = claimed.iter().find(|claimed| claimed.key == key).expect("is due").lease;
-        IntendRequest { key, lease, token: Token::fresh(), sha256: [7; 32], route: "default".into() }
+        IntendRequest { key, lease, token: Token::fresh(), sha256: [7; 32], route: "default".into(), upstream: None }
     }
 
     fn deadline(&self) -> Duration {
