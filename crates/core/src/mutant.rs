@@ -88,7 +88,12 @@ const SQL: [(&str, &str, &str, &str); 12] = [
         "ON CONFLICT (incarnation) DO UPDATE SET beat = 0, signed_off_at = NULL",
     ),
     ("epoch_ignored", "claim", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
-    ("epoch_ignored", "intend", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
+    (
+        "epoch_ignored",
+        "intend",
+        "outbox.assert_continues($1, $2, $9, $13)",
+        "($1::uuid IS NOT NULL AND $2::text IS NOT NULL AND $13::int8 IS NOT NULL)",
+    ),
     ("epoch_ignored", "settle", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
     ("epoch_ignored", "renew", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
     ("epoch_ignored", "heartbeat", "outbox.assert_armed($3, $4)", "($3::uuid IS NOT NULL AND $4::text IS NOT NULL)"),
