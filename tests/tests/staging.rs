@@ -43,7 +43,7 @@ async fn only_allowed_recipients_get_mail_and_all_others_are_suppressed_at_every
     assert!(!log.contains("canary@") && !log.contains("qa@"), "{log}");
     let (code, shown) = stage.settings_of("operator").command(["show", &format!("{id}/2")]).await;
     assert_eq!(code, 0, "{shown}");
-    assert!(shown.contains(&format!("Not delivered, suppressed: {word}")), "{shown}");
+    assert!(shown.contains(&format!("Not sent, suppressed: {word}")), "{shown}");
     let (code, checked) = settings.command(["check", "--print"]).await;
     println!("{checked}");
     assert_eq!(code, 0);

@@ -76,7 +76,7 @@ async fn a_doubt_is_resolved_by_sending_again_with_the_same_key_and_every_recipi
     println!("{shown}");
     assert_eq!(code, 0);
     assert!(shown.contains("sent again with the same key"), "{shown}");
-    assert!(shown.contains("its upstream de-duplicates by a key"), "{shown}");
+    assert!(shown.contains("Its upstream knows repeats by their key: they made no further copy"), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

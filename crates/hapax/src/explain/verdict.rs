@@ -31,6 +31,10 @@ pub(crate) fn verdict(story: &Story) -> String {
         Ok(State::Failed) => failed(story, &finished),
         Ok(State::Cancelled) => cancelled(story, &finished),
         Ok(State::Expired) => expired(story, &finished),
+        // A guard of the configuration, not something about the address.
+        Ok(State::Suppressed) if reason(story).starts_with(": guards.") => {
+            vec![format!("Not sent, suppressed{}.", reason(story))]
+        }
         Ok(State::Suppressed) => vec![format!("Not sent: its address is suppressed{}.", reason(story))],
         Err(_) => vec![format!("Its state is {}, which this version does not know.", delivery.state)],
     };
