@@ -150,7 +150,7 @@ alive in guard mode, sends nothing, and goes on when somebody types `hapax arm`.
 Examples:
   hapax run
   hapax run --config /etc/hapax/hapax.toml
-  HAPAX__DATABASE__URL=postgres://outbox_relay@db/shop HAPAX__ROUTES__DEFAULT__URL=capture: \\
+  HAPAX__DATABASE__URL=postgres://hapax@db/shop HAPAX__ROUTES__DEFAULT__URL=capture: \\
     HAPAX__ROUTES__DEFAULT__FROM=shop@example.org hapax run";
 
 /// `hapax run`.

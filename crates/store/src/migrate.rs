@@ -45,6 +45,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     13 "0013_upstream.sql",
     14 "0014_explain.sql",
     15 "0015_send_again.sql",
+    16 "0016_ordering_key.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -273,3 +273,14 @@ async fn masks_leave_nothing_of_the_name_and_one_letter_of_the_address() {
         assert_eq!(seen, masked, "{text}");
     }
 }
+
+#[tokio::test]
+async fn an_address_in_an_ordering_key_is_masked_for_who_may_not_see_addresses() {
+    let outbox = Outbox::new().await;
+    let enqueue = "SELECT outbox.enqueue('note', ARRAY['a@example.org'], '{}', ordering_key => 'of carol@example.org')";
+    outbox.db.batch_execute(enqueue).await.expect("enqueues");
+    let keys = "SELECT ordering_key FROM outbox.deliveries";
+    let (viewer, operator) = (outbox.member_of("outbox_viewer").await, outbox.member_of("outbox_operator").await);
+    assert_eq!(texts(&viewer, keys).await.unwrap(), ["of ***"]);
+    assert_eq!(texts(&operator, keys).await.unwrap(), ["of carol@example.org"]);
+}

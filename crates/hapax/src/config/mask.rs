@@ -3,7 +3,7 @@
 const STARS: &str = "***";
 
 /// Words that begin the name of a parameter whose value nobody may see.
-const SECRET_WORDS: [&str; 4] = ["password", "passwd", "token", "secret"];
+const SECRET_WORDS: [&str; 5] = ["pass", "pasw", "pwd", "token", "secret"];
 
 /// The text with every password hidden: in the user part of a URL, in its query, in a `keyword = value` string. Works
 /// on texts that are not well-formed, too: those are the ones that end up in error messages.

@@ -104,7 +104,7 @@ fn origin_below(value: &Value, path: &str) -> Origin {
 
 fn looks_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["pass", "pw", "token", "secret", "key", "cred", "auth"].iter().any(|word| key.contains(word))
+    ["pass", "pasw", "pw", "token", "secret", "key", "cred", "auth"].iter().any(|word| key.contains(word))
 }
 
 fn show(value: &Value) -> String {
