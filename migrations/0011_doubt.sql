@@ -241,7 +241,12 @@ BEGIN
   IF NOT FOUND THEN
     RETURN format('nothing to settle: no finished attempt has the token %s; the delivery is %s', settle_evidence.token, before);
   END IF;
-  IF a.outcome <> 'unknown' THEN
+  IF a.outcome = 'not_sent' AND settle_evidence.verdict = 'accepted'
+     AND EXISTS (SELECT FROM outbox.audit u WHERE u.message_id = a.message_id AND u.token = a.token AND u.action = 'evidence not_sent') THEN
+    -- Evidence against evidence: a known acceptance always ends in sent. The doubt that was taken away is there again.
+    UPDATE outbox.queue x SET open_doubts = x.open_doubts + 1 WHERE x.message_id = a.message_id AND x.recipient_no = a.recipient_no RETURNING x.* INTO q;
+    UPDATE outbox.done x SET open_doubts = x.open_doubts + 1 WHERE x.message_id = a.message_id AND x.recipient_no = a.recipient_no RETURNING x.* INTO d;
+  ELSIF a.outcome <> 'unknown' THEN
     RETURN format('nothing to settle: the attempt is known as %s; the delivery is %s', a.outcome, before);
   END IF;
   -- A row with its number of bytes was written by the relay itself, after the attempt had ended.

@@ -8,8 +8,10 @@ CREATE TABLE outbox.arming (
   identity text NOT NULL,
   armed_at timestamptz NOT NULL DEFAULT now(),
   armed_by name NOT NULL DEFAULT session_user,
-  reason text
+  reason text,
+  considered boolean NOT NULL DEFAULT true
 );
+COMMENT ON COLUMN outbox.arming.considered IS 'What may have been sent was held, or it was said that nothing is to be held. Otherwise a relay whose heartbeat has fallen back disarms it: the server was restored in place, and armed before anybody noticed.';
 COMMENT ON TABLE outbox.arming IS 'One row per arming: the epochs of this outbox. Private.';
 INSERT INTO outbox.arming (epoch, identity, armed_at, armed_by, reason) SELECT c.epoch, c.identity, c.armed_at, c.armed_by, 'installed' FROM outbox.control c;
 
@@ -138,12 +140,16 @@ BEGIN
   IF stands >= p_beat THEN
     RETURN false;
   END IF;
-  UPDATE outbox.control c SET identity = 'disarmed: restored to an earlier point' WHERE c.epoch = p_epoch AND c.identity = outbox.database_identity();
+  -- Armed anew meanwhile, without a thought of what had been sent: whoever typed it could not know.
+  UPDATE outbox.control c SET identity = 'disarmed: restored to an earlier point'
+  WHERE c.identity = outbox.database_identity()
+    AND (c.epoch = p_epoch OR NOT coalesce((SELECT a.considered FROM outbox.arming a WHERE a.epoch = c.epoch), true));
   IF FOUND THEN
     PERFORM outbox.audit_entry('disarm', NULL, NULL, NULL, format('the heartbeat of relay %s stood at %s and is %s now', p_relay, p_beat, coalesce(stands::text, 'unknown')),
                                outbox.database_identity(), 'disarmed');
+    RETURN true;
   END IF;
-  RETURN true;
+  RETURN EXISTS (SELECT FROM outbox.control c WHERE c.epoch = p_epoch);
 END $$;
 COMMENT ON FUNCTION outbox.disarm(uuid, uuid, bigint) IS 'A living relay says that its heartbeat has fallen back: this database was restored to an earlier point, and nothing is sent from it until it is armed. Answers whether that is so.';
 
@@ -333,7 +339,8 @@ BEGIN
   SELECT count(*) FILTER (WHERE q.parked = 'doubt'), count(*) FILTER (WHERE q.parked IS NULL) INTO in_doubt, sending FROM outbox.queue q WHERE q.intent IS NOT NULL;
   INSERT INTO outbox.arming AS a (epoch, identity, armed_at, armed_by, reason) VALUES (old.epoch, old.identity, old.armed_at, old.armed_by, 'before') ON CONFLICT DO NOTHING;
   UPDATE outbox.control c SET epoch = gen_random_uuid(), identity = here, armed_at = now(), armed_by = session_user RETURNING c.epoch INTO epoch;
-  INSERT INTO outbox.arming AS a (epoch, identity, reason) VALUES (epoch, here, arm.reason);
+  INSERT INTO outbox.arming AS a (epoch, identity, reason, considered)
+  VALUES (epoch, here, arm.reason, arm.hold_pending IS NOT NULL OR EXISTS (SELECT FROM outbox.failover f WHERE f.epoch = old.epoch AND f.identity = here));
   DELETE FROM outbox.armed_address;
   PERFORM outbox.audit_entry(CASE WHEN arm.hold_pending IS DISTINCT FROM false THEN 'arm' ELSE 'arm, continue' END, NULL, NULL, NULL, arm.reason, old.identity, here);
   identity := here; previous_identity := old.identity;

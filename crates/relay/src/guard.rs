@@ -133,6 +133,11 @@ impl Guard<'_> {
                      failover. Nothing is sent from it (hint: shut it down, two primaries send everything twice)"
                 );
             }
+        } else if armed {
+            // Armed anew. But if this relay's heartbeat has fallen back, and nobody has thought of what had been sent, then the
+            // server was restored in place and armed before it was noticed.
+            armed = !self.store.disarm().await?;
+            progress.restored |= !armed;
         }
         let server = (seen.epoch, seen.found);
         if progress.told.as_ref() != Some(&server) || armed {

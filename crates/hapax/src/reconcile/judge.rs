@@ -46,6 +46,15 @@ pub(crate) fn judge(doubt: &Doubtful, traces: &[Trace], found: &Found, shared: b
             Whose::Others => {}
         }
     }
+    // What was queued before this attempt was another mail: applications give the same Message-ID again.
+    let earlier = |trace: &Trace| doubt.own_id && trace.ended_at < window(doubt, terms.margin).0;
+    if let Some(trace) = ours.iter().find(|trace| trace.end == End::Queued && earlier(trace)) {
+        return Judgement::Left(format!(
+            "{}: a mail with its Message-ID was queued at {}, before this attempt: the log cannot tell them apart",
+            named(trace),
+            iso(trace.ended_at)
+        ));
+    }
     if let Some(trace) = ours.iter().find(|trace| trace.end == End::Queued) {
         if ambiguous {
             return Judgement::Left(format!(

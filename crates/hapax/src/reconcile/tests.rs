@@ -298,6 +298,9 @@ fn a_message_id_that_was_brought_and_is_shared_decides_nothing() {
     let queued = [mine.clone(), line(2, QUEUED), line(3, &sent("3F2A51C0D4", "ada@example.org"))].concat();
     let lines = log("mx1.example.com", &queued);
     assert!(matches!(decide(&own, &lines, &terms()), Judgement::Accepted(_)));
+    // Two hours before this attempt: somebody else's, with the same Message-ID.
+    let later = Doubtful { intent_at_s: own.intent_at_s + 7200.0, over_at_s: own.over_at_s + 7200.0, ..own.clone() };
+    assert_left(&decide(&later, &lines, &terms()), "before this attempt");
     let namesake = Doubtful { namesakes: true, ..own.clone() };
     assert_left(&decide(&namesake, &lines, &terms()), "cannot tell them apart");
     let found = search(&own, None, &lines).expect("a log");

@@ -119,6 +119,22 @@ async fn rc47_a_log_that_shows_it_was_not_taken_takes_its_doubt_away_whatever_wa
 }
 
 #[tokio::test]
+async fn rc47_an_acceptance_that_is_found_after_a_log_said_otherwise_still_ends_in_sent() {
+    let stage = Stage::set().await;
+    let (first, _) = decided(&stage, "nothing").await;
+    stage.run("UPDATE outbox.relay SET signed_off_at = now()").await;
+    let pending = stage.evidence(&first, "not_sent").await;
+    assert!(pending.starts_with("pending"), "{pending}");
+    assert_eq!(stage.evidence(&first, "accepted").await, "sent");
+    assert_eq!(stage.state(first.key).await, "sent");
+    assert_eq!(stage.done(first.key).await.expect("done").open_doubts, 0);
+    assert_eq!(stage.outcome(&first).await.as_deref(), Some("accepted"));
+    let again = stage.evidence(&first, "not_sent").await;
+    assert!(again.starts_with("nothing to settle: the attempt is known as accepted"), "{again}");
+    stage.assert_consistent().await;
+}
+
+#[tokio::test]
 async fn a_not_sent_is_refused_while_the_attempt_may_be_alive_and_an_accepted_never_is() {
     let stage = Stage::set().await;
     let attempt = stage.reaped().await;

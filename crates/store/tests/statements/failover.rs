@@ -177,6 +177,24 @@ async fn rc33_an_earlier_state_of_the_database_is_noticed_inside_the_intend_and_
 }
 
 #[tokio::test]
+async fn rc33_an_earlier_state_that_was_armed_before_anybody_noticed_is_disarmed_unless_somebody_thought_of_it() {
+    for (arm, disarmed) in [("'in a hurry'", true), ("'nothing lost', false", false), ("'a snapshot', true", false)] {
+        let stage = Stage::set().await;
+        stage.enqueue(1).await;
+        for beat in 0..3 {
+            assert_eq!(stage.store.heartbeat(beat).await.expect("beats"), Some(beat + 1));
+        }
+        stage.run("UPDATE outbox.relay SET beat = 1").await;
+        stage.run(&format!("SELECT outbox.arm({arm})")).await;
+        assert_eq!(stage.store.disarm().await.expect("asks"), disarmed, "{arm}");
+        assert_eq!(stage.store.situation().await.expect("reads").is_armed(), !disarmed, "{arm}");
+        // Armed again: now there is something to think of.
+        assert_eq!(stage.count("SELECT held FROM outbox.arm('again')").await, i64::from(disarmed), "{arm}");
+        assert!(!stage.store.disarm().await.expect("asks") || !disarmed, "{arm}: once is enough");
+    }
+}
+
+#[tokio::test]
 async fn after_failover_continue_arms_only_a_later_timeline_that_has_this_relays_heartbeat() {
     let stage = Stage::set().await;
     stage.enqueue(3).await;
