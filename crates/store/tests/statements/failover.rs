@@ -177,6 +177,19 @@ async fn rc33_an_earlier_state_of_the_database_is_noticed_inside_the_intend_and_
 }
 
 #[tokio::test]
+async fn rc33_an_outbox_whose_tables_were_made_anew_by_a_restore_is_another_one() {
+    let stage = Stage::set().await;
+    stage.enqueue(2).await;
+    let anew =
+        "ALTER TABLE outbox.control RENAME TO gone; CREATE TABLE outbox.control (LIKE outbox.gone INCLUDING ALL);
+                INSERT INTO outbox.control SELECT * FROM outbox.gone; GRANT SELECT ON outbox.control TO outbox_relay;";
+    stage.run(anew).await;
+    let refusal = Store::connect(&options(&stage.url), Incarnation::fresh()).await.expect_err("refused");
+    assert!(matches!(refusal, Error::NotArmed { .. }), "{refusal:?}");
+    assert_eq!(stage.count("SELECT held FROM outbox.arm('the dump of noon was restored')").await, 2);
+}
+
+#[tokio::test]
 async fn rc33_an_earlier_state_that_was_armed_before_anybody_noticed_is_disarmed_unless_somebody_thought_of_it() {
     for (arm, disarmed) in [("'in a hurry'", true), ("'nothing lost', false", false), ("'a snapshot', true", false)] {
         let stage = Stage::set().await;
@@ -210,7 +223,7 @@ async fn after_failover_continue_arms_only_a_later_timeline_that_has_this_relays
     }
     // As after a promotion: this is the later one.
     stage
-        .run("UPDATE outbox.control SET identity = regexp_replace(outbox.database_identity(), '/.*/', '/00000000/')")
+        .run("UPDATE outbox.control SET identity = regexp_replace(outbox.database_identity(), '/[^/]*/', '/00000000/')")
         .await;
     stage.run("UPDATE outbox.relay SET beat = 0").await;
     assert!(!stage.store.continue_after_failover().await.expect("asks"), "the last heartbeat was lost");
