@@ -113,6 +113,14 @@ CREATE FUNCTION outbox.addresses() RETURNS text LANGUAGE sql STABLE SECURITY DEF
 $$;
 COMMENT ON FUNCTION outbox.addresses() IS 'The addresses of the armed server, for people.';
 
+CREATE FUNCTION outbox.armed_state(OUT armed boolean, OUT standby boolean, OUT copy boolean, OUT armed_for text, OUT here text, OUT address text, OUT port integer, OUT database text) LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(c.identity = h.here, false) AND NOT s.copy, pg_is_in_recovery(), s.copy, c.identity, h.here, own.address, own.port, current_database()::text FROM outbox.control c
+  -- A standby cannot say who it will be.
+  CROSS JOIN LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE outbox.database_identity() END AS here) h
+  CROSS JOIN LATERAL (SELECT NOT outbox.address_is_known() AND EXISTS (SELECT FROM outbox.failover f WHERE f.epoch = c.epoch AND f.identity = c.identity AND f.completed_at IS NULL) AS copy) s CROSS JOIN outbox.own_address() own
+$$;
+COMMENT ON FUNCTION outbox.armed_state() IS 'Whether relays send from this database, for people: whether it is armed, a standby, or was taken for a copy by a relay (an address that is not known); which server it is armed for, which one this is, and where. Works on a standby.';
+
 -- What intend asks besides assert_armed(): the relay's own heartbeat counter must not have fallen back. A snapshot restored in
 -- place has identity and epoch of the original. One look at one row per statement, not per message.
 CREATE FUNCTION outbox.assert_continues(p_epoch uuid, p_identity text, p_relay uuid, p_beat bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
@@ -509,5 +517,6 @@ COMMENT ON FUNCTION outbox.reassert(uuid, uuid[], uuid[], smallint[], uuid[], uu
 INSERT INTO outbox.privilege (roles, privileges, names) VALUES
   ('outbox_relay', 'EXECUTE', '{assert_continues,descends_from,address_is_known,note_address,addresses,own_address,disarm,suspect_copy,continue_after_failover,reassert,uuid_floor}'::text[]),
   ('outbox_relay outbox_operator', 'EXECUTE', '{quarantine}'),
+  ('outbox_operator outbox_viewer outbox_monitor', 'EXECUTE', '{armed_state}'),
   ('outbox_operator', 'EXECUTE', '{release_failover}');
 SELECT outbox.grant_roles();

@@ -180,9 +180,15 @@ async fn rc34_when_all_relays_die_with_the_primary_nothing_is_sent_until_armed_a
         relay.wait_exit(Duration::from_secs(20)).await;
     }
     hold.release();
+    let (code, standby) = pair.operator().command(["arm", "--reason", "too early"]).await;
+    assert!(code == 1 && standby.contains("this is a standby: promote it first"), "{standby}");
+    let (code, standby) = pair.operator().command(["status"]).await;
+    assert!(code == 0 && standby.starts_with("this is a standby"), "{standby}");
     pair.fail_over().await;
     let before = pair.stage.server.with_ledger(|ledger| ledger.totals().accepted);
 
+    let (code, status) = pair.operator().command(["status"]).await;
+    assert!(code == 0 && status.starts_with("NOT ARMED: nothing is sent from here (armed for "), "{status}");
     let mut refused = pair.settings("c").spawn();
     assert_eq!(refused.wait_exit(PATIENCE).await.code(), Some(1), "{}", refused.report());
     assert!(refused.stderr().contains("hapax arm --reason"), "{}", refused.report());

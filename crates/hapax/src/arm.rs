@@ -2,7 +2,7 @@
 //!
 //! What may have been sent before is held before anything is armed, in batches, so that no row is locked for long.
 
-use hapax_store::{Arming, inspect::Console};
+use hapax_store::{ArmedState, Arming, inspect::Console};
 use serde_json::json;
 
 use crate::{
@@ -36,11 +36,12 @@ pub(crate) async fn run(loaded: Loaded, options: Arm) -> anyhow::Result<Exit> {
         true => release_all(&console, &database, &options.reason).await?,
         false => 0,
     };
+    let here = console.armed_state().await.map_err(|error| refused(&error, &database))?;
     if as_json {
-        output::json(&json!({ "armed": armed, "released": released }))?;
+        output::json(&json!({ "armed": armed, "released": released, "server": here }))?;
         return Ok(Exit::Done);
     }
-    for line in lines(&armed, released) {
+    for line in lines(&armed, &here, released) {
         output::line(&line);
     }
     Ok(Exit::Done)
@@ -75,20 +76,24 @@ async fn release_all(console: &Console, database: &Database, reason: &str) -> Re
 }
 
 /// What was found, and what to do next.
-fn lines(armed: &Arming, released: i64) -> Vec<String> {
+fn lines(armed: &Arming, here: &ArmedState, released: i64) -> Vec<String> {
     let mut lines = vec![match armed.identity == armed.previous_identity {
         true => format!("armed anew for the same server {}", armed.identity),
         false => format!("armed for {}, it was {}", armed.identity, armed.previous_identity),
     }];
+    lines.push(format!("this is {}", here.place()));
     if let Some(cause) = &armed.cause {
         lines.push(format!("cause: {cause}"));
     }
     let held = armed.held.saturating_sub(released).max(0);
-    lines.push(format!("held: {held}{}", if released > 0 { format!(", released: {released}") } else { String::new() }));
+    lines.push(format!(
+        "held by this failover: {held}{}",
+        if released > 0 { format!(", released: {released}") } else { String::new() }
+    ));
     lines.push(format!("in doubt: {}", armed.in_doubt));
     if armed.sending > 0 {
         lines.push(format!(
-            "with an intent whose outcome is not known yet: {}; in doubt as soon as a relay has seen that theirs is gone",
+            "{} were being sent when the old server went away; they become in doubt within a minute or two of a relay's start",
             armed.sending
         ));
     }
@@ -122,13 +127,27 @@ mod tests {
         }
     }
 
+    fn here() -> ArmedState {
+        ArmedState {
+            armed: true,
+            standby: false,
+            copy: false,
+            armed_for: "7/00000002/5".into(),
+            here: Some("7/00000002/5".into()),
+            address: "10.0.0.2".into(),
+            port: 5432,
+            database: "shop".into(),
+        }
+    }
+
     #[test]
     fn it_says_what_was_found_and_what_to_type_next() {
         assert_eq!(
-            lines(&arming(12, 3), 0).join("\n"),
+            lines(&arming(12, 3), &here(), 0).join("\n"),
             "armed for 7/00000002/5, it was 7/00000001/5\n\
+             this is database shop at 10.0.0.2:5432\n\
              cause: another server, it was 7/00000001/5\n\
-             held: 12\n\
+             held by this failover: 12\n\
              in doubt: 3\n\
              running relays go on by themselves; start the others: hapax run\n\
              held are those that may have been sent before: hapax ls --state held, then hapax cancel ID or hapax release ID \
@@ -139,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_was_released_is_not_held_any_more() {
-        let text = lines(&arming(12, 0), 12).join("\n");
-        assert!(text.contains("held: 0, released: 12") && !text.contains("hapax release"), "{text}");
+        let text = lines(&arming(12, 0), &here(), 12).join("\n");
+        assert!(text.contains("held by this failover: 0, released: 12") && !text.contains("hapax release"), "{text}");
     }
 }

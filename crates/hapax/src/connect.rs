@@ -17,6 +17,19 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// What to do about an error of the database at the start of a command.
 pub(crate) fn explain(error: &Error, database: &Database) -> Refusal {
     let shown = format!("database.url is {}", mask(&database.url));
+    if let Some(state) = error.sqlstate() {
+        let recovery = state.code() == "55000" && crate::failure::chain(error).contains("recovery is in progress");
+        let hint = "see whether it is one: hapax status";
+        match state.code() {
+            _ if recovery => return Refusal::failed("this is a standby: promote it first", &[&shown, hint]),
+            "25006" => {
+                let words = "nothing can be written here: this is a standby (promote it first), or transactions of this \
+                             user are read-only (default_transaction_read_only)";
+                return Refusal::failed(words, &[&shown, hint]);
+            }
+            _ => {}
+        }
+    }
     match class(error) {
         Some("28") => Refusal::of_error(
             CONFIGURATION,

@@ -1,7 +1,10 @@
 //! `hapax status` and `hapax ls`: the outbox at a glance. Addresses arrive here masked.
 
 use hapax_core::State;
-use hapax_store::inspect::{Console, Delivery, DoubtFilter, OpenDoubt, Relay, StateCount};
+use hapax_store::{
+    ArmedState,
+    inspect::{Console, Delivery, DoubtFilter, OpenDoubt, Relay, StateCount},
+};
 use serde_json::json;
 
 use crate::{
@@ -31,14 +34,25 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
     let dead_after_s = loaded.settings.relay.limits.dead_after.as_secs_f64();
     let (console, database) = console(loaded, "hapax status").await?;
     let explain = |error| connect::explain(&error, &database);
+    let here = console.armed_state().await.map_err(explain)?;
     let states = console.health().await.map_err(explain)?;
     let relays = console.relay_list().await.map_err(explain)?;
     let alive = |relay: &Relay| relay.beat_age_s <= dead_after_s;
     if options.json {
         let relays: Option<Vec<_>> =
             relays.map(|relays| relays.iter().map(|relay| json!({ "relay": relay, "alive": alive(relay) })).collect());
-        output::json(&json!({ "states": states, "relays": relays }))?;
+        output::json(&json!({
+            "armed": here.armed,
+            "standby": here.standby,
+            "server": here,
+            "states": states,
+            "relays": relays,
+        }))?;
         return Ok(Exit::Done);
+    }
+    let relay_lives = relays.as_ref().map(|relays| relays.iter().any(alive));
+    for line in warnings(&here, relay_lives, &states) {
+        output::line(&line);
     }
     let mut table = Table::new(&["STATE", "DELIVERIES", "OLDEST", "AGE"]).right(&[1]);
     for state in &states {
@@ -77,9 +91,45 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
     Ok(Exit::Done)
 }
 
+/// Why nothing is sent, if that is so: before everything else.
+fn warnings(here: &ArmedState, relay_lives: Option<bool>, states: &[StateCount]) -> Vec<String> {
+    let place = here.place();
+    if here.standby {
+        return vec![format!("this is a standby ({place}): nothing is sent from here, look at the primary\n")];
+    }
+    if here.copy {
+        return vec![format!(
+            "NOT ARMED: nothing is sent from here. A relay has met {place}, which is not known: a copy, or the server has \
+             moved: hapax arm --reason '...'\n"
+        )];
+    }
+    if !here.armed {
+        let this = or_dash(here.here.as_deref());
+        let armed_for = match here.armed_for.strip_prefix("disarmed: ") {
+            Some(why) => format!("disarmed, {why}"),
+            None => format!("armed for {}", here.armed_for),
+        };
+        return vec![format!(
+            "NOT ARMED: nothing is sent from here ({armed_for}; this is {this}, {place}): hapax arm --reason '...'\n"
+        )];
+    }
+    let waiting = count(states, State::Pending);
+    match relay_lives {
+        Some(false) if waiting > 0 => vec![format!(
+            "no relay is alive, {waiting} {} to be sent: hapax run\n",
+            if waiting == 1 { "delivery waits" } else { "deliveries wait" }
+        )],
+        _ => Vec::new(),
+    }
+}
+
+fn count(states: &[StateCount], state: State) -> i64 {
+    states.iter().find(|s| s.state == state.as_str()).map_or(0, |s| s.deliveries)
+}
+
 /// What a person would do next.
 fn next_steps(states: &[StateCount]) -> Vec<String> {
-    let count = |state: State| states.iter().find(|s| s.state == state.as_str()).map_or(0, |s| s.deliveries);
+    let count = |state| count(states, state);
     let mut hints = Vec::new();
     if count(State::InDoubt) > 0 {
         hints.push(format!("\n{} in doubt: hapax ls --in-doubt, then hapax resolve", count(State::InDoubt)));
@@ -124,11 +174,19 @@ pub(crate) async fn ls(loaded: Loaded, options: Ls) -> anyhow::Result<Exit> {
             delivery.created_at.clone(),
             when(delivery),
             delivery.attempts.to_string(),
-            or_dash(delivery.reason.as_deref()).chars().take(REASON_CHARS_MAX).collect(),
+            cut(&or_dash(delivery.reason.as_deref())),
         ]);
     }
     table.print();
     Ok(Exit::Done)
+}
+
+/// A reason that fits into a list, with a mark where it was cut.
+fn cut(reason: &str) -> String {
+    match reason.chars().count() > REASON_CHARS_MAX {
+        true => reason.chars().take(REASON_CHARS_MAX - 1).chain(['…']).collect(),
+        false => reason.to_owned(),
+    }
 }
 
 fn print_doubts(doubts: &[OpenDoubt], as_json: bool) -> anyhow::Result<Exit> {
@@ -210,6 +268,54 @@ pub(crate) fn age(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn server() -> ArmedState {
+        ArmedState {
+            armed: true,
+            standby: false,
+            copy: false,
+            armed_for: "7/00000001/5".into(),
+            here: Some("7/00000001/5".into()),
+            address: "10.0.0.2".into(),
+            port: 5432,
+            database: "shop".into(),
+        }
+    }
+
+    #[test]
+    fn status_begins_with_why_nothing_is_sent() {
+        let pending = [StateCount {
+            state: "pending".into(),
+            deliveries: 3,
+            exact: true,
+            oldest: None,
+            oldest_age_s: None,
+            newest: None,
+        }];
+        let first = |here: &ArmedState, lives| warnings(here, lives, &pending).concat();
+        assert_eq!(first(&server(), Some(true)), "");
+        assert_eq!(first(&server(), None), "");
+        assert!(first(&server(), Some(false)).starts_with("no relay is alive, 3 deliveries wait"));
+        let other = ArmedState { armed: false, here: Some("7/00000002/5".into()), ..server() };
+        assert_eq!(
+            first(&other, Some(true)),
+            "NOT ARMED: nothing is sent from here (armed for 7/00000001/5; this is 7/00000002/5, database shop at \
+             10.0.0.2:5432): hapax arm --reason '...'\n"
+        );
+        let disarmed = ArmedState { armed: false, armed_for: "disarmed: restored".into(), ..server() };
+        assert!(first(&disarmed, None).contains("(disarmed, restored; this is 7/00000001/5"));
+        assert!(first(&ArmedState { armed: false, copy: true, ..server() }, None).contains("a copy"));
+        let standby = ArmedState { armed: false, standby: true, here: None, ..server() };
+        assert!(first(&standby, None).starts_with("this is a standby"));
+    }
+
+    #[test]
+    fn a_reason_that_was_cut_says_so() {
+        assert_eq!(cut("short"), "short");
+        let long = cut(&"x".repeat(61));
+        assert!(long.ends_with("x…") && long.chars().count() == 60, "{long}");
+        assert!(!cut(&"x".repeat(60)).contains('…'));
+    }
 
     #[test]
     fn ages_are_rounded_to_what_matters() {

@@ -11,7 +11,7 @@ use hapax_core::{
     Incarnation,
     clock::{Clock, SystemClock},
 };
-use hapax_store::{Attempted, ConnectOptions, Reasserted, RelaySeen, Store};
+use hapax_store::{Attempted, ConnectOptions, Reasserted, RelaySeen, Store, Verdict};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Error, Memory, Shutdown};
@@ -212,17 +212,42 @@ pub(crate) async fn tell(store: &Store, memory: &Memory, attempts: Vec<Attempted
 
 fn taken(memory: &Memory, attempt: &Attempted, told: &Reasserted) {
     match told.answer.as_str() {
-        "missing" => tracing::error!(
-            delivery = %told.key,
-            attempt.token = %told.token,
-            "its message is not in this database: what enqueued it was lost by a failover, and it may have been sent"
-        ),
+        "missing" => mourn(memory, attempt),
         "stranger" => return,
         "restored" => tracing::warn!(delivery = %told.key, "restored from memory: a failover had lost it"),
         answer => tracing::debug!(delivery = %told.key, answer, "told from memory"),
     }
     if attempt.end.is_some() {
         memory.durable(told.token);
+    }
+}
+
+/// Says what is known of an attempt whose message the database does not have.
+fn mourn(memory: &Memory, attempt: &Attempted) {
+    if !memory.mourn(attempt) {
+        return;
+    }
+    let outcome = attempt.end.as_ref().and_then(|end| end.outcome.as_ref());
+    tracing::error!(
+        delivery = %attempt.key,
+        attempt.token = %attempt.token,
+        route = attempt.route,
+        outcome = outcome.map_or("not known yet", hapax_core::Outcome::as_str),
+        reply.code = outcome.and_then(hapax_core::Outcome::reply).map(|reply| reply.code),
+        attempt.age_s = attempt.age.as_secs(),
+        "its message is not in this database, and {} (hint: its enqueue was lost with the old server: compare with the \
+         application's data; see outbox.audit, action 'lost by a failover')",
+        remembered(attempt)
+    );
+}
+
+/// What this process knows about whether it was sent.
+fn remembered(attempt: &Attempted) -> &'static str {
+    match &attempt.end {
+        Some(end) if end.verdict == Verdict::Sent => "it was sent: a mail server has accepted it (2xx)",
+        Some(end) if end.outcome.as_ref().is_some_and(|outcome| outcome.as_str() != "unknown") => "it was not sent",
+        _ if attempt.granted => "it may have been sent: its reply was not read",
+        _ => "it was not sent by this attempt",
     }
 }
 

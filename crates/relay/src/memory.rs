@@ -44,6 +44,8 @@ struct Known {
     attempted: Attempted,
     asked_at: Duration,
     durable: bool,
+    /// It was said that its message is gone: while its reply was outstanding, or at its end.
+    mourned: Option<bool>,
 }
 
 impl Memory {
@@ -64,7 +66,7 @@ impl Memory {
             end: None,
         };
         let mut attempts = self.lock();
-        attempts.known.insert(request.token, Known { attempted, asked_at: now, durable: false });
+        attempts.known.insert(request.token, Known { attempted, asked_at: now, durable: false, mourned: None });
         attempts.order.push_back(request.token);
         attempts.forget_old(now);
     }
@@ -86,6 +88,16 @@ impl Memory {
         if let Some(known) = self.lock().known.get_mut(&token) {
             known.durable = true;
         }
+    }
+
+    /// Whether that its message is gone is news: once, and once more when its reply has come since.
+    pub(crate) fn mourn(&self, attempt: &Attempted) -> bool {
+        let ended = Some(attempt.end.is_some());
+        self.lock().known.get_mut(&attempt.token).is_none_or(|known| {
+            let news = known.mourned < ended;
+            known.mourned = known.mourned.max(ended);
+            news
+        })
     }
 
     pub(crate) fn forget(&self, token: Token) {
@@ -241,5 +253,8 @@ mod tests {
         assert_eq!(reply.text.len(), TEXT_CHARS_MAX);
         memory.durable(request.token);
         assert!(memory.untold(Duration::ZERO, None).is_empty());
+        let outstanding = Attempted { end: None, ..untold[0].clone() };
+        let said = [&outstanding, &outstanding, &untold[0], &untold[0], &outstanding].map(|one| memory.mourn(one));
+        assert_eq!(said, [true, false, true, false, false], "a lost message is said once, and once more at its end");
     }
 }

@@ -14,4 +14,5 @@ beat AS (
   FROM seen s WHERE r.incarnation = $1 AND s.beat = $2 AND r.beat = $2 RETURNING r.beat
 )
 -- Whose counter goes on is where it was, whatever the address: that is recorded.
-SELECT coalesce((SELECT beat FROM beat), (SELECT beat FROM seen)) AS beat, (SELECT outbox.note_address('heartbeat') FROM beat) AS moved
+SELECT coalesce((SELECT beat FROM beat), (SELECT beat FROM seen)) AS beat, (SELECT outbox.note_address('heartbeat') FROM beat) AS moved,
+       outbox.addresses() AS met_at

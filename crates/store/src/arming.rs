@@ -26,7 +26,60 @@ pub struct Arming {
     pub sending: i64,
 }
 
+/// Whether relays send from this database.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ArmedState {
+    /// This server is the one the outbox is armed for, and writable.
+    pub armed: bool,
+    /// It is a standby.
+    pub standby: bool,
+    /// A relay has met it at an address that is not known, and took it for a copy.
+    pub copy: bool,
+    /// The server the outbox is armed for.
+    pub armed_for: String,
+    /// This server; a standby cannot say.
+    pub here: Option<String>,
+    /// Its own address as this connection meets it; empty for a unix socket or loopback.
+    pub address: String,
+    /// Its port.
+    pub port: i32,
+    /// The database's name.
+    pub database: String,
+}
+
+impl ArmedState {
+    /// Where it is, as people write it.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let at = match self.address.as_str() {
+            "" => format!("port {}", self.port),
+            v6 if v6.contains(':') => format!("[{v6}]:{}", self.port),
+            v4 => format!("{v4}:{}", self.port),
+        };
+        format!("database {} at {at}", self.database)
+    }
+}
+
 impl Console {
+    /// Whether relays send from here.
+    ///
+    /// # Errors
+    /// Any of the database's.
+    pub async fn armed_state(&self) -> Result<ArmedState, Error> {
+        let rows = self.rows("armed_state", include_str!("../queries/armed_state.sql"), &[]).await?;
+        let row = rows.first().ok_or(Error::NoOutbox)?;
+        Ok(ArmedState {
+            armed: row.get("armed"),
+            standby: row.get("standby"),
+            copy: row.get("copy"),
+            armed_for: row.get("armed_for"),
+            here: row.get("here"),
+            address: row.get("address"),
+            port: row.get("port"),
+            database: row.get("database"),
+        })
+    }
+
     /// Holds the next batch of what may have been sent before; nothing on a server that is armed.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-pub use arming::Arming;
+pub use arming::{ArmedState, Arming};
 pub use connect::{ConnectOptions, parse_url};
 use deadpool_postgres::{Object, Pool};
 pub use error::Error;

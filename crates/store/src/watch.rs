@@ -120,10 +120,17 @@ impl Store {
                 ],
             )
             .await?;
-        if rows.first().and_then(|row| row.get("moved")) == Some(true) {
-            tracing::info!(
-                "the database is met at a new address, which is recorded: the heartbeat of this relay goes on there"
-            );
+        if let Some(row) = rows.first().filter(|row| row.get::<_, Option<bool>>("moved") == Some(true)) {
+            // Where it was met before this statement.
+            match row.get::<_, &str>("met_at") {
+                "" => tracing::info!(
+                    "the address of this database is recorded, so that a copy of it elsewhere can be told apart"
+                ),
+                others => tracing::info!(
+                    database.known_at = others,
+                    "the database is met at a new address, which is recorded: the heartbeat of this relay goes on there"
+                ),
+            }
         }
         let stands: Option<i64> = rows.first().and_then(|row| row.get(0));
         if stands == Some(beat + 1) {

@@ -48,6 +48,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT * FROM outbox.find_raw_message('<1@example.org>')", "--++--"),
     ("SELECT * FROM outbox.circumstances(gen_random_uuid())", "--++--"),
     ("SELECT outbox.history_since()", "--++--"),
+    ("SELECT * FROM outbox.armed_state()", "--+++-"),
     ("SELECT * FROM outbox.queue_health", "-++++-"),
     ("SELECT outbox.backlog()", "-++++-"),
     ("SELECT * FROM outbox.audit", "--+---"),
