@@ -140,8 +140,9 @@ SELECT q.message_id, q.recipient_no::int AS recipient_no, q.intent AS token,
          WHEN outbox.may_see_addresses(current_user) THEN outbox.own_message_id(m.raw_message)
          ELSE outbox.mask_text(outbox.own_message_id(m.raw_message)) END,
     '<' || q.message_id) AS search_for,
-  q.intent_at - interval '1 minute' AS search_from,
-  greatest(q.doubt_since, outbox.may_be_alive_until(q.doubt_by, q.doubt_since, q.intent_by)) AS search_until,
+  least(q.intent_at, q.doubt_since) - interval '10 minutes' AS search_from,
+  greatest(q.doubt_since, outbox.may_be_alive_until(q.doubt_by, q.doubt_since, q.intent_by), q.intent_at + coalesce(r.doubt_grace, interval '15 minutes'))
+    + interval '10 minutes' AS search_until,
   q.intents::int AS intents
 FROM outbox.lanes() AS l(lane)
 CROSS JOIN LATERAL (SELECT x.* FROM outbox.queue x WHERE x.lane = l.lane AND x.due_at = 'infinity' AND x.parked = 'doubt') q
@@ -161,8 +162,8 @@ COMMENT ON COLUMN outbox.in_doubt.server_known_by IS 'attempt: the server named 
 COMMENT ON COLUMN outbox.in_doubt.relay_state IS 'Whether the relay of the attempt lives: signed off; alive, last beat 1 s ago; silent for 3 min; unknown (its record is gone).';
 COMMENT ON COLUMN outbox.in_doubt.may_be_alive IS 'Whether the attempt itself may still be alive; then resend and failed need force.';
 COMMENT ON COLUMN outbox.in_doubt.search_for IS 'What to search for in the mail server''s log, as Postfix writes it: message-id=<0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d (an @ and a domain follow), or the whole Message-ID that a finished message brought itself.';
-COMMENT ON COLUMN outbox.in_doubt.search_from IS 'Where in the log to begin: a minute before the intent, by the database''s clock.';
-COMMENT ON COLUMN outbox.in_doubt.search_until IS 'Where in the log to end: when the attempt was given up, or can no longer be alive.';
+COMMENT ON COLUMN outbox.in_doubt.search_from IS 'Where in the log to begin: ten minutes before the intent, by the database''s clock: that of the mail server may differ.';
+COMMENT ON COLUMN outbox.in_doubt.search_until IS 'Where in the log to end: ten minutes after the attempt was given up, or can no longer be alive, or has taken as long as any may.';
 COMMENT ON COLUMN outbox.in_doubt.intents IS 'How many attempts have come to their end marker. With 1 every trace of it in a log is of this attempt.';
 
 CREATE FUNCTION outbox.resolve_many(verdict text, reason text, route text DEFAULT NULL, kind text DEFAULT NULL, server text DEFAULT NULL, tenant text DEFAULT NULL,

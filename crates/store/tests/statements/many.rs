@@ -118,7 +118,8 @@ async fn in_doubt_shows_where_to_look_and_whether_the_relay_lives() {
         .await;
     let row =
         "SELECT concat_ws('|', phase, server, server_known_by, may_be_alive, search_for = 'message-id=<' || message_id,
-                 search_from < intent_at, search_until >= doubt_since, intents) FROM outbox.in_doubt WHERE token = ";
+                 search_from <= intent_at - interval '10 min',
+                 search_until >= greatest(intent_at, doubt_since, may_be_alive_until) + interval '10 min', intents) FROM outbox.in_doubt WHERE token = ";
     let of = async |attempt: &crate::common::Attempt| stage.text(&format!("{row}'{}'", attempt.token.0)).await;
     assert_eq!(of(&reaped).await, "end_marker|smtp.example.com|route|t|t|t|t|1");
     assert_eq!(of(&told).await, "end_marker|mx1.example.com|attempt|f|t|t|t|1");
