@@ -101,6 +101,7 @@ fn read(options: &Reconcile, doubts: Vec<Doubtful>) -> anyhow::Result<(Vec<Doubt
     let mut search = Search::new(wanted, time::Clock::new(today, options.utc_offset), now, max_gap);
     let name = options.postfix_log.display().to_string();
     let unreadable = |error: std::io::Error| Refusal::failed(format!("{name}: cannot be read: {error}"), &[]);
+    let began = std::time::Instant::now();
     let mut log = open(&options.postfix_log).map_err(unreadable)?;
     let mut line = Vec::new();
     let bad = |error: Nonsense| {
@@ -115,7 +116,9 @@ fn read(options: &Reconcile, doubts: Vec<Doubtful>) -> anyhow::Result<(Vec<Doubt
         }
         search.line(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])).map_err(bad)?;
     }
-    Ok((doubts, search.finish().map_err(bad)?))
+    let mut found = search.finish().map_err(bad)?;
+    found.took_s = i64::try_from(began.elapsed().as_secs()).unwrap_or(i64::MAX / 4);
+    Ok((doubts, found))
 }
 
 fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {

@@ -13,6 +13,9 @@ use super::{
     time::iso,
 };
 
+/// Lines may be dated so many seconds later than the database's now; more proves that a clock or an offset is wrong.
+const FUTURE_MAX_S: i64 = 120;
+
 /// What the caller asserts, and how careful to be.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Terms {
@@ -95,6 +98,7 @@ fn not_sent(
     if let Some(most) = seen.values().max().filter(|most| **most > 1 && !doubt.others.is_empty()) {
         return Err(format!("the log shows its Message-ID {most} times for another recipient of the same message"));
     }
+    no_future(doubt, found)?;
     let hosts = relevant(doubt, found, terms)?;
     for (name, host) in &hosts {
         covered(doubt, name, host, terms.margin)?;
@@ -108,6 +112,20 @@ fn not_sent(
         }
         None => format!("the log of {} from {} to {} has no trace of it", names.join(", "), iso(from), iso(until)),
     }))
+}
+
+/// A log with lines that are not written yet covers nothing: its times are wrong, by nobody knows how much.
+fn no_future(doubt: &Doubtful, found: &Found) -> Result<(), String> {
+    #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970, and saturating")]
+    let latest = (doubt.now_s.ceil() as i64).saturating_add(found.took_s).saturating_add(FUTURE_MAX_S);
+    match found.hosts.iter().find(|(_, host)| host.last > latest) {
+        None => Ok(()),
+        Some((name, host)) => Err(format!(
+            "no trace of it, but the log of {name} goes on until {}, which is in the future: its clock or the \
+             --utc-offset is wrong",
+            iso(host.last)
+        )),
+    }
 }
 
 /// The hosts of the log that the attempt could have gone to.

@@ -287,6 +287,25 @@ fn times_without_zone_or_year_prove_nothing_until_they_are_told_and_fit() {
 }
 
 #[test]
+fn a_log_with_lines_in_the_future_is_no_proof_that_nothing_was_sent() {
+    let ada = doubt(&["ada@example.org"]);
+    let until_now = NOW - INTENT;
+    let lines = |last: i64| {
+        let anvil = |at: i64| (at, "mx1.example.com postfix/anvil[9]: statistics: max cache size 1".to_owned());
+        log("mx1.example.com", &(19..24).map(|five| anvil(five * 300)).chain([anvil(last)]).collect::<Vec<_>>())
+    };
+    let judgement = decide(&ada, &lines(until_now + 119), &terms());
+    assert!(matches!(judgement, Judgement::NotSent(_)), "{judgement:?}");
+    let ahead = lines(until_now + 121);
+    assert_left(&decide(&ada, &ahead, &terms()), "in the future: its clock or the --utc-offset is wrong");
+    let asserted = Terms { servers: vec!["mx1.example.com".into()], ..terms() };
+    assert_left(&decide(&ada, &ahead, &asserted), "in the future");
+    // What it did take, it took.
+    let queued = [seen(&ada, 2, 77, "3F2A51C0D4"), line(2, QUEUED), line(until_now + 3000, QUEUED)].concat();
+    assert!(matches!(decide(&ada, &log("mx1.example.com", &queued), &terms()), Judgement::Accepted(_)));
+}
+
+#[test]
 fn a_message_id_that_was_brought_and_is_shared_decides_nothing() {
     let mut own = doubt(&["ada@example.org"]);
     own.own_id = true;
