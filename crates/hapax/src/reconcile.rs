@@ -6,6 +6,7 @@
 mod judge;
 mod line;
 mod search;
+mod server;
 #[cfg(test)]
 mod tests;
 mod time;

@@ -10,6 +10,7 @@ use hapax_store::inspect::Doubtful;
 
 use super::{
     search::{Coverage, End, Found, Trace},
+    server::{Server, quoted},
     time::iso,
 };
 
@@ -130,20 +131,26 @@ fn no_future(doubt: &Doubtful, found: &Found) -> Result<(), String> {
 
 /// The hosts of the log that the attempt could have gone to.
 fn relevant<'a>(doubt: &Doubtful, found: &'a Found, terms: &Terms) -> Result<Vec<(&'a str, &'a Coverage)>, String> {
-    let server = doubt.server.as_deref();
-    let asserted = server.is_some_and(|server| terms.servers.iter().any(|given| given.eq_ignore_ascii_case(server)))
+    let server = doubt.server.as_deref().map(Server::of);
+    let asserted = server.is_some_and(|server| terms.servers.iter().any(|given| server.is(given)))
         || doubt.route.as_ref().is_some_and(|route| terms.routes.contains(route));
     let of = |(name, host): (&'a String, &'a Coverage)| (name.as_str(), host);
     if asserted {
         return Ok(found.hosts.iter().map(of).collect());
     }
-    let same = |(name, _): &(&String, &Coverage)| server.is_some_and(|server| name.eq_ignore_ascii_case(server));
+    let same = |(name, _): &(&String, &Coverage)| server.is_some_and(|server| server.wrote(name));
     let hosts: Vec<_> = found.hosts.iter().filter(same).map(of).collect();
     if hosts.is_empty() {
         let names: Vec<&str> = found.hosts.keys().map(String::as_str).collect();
         let advice = match (server, &doubt.route) {
-            (Some(server), _) => format!("it went to {server}; if this is its complete log: --server {server}"),
-            (None, Some(route)) => format!("where it went is not known; if this is all of its route: --route {route}"),
+            (Some(server), _) => format!(
+                "it went to {}; if this is its complete log: --server {}",
+                doubt.server.as_deref().unwrap_or_default(),
+                server.typed()
+            ),
+            (None, Some(route)) => {
+                format!("where it went is not known; if this is all of its route: --route {}", quoted(route))
+            }
             (None, None) => "where it went is not known".to_owned(),
         };
         return Err(format!("no trace of it, but the log is of {}: {advice}", names.join(", ")));

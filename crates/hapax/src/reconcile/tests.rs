@@ -227,6 +227,16 @@ fn nothing_seen_is_not_sent_only_in_the_complete_log_of_that_server() {
     let other = log("mx2.example.com", &[]);
     assert_left(&decide(&ada, &other, &terms()), "--server mx1.example.com");
     assert_left(&decide(&ada, &log("mx1", &[]), &terms()), "--server mx1.example.com");
+    // As an attempt knows its server: its greeting's name, or its host, are the log's; and what is advised can be typed.
+    let greeted = Doubtful { server: Some("smtp.example.com:587 (mx1.example.com)".into()), ..ada.clone() };
+    for host in ["mx1.example.com", "smtp.example.com"] {
+        let judgement = decide(&greeted, &log(host, &[]), &terms());
+        assert!(matches!(judgement, Judgement::NotSent(_)), "{judgement:?}");
+    }
+    let Judgement::Left(why) = decide(&greeted, &log("mx1", &[]), &terms()) else { panic!("left") };
+    assert!(why.ends_with(": --server mx1.example.com"), "{why}");
+    let given = Terms { servers: vec!["MX1.example.com".into()], ..terms() };
+    assert!(matches!(decide(&greeted, &log("mx1", &[]), &given), Judgement::NotSent(_)));
     let nowhere = Doubtful { server: None, ..ada.clone() };
     assert_left(&decide(&nowhere, &whole, &terms()), "--route default");
     let server = Terms { servers: vec!["MX1.example.com".into()], ..terms() };
