@@ -68,6 +68,11 @@ BEGIN
     RETURN format('nothing to resolve: it is %s', d.state);
   END IF;
   IF p_token IS NOT NULL AND p_token IS DISTINCT FROM q.intent THEN
+    IF p_token IS DISTINCT FROM q.prev_intent
+       AND NOT EXISTS (SELECT FROM outbox.attempt a WHERE a.message_id = q.message_id AND a.recipient_no = q.recipient_no AND a.token = p_token)
+       AND NOT EXISTS (SELECT FROM outbox.audit a WHERE a.message_id = q.message_id AND a.recipient_no = q.recipient_no AND a.token = p_token) THEN
+      RETURN format('nothing to resolve: the token %s is not of this delivery', p_token);
+    END IF;
     RETURN format('nothing to resolve: the doubt of %s has been decided before', p_token);
   END IF;
   IF q.parked IS DISTINCT FROM 'doubt' THEN

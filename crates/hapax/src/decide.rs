@@ -105,7 +105,10 @@ pub(crate) async fn resolve(loaded: Loaded, options: Resolve) -> anyhow::Result<
                 let answered =
                     console.resolve(id, number, verdict.as_str(), &options.reason, token, options.force).await;
                 match answered {
-                    Ok(result) => outcome.line(format!("{id}/{number}"), result, true),
+                    Ok(result) => {
+                        let done = !result.ends_with("is not of this delivery");
+                        outcome.line(format!("{id}/{number}"), result, done);
+                    }
                     Err(error) => outcome.error(&format!("{id}/{number}"), refused(&error, &database)),
                 }
             }
