@@ -101,6 +101,10 @@ pub(crate) async fn ls(loaded: Loaded, options: Ls) -> anyhow::Result<Exit> {
     if options.in_doubt {
         let filter = DoubtFilter { kind: options.kind, ..DoubtFilter::default() };
         let doubts = console.doubt_list(&filter, options.limit).await.map_err(explain)?;
+        if let (Some(kind), true, false) = (&filter.kind, doubts.is_empty(), options.json.json) {
+            output::line(&format!("no doubt has kind {}", output::one_line(kind)));
+            return Ok(Exit::Done);
+        }
         return print_doubts(&doubts, options.json.json);
     }
     let state = options.state.map(State::as_str);
