@@ -17,6 +17,9 @@ use super::{
 /// Lines may be dated so many seconds later than the database's now; more proves that a clock or an offset is wrong.
 const FUTURE_MAX_S: i64 = 120;
 
+/// How the reasons against "not sent" begin; what trace there is takes its place.
+const NO_TRACE: &str = "no trace of it";
+
 /// What the caller asserts, and how careful to be.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Terms {
@@ -74,7 +77,11 @@ pub(crate) fn judge(doubt: &Doubtful, traces: &[Trace], found: &Found, shared: b
         return Judgement::Left("another delivery to the same address has the same Message-ID".into());
     }
     let refusals: Vec<&Trace> = ours.into_iter().chain(unclear).collect();
-    not_sent(doubt, &refusals, traces, found, terms).unwrap_or_else(Judgement::Left)
+    let why_left = |why: String| match (refusals.last(), why.strip_prefix(NO_TRACE)) {
+        (Some(trace), Some(rest)) => Judgement::Left(format!("{}{rest}", refusal(trace))),
+        _ => Judgement::Left(why),
+    };
+    not_sent(doubt, &refusals, traces, found, terms).unwrap_or_else(why_left)
 }
 
 /// Whether the log proves that it was not taken; `Err`: why it does not.
@@ -86,7 +93,7 @@ fn not_sent(
     terms: &Terms,
 ) -> Result<Judgement, String> {
     if doubt.may_be_alive {
-        return Err("no trace of it that decides, but its attempt may still be alive".into());
+        return Err("no trace of it, but its attempt may still be alive".into());
     }
     if doubt.own_id && refusals.is_empty() {
         return Err("no trace of it; it brought its own Message-ID, which the log may show otherwise".into());
@@ -107,10 +114,7 @@ fn not_sent(
     let names: Vec<&str> = hosts.iter().map(|(name, _)| *name).collect();
     let (from, until) = window(doubt, terms.margin);
     Ok(Judgement::NotSent(match refusals.last() {
-        Some(trace) => {
-            let what = if trace.end == End::Refused { "refused" } else { "given up by the client before its end" };
-            format!("{}: {what} at {}", named(trace), iso(trace.ended_at))
-        }
+        Some(trace) => refusal(trace),
         None => format!("the log of {} from {} to {} has no trace of it", names.join(", "), iso(from), iso(until)),
     }))
 }
@@ -224,6 +228,12 @@ fn whose(doubt: &Doubtful, trace: &Trace) -> Whose {
     }
     let anothers = |recipient: &String| doubt.others.iter().any(|other| other.is(recipient));
     if !trace.recipients.is_empty() && trace.recipients.iter().all(anothers) { Whose::Others } else { Whose::Unclear }
+}
+
+/// A trace that ended without its being taken.
+fn refusal(trace: &Trace) -> String {
+    let what = if trace.end == End::Refused { "refused" } else { "given up by the client before its end" };
+    format!("{}: {what} at {}", named(trace), iso(trace.ended_at))
 }
 
 fn named(trace: &Trace) -> String {

@@ -167,6 +167,11 @@ fn refused_or_given_up_before_its_end_is_not_sent() {
         let lines = log("mx1.example.com", &[seen(&doubt, 2, 77, "3F2A51C0D4"), line(3, end)].concat());
         let judgement = decide(&doubt, &lines, &terms());
         assert!(matches!(&judgement, Judgement::NotSent(why) if why.contains(words)), "{judgement:?}");
+        // Where it does not decide, it is named all the same.
+        let alive = Doubtful { may_be_alive: true, ..doubt.clone() };
+        let Judgement::Left(why) = decide(&alive, &lines, &terms()) else { panic!("left") };
+        assert!(why.starts_with("mx1.example.com 3F2A51C0D4: ") && why.contains(words), "{why}");
+        assert!(why.ends_with(", but its attempt may still be alive"), "{why}");
         // Another copy of it was queued: that outranks it.
         let both = [
             seen(&doubt, 2, 77, "3F2A51C0D4"),
