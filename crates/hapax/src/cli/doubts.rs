@@ -28,7 +28,7 @@ Examples:
     --reason 'mx1 lost its queue'
   hapax resolve --server mx1.example.com --kind order_confirmed failed \\
     --reason 'mx1 was wiped'
-  hapax resolve --all sent --reason 'the provider confirmed them all, ticket 4711'";
+  hapax resolve --all sent --reason 'the provider confirmed all, ticket 4711'";
 
 /// `hapax resolve`.
 #[derive(Args, Clone, Debug)]
@@ -103,7 +103,8 @@ the server the attempt went to, covers the time from the intent until the attemp
 margin on both sides and without a gap, and shows no trace of it but a refusal or a connection lost before the end.
   undecided  everything else, each with the reason.
 
-A log is that of the server when the host in it is the server that `hapax ls --in-doubt` shows. Syslog often writes a \
+A log is that of the server when the host in it is the host or the greeting's name that `hapax ls --in-doubt` \
+shows. Syslog often writes a \
 short name, and a name may stand for several machines: --server NAME or --route NAME then says that this log is the \
 complete log for that server or route. If it is not, what it lacks will be sent twice.
 
