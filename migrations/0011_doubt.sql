@@ -68,6 +68,11 @@ BEGIN
     RETURN format('nothing to resolve: it is %s', d.state);
   END IF;
   IF p_token IS NOT NULL AND p_token IS DISTINCT FROM q.intent THEN
+    IF p_token IS DISTINCT FROM q.prev_intent
+       AND NOT EXISTS (SELECT FROM outbox.attempt a WHERE a.message_id = q.message_id AND a.recipient_no = q.recipient_no AND a.token = p_token)
+       AND NOT EXISTS (SELECT FROM outbox.audit a WHERE a.message_id = q.message_id AND a.recipient_no = q.recipient_no AND a.token = p_token) THEN
+      RETURN format('nothing to resolve: the token %s is not of this delivery', p_token);
+    END IF;
     RETURN format('nothing to resolve: the doubt of %s has been decided before', p_token);
   END IF;
   IF q.parked IS DISTINCT FROM 'doubt' THEN
@@ -140,8 +145,9 @@ SELECT q.message_id, q.recipient_no::int AS recipient_no, q.intent AS token,
          WHEN outbox.may_see_addresses(current_user) THEN outbox.own_message_id(m.raw_message)
          ELSE outbox.mask_text(outbox.own_message_id(m.raw_message)) END,
     '<' || q.message_id) AS search_for,
-  q.intent_at - interval '1 minute' AS search_from,
-  greatest(q.doubt_since, outbox.may_be_alive_until(q.doubt_by, q.doubt_since, q.intent_by)) AS search_until,
+  least(q.intent_at, q.doubt_since) - interval '10 minutes' AS search_from,
+  greatest(q.doubt_since, outbox.may_be_alive_until(q.doubt_by, q.doubt_since, q.intent_by), q.intent_at + coalesce(r.doubt_grace, interval '15 minutes'))
+    + interval '10 minutes' AS search_until,
   q.intents::int AS intents
 FROM outbox.lanes() AS l(lane)
 CROSS JOIN LATERAL (SELECT x.* FROM outbox.queue x WHERE x.lane = l.lane AND x.due_at = 'infinity' AND x.parked = 'doubt') q
@@ -156,14 +162,22 @@ Example:
   SELECT server, search_for, search_from, search_until, relay_state, token FROM outbox.in_doubt ORDER BY doubt_since;';
 COMMENT ON COLUMN outbox.in_doubt.may_be_alive_until IS 'Until when the attempt could still transmit or read a reply, as the database''s clock goes; NULL when it certainly cannot. may_be_alive is what counts.';
 COMMENT ON COLUMN outbox.in_doubt.phase IS 'How far the attempt came for certain: end_marker (its intent is durable, the end of the message may have been sent).';
-COMMENT ON COLUMN outbox.in_doubt.server IS 'The server the attempt spoke to, as it named itself in its greeting (mx1.example.com); for a relay that vanished, the host its route is configured with.';
+COMMENT ON COLUMN outbox.in_doubt.server IS 'The server the attempt spoke to: host:port (name in its greeting), smtp.example.com:587 (mx1.example.com) say; for a relay that vanished, the host its route is configured with.';
 COMMENT ON COLUMN outbox.in_doubt.server_known_by IS 'attempt: the server named itself; route: it is the host in the configuration of the route; NULL: not known.';
 COMMENT ON COLUMN outbox.in_doubt.relay_state IS 'Whether the relay of the attempt lives: signed off; alive, last beat 1 s ago; silent for 3 min; unknown (its record is gone).';
 COMMENT ON COLUMN outbox.in_doubt.may_be_alive IS 'Whether the attempt itself may still be alive; then resend and failed need force.';
 COMMENT ON COLUMN outbox.in_doubt.search_for IS 'What to search for in the mail server''s log, as Postfix writes it: message-id=<0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d (an @ and a domain follow), or the whole Message-ID that a finished message brought itself.';
-COMMENT ON COLUMN outbox.in_doubt.search_from IS 'Where in the log to begin: a minute before the intent, by the database''s clock.';
-COMMENT ON COLUMN outbox.in_doubt.search_until IS 'Where in the log to end: when the attempt was given up, or can no longer be alive.';
+COMMENT ON COLUMN outbox.in_doubt.search_from IS 'Where in the log to begin: ten minutes before the intent, by the database''s clock: that of the mail server may differ.';
+COMMENT ON COLUMN outbox.in_doubt.search_until IS 'Where in the log to end: ten minutes after the attempt was given up, or can no longer be alive, or has taken as long as any may.';
 COMMENT ON COLUMN outbox.in_doubt.intents IS 'How many attempts have come to their end marker. With 1 every trace of it in a log is of this attempt.';
+
+-- A person types what the mail server's log shows, or what the configuration says; in_doubt.server has all of it.
+CREATE FUNCTION outbox.is_server(p_server text, p_given text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+  SELECT coalesce(lower(p_given) = lower(p_server) OR lower(p_given) IN (lower(m[1]), lower(btrim(m[1], '[]')), lower(m[1] || ':' || m[2]))
+                  OR (lower(p_given) = lower(m[3]) AND m[3] <> '-'), false)
+  FROM (SELECT regexp_match(p_server, '^(.+):([0-9]+)(?: \((.*)\))?$') AS m) s
+$$;
+COMMENT ON FUNCTION outbox.is_server(text, text) IS 'Private: whether in_doubt.server, smtp.example.com:587 (mx1.example.com) say, is the server that somebody names: by the name in its greeting, its host, host:port, or as it is.';
 
 CREATE FUNCTION outbox.resolve_many(verdict text, reason text, route text DEFAULT NULL, kind text DEFAULT NULL, server text DEFAULT NULL, tenant text DEFAULT NULL,
   older_than interval DEFAULT NULL, newer_than interval DEFAULT NULL, everything boolean DEFAULT false, force boolean DEFAULT false, dry_run boolean DEFAULT false)
@@ -185,7 +199,7 @@ BEGIN
     FROM outbox.in_doubt d
     WHERE (resolve_many.route IS NULL OR d.route = resolve_many.route)
       AND (resolve_many.kind IS NULL OR d.kind = resolve_many.kind)
-      AND (resolve_many.server IS NULL OR lower(d.server) = lower(resolve_many.server))
+      AND (resolve_many.server IS NULL OR outbox.is_server(d.server, resolve_many.server))
       AND (resolve_many.tenant IS NULL OR d.tenant = resolve_many.tenant)
       AND (resolve_many.older_than IS NULL OR d.age >= resolve_many.older_than)
       AND (resolve_many.newer_than IS NULL OR d.age < resolve_many.newer_than)

@@ -139,6 +139,7 @@ async fn what_a_real_postfix_logged_settles_every_doubt_of_killed_relays_as_the_
     ];
     let (code, output) = operator.command(strange).await;
     assert!(code == 1 && output.contains("--server 127.0.0.1"), "{code}: {output}");
+    assert!(output.contains("no doubt went to server mx9.example.com"), "{output}");
     assert_eq!(stage.count("SELECT count(*) FROM outbox.in_doubt").await, left);
     let (code, output) = operator.command(command).await;
     println!("{output}");

@@ -105,7 +105,10 @@ pub(crate) async fn resolve(loaded: Loaded, options: Resolve) -> anyhow::Result<
                 let answered =
                     console.resolve(id, number, verdict.as_str(), &options.reason, token, options.force).await;
                 match answered {
-                    Ok(result) => outcome.line(format!("{id}/{number}"), result, true),
+                    Ok(result) => {
+                        let done = !result.ends_with("is not of this delivery");
+                        outcome.line(format!("{id}/{number}"), result, done);
+                    }
                     Err(error) => outcome.error(&format!("{id}/{number}"), refused(&error, &database)),
                 }
             }
@@ -167,16 +170,47 @@ async fn resolve_many(loaded: Loaded, options: &Resolve, verdict: Verdict) -> an
     let done = decided.iter().filter(|one| one.done).count();
     let word = if options.dry_run { "would be decided" } else { "decided" };
     let early = decided.iter().any(|one| one.result.starts_with("too early"));
-    eprintln!("{}", summary(decided.len(), done, word));
+    match decided.is_empty() {
+        true => eprintln!("{}", unmatched(&console, &database, verdict, &options.reason, &which).await?),
+        false => eprintln!("{}", summary(decided.len(), done, word)),
+    }
     if early {
         eprintln!("hint: wait with a relay running, or pass --force when you know that the relay's process is gone");
     }
     outcome.finish()
 }
 
+/// Which of the filters is to blame when nothing matches: a name that was mistyped must not look like work that is done.
+async fn unmatched(
+    console: &Console,
+    database: &Database,
+    verdict: Verdict,
+    reason: &str,
+    which: &ManyDoubts,
+) -> Result<String, Refusal> {
+    let none = ManyDoubts::default;
+    let alone = [
+        ("has taken route", &which.route, ManyDoubts { route: which.route.clone(), ..none() }),
+        ("has kind", &which.kind, ManyDoubts { kind: which.kind.clone(), ..none() }),
+        ("went to server", &which.server, ManyDoubts { server: which.server.clone(), ..none() }),
+        ("has tenant", &which.tenant, ManyDoubts { tenant: which.tenant.clone(), ..none() }),
+    ];
+    let mut reasons = Vec::new();
+    for (what, given, filter) in alone {
+        let Some(given) = given else { continue };
+        let found = console.resolve_many(verdict.as_str(), reason, &filter, false, true).await;
+        if found.map_err(|error| refused(&error, database))?.is_empty() {
+            reasons.push(format!("no doubt {what} {}", output::one_line(given)));
+        }
+    }
+    Ok(match reasons.is_empty() {
+        true => "nothing in doubt matches".to_owned(),
+        false => reasons.join("; "),
+    })
+}
+
 fn summary(all: usize, done: usize, word: &str) -> String {
     match all {
-        0 => "nothing in doubt matches".to_owned(),
         _ if done == all => format!("{done} {word} of {all} in doubt that match"),
         _ => format!("{done} {word} of {all} in doubt that match, {} left", all - done),
     }

@@ -151,6 +151,10 @@ pub(crate) async fn ls(loaded: Loaded, options: Ls) -> anyhow::Result<Exit> {
     if options.in_doubt {
         let filter = DoubtFilter { kind: options.kind, ..DoubtFilter::default() };
         let doubts = console.doubt_list(&filter, options.limit).await.map_err(explain)?;
+        if let (Some(kind), true, false) = (&filter.kind, doubts.is_empty(), options.json.json) {
+            output::line(&format!("no doubt has kind {}", output::one_line(kind)));
+            return Ok(Exit::Done);
+        }
         return print_doubts(&doubts, options.json.json);
     }
     let state = options.state.map(State::as_str);
@@ -202,11 +206,7 @@ fn print_doubts(doubts: &[OpenDoubt], as_json: bool) -> anyhow::Result<Exit> {
         ["DELIVERY", "TOKEN", "KIND", "RECIPIENT", "ROUTE", "SERVER", "INTENT AT", "AGE", "RELAY", "PHASE", "DECIDE"];
     let mut table = Table::new(&headline);
     for doubt in doubts {
-        let decide = match &doubt.may_be_alive_until {
-            _ if !doubt.may_be_alive => "now".to_owned(),
-            Some(until) => format!("after {until}"),
-            None => "later".to_owned(),
-        };
+        let decide = decidable(doubt.may_be_alive, doubt.grace_over, doubt.may_be_alive_until.as_deref());
         let server = match doubt.server_known_by.as_deref() {
             Some("route") => format!("{} (by its route)", or_dash(doubt.server.as_deref())),
             _ => or_dash(doubt.server.as_deref()),
@@ -233,11 +233,25 @@ fn print_doubts(doubts: &[OpenDoubt], as_json: bool) -> anyhow::Result<Exit> {
     output::line("\nIn the mail server's log, between the times given, search for:");
     for doubt in doubts {
         let (from, until) = (or_dash(doubt.search_from.as_deref()), or_dash(doubt.search_until.as_deref()));
-        output::line(&format!("  {from} to {until}  {}", output::one_line(&doubt.search_for)));
+        output::line(&format!(
+            "  {}/{}  {from} to {until}  {}",
+            doubt.message_id,
+            doubt.recipient_no,
+            output::one_line(&doubt.search_for)
+        ));
     }
     output::line("then: hapax resolve TOKEN sent|resend|failed --reason '...'");
     output::line("or let hapax search in a Postfix log: hapax reconcile --postfix-log FILE --dry-run");
     Ok(Exit::Done)
+}
+
+/// When a doubt can be decided in every way. No time of a clock is promised that is over already.
+fn decidable(may_be_alive: bool, grace_over: bool, until: Option<&str>) -> String {
+    match until {
+        _ if !may_be_alive => "now".to_owned(),
+        Some(until) if !grace_over => format!("after {until}"),
+        _ => "resend/failed once a running relay has watched it out".to_owned(),
+    }
 }
 
 /// When it is due, or when it ended.
@@ -315,6 +329,15 @@ mod tests {
         let long = cut(&"x".repeat(61));
         assert!(long.ends_with("x…") && long.chars().count() == 60, "{long}");
         assert!(!cut(&"x".repeat(60)).contains('…'));
+    }
+
+    #[test]
+    fn no_time_that_is_over_is_promised_for_a_decision() {
+        let until = Some("2026-11-26T10:31:02.000Z");
+        assert_eq!(decidable(false, false, until), "now");
+        assert_eq!(decidable(true, false, until), "after 2026-11-26T10:31:02.000Z");
+        let watched = "resend/failed once a running relay has watched it out";
+        assert_eq!((decidable(true, true, until), decidable(true, false, None)), (watched.into(), watched.into()));
     }
 
     #[test]

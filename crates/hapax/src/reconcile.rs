@@ -6,6 +6,7 @@
 mod judge;
 mod line;
 mod search;
+mod server;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -24,6 +25,7 @@ pub(crate) use time::offset;
 use self::{
     judge::{Judgement, Terms, judge},
     search::{Found, Nonsense, Search},
+    server::Server,
 };
 use crate::{
     cli::Reconcile,
@@ -57,6 +59,9 @@ pub(crate) async fn run(loaded: Loaded, options: Reconcile) -> anyhow::Result<Ex
         let options = options.clone();
         tokio::task::spawn_blocking(move || read(&options, doubts)).await??
     };
+    for unknown in unmatched(&doubts, &options) {
+        eprintln!("note: {unknown}");
+    }
     let mut rows = judged(doubts, &found, &options);
     if !options.dry_run {
         for row in &mut rows {
@@ -101,6 +106,7 @@ fn read(options: &Reconcile, doubts: Vec<Doubtful>) -> anyhow::Result<(Vec<Doubt
     let mut search = Search::new(wanted, time::Clock::new(today, options.utc_offset), now, max_gap);
     let name = options.postfix_log.display().to_string();
     let unreadable = |error: std::io::Error| Refusal::failed(format!("{name}: cannot be read: {error}"), &[]);
+    let began = std::time::Instant::now();
     let mut log = open(&options.postfix_log).map_err(unreadable)?;
     let mut line = Vec::new();
     let bad = |error: Nonsense| {
@@ -115,7 +121,9 @@ fn read(options: &Reconcile, doubts: Vec<Doubtful>) -> anyhow::Result<(Vec<Doubt
         }
         search.line(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])).map_err(bad)?;
     }
-    Ok((doubts, search.finish().map_err(bad)?))
+    let mut found = search.finish().map_err(bad)?;
+    found.took_s = i64::try_from(began.elapsed().as_secs()).unwrap_or(i64::MAX / 4);
+    Ok((doubts, found))
 }
 
 fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
@@ -123,6 +131,17 @@ fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
         return Ok(Box::new(BufReader::new(std::io::stdin())));
     }
     Ok(Box::new(BufReader::with_capacity(1 << 20, File::open(path)?)))
+}
+
+/// What was asserted of servers and routes that no doubt went to: mistyped, perhaps.
+fn unmatched(doubts: &[Doubtful], options: &Reconcile) -> Vec<String> {
+    let went =
+        |given: &str| doubts.iter().filter_map(|doubt| doubt.server.as_deref()).any(|it| Server::of(it).is(given));
+    let took = |given: &String| doubts.iter().any(|doubt| doubt.route.as_ref() == Some(given));
+    let servers = options.server.iter().filter(|given| !went(given));
+    let routes = options.route.iter().filter(|given| !took(given));
+    let servers = servers.map(|given| format!("no doubt went to server {}", output::one_line(given)));
+    servers.chain(routes.map(|given| format!("no doubt has taken route {}", output::one_line(given)))).collect()
 }
 
 fn judged(doubts: Vec<Doubtful>, found: &Found, options: &Reconcile) -> Vec<Row> {

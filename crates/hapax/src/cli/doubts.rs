@@ -21,11 +21,14 @@ Results go to stdout, one line per delivery; with filters a summary goes to stde
 left undecided.
 
 Examples:
-  hapax resolve 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d/1 sent --reason 'in the log of mx1 at 10:31'
+  hapax resolve 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d/1 sent \\
+    --reason 'in the log of mx1 at 10:31'
   hapax resolve 5b1c... 77ae... resend --reason 'mx1 lost its queue'
-  hapax resolve --route default --older-than 10m --dry-run resend --reason 'mx1 lost its queue'
-  hapax resolve --server mx1.example.com --kind order_confirmed failed --reason 'mx1 was wiped'
-  hapax resolve --all sent --reason 'the provider confirmed them all, ticket 4711'";
+  hapax resolve --route default --older-than 10m --dry-run resend \\
+    --reason 'mx1 lost its queue'
+  hapax resolve --server mx1.example.com --kind order_confirmed failed \\
+    --reason 'mx1 was wiped'
+  hapax resolve --all sent --reason 'the provider confirmed all, ticket 4711'";
 
 /// `hapax resolve`.
 #[derive(Args, Clone, Debug)]
@@ -100,7 +103,8 @@ the server the attempt went to, covers the time from the intent until the attemp
 margin on both sides and without a gap, and shows no trace of it but a refusal or a connection lost before the end.
   undecided  everything else, each with the reason.
 
-A log is that of the server when the host in it is the server that `hapax ls --in-doubt` shows. Syslog often writes a \
+A log is that of the server when the host in it is the host or the greeting's name that `hapax ls --in-doubt` \
+shows. Syslog often writes a \
 short name, and a name may stand for several machines: --server NAME or --route NAME then says that this log is the \
 complete log for that server or route. If it is not, what it lacks will be sent twice.
 
@@ -111,9 +115,12 @@ Needs a database user who may see addresses (outbox_operator); none is printed. 
 
 Examples:
   hapax reconcile --postfix-log /var/log/mail.log --dry-run
-  hapax reconcile --postfix-log /var/log/mail.log --server mx1.example.com --utc-offset +01:00
-  zcat -f /var/log/mail.log.2.gz /var/log/mail.log.1 /var/log/mail.log | hapax reconcile --postfix-log - --route default
-  journalctl -o short-iso -u 'postfix@*' --since -2h | hapax reconcile --postfix-log - --server mx1.example.com";
+  hapax reconcile --postfix-log /var/log/mail.log --server mx1.example.com \\
+    --utc-offset +01:00
+  zcat -f /var/log/mail.log.2.gz /var/log/mail.log.1 /var/log/mail.log |
+    hapax reconcile --postfix-log - --route default
+  journalctl -o short-iso -u 'postfix@*' --since -2h |
+    hapax reconcile --postfix-log - --server mx1.example.com";
 
 /// `hapax reconcile`.
 #[derive(Args, Clone, Debug)]
@@ -156,6 +163,15 @@ fn utc_offset(text: &str) -> Result<i64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn examples_are_short_enough_not_to_be_wrapped() {
+        for help in [RESOLVE, RECONCILE] {
+            let (_, examples) = help.split_once("Examples:\n").expect("examples");
+            let long: Vec<&str> = examples.lines().filter(|line| line.len() >= 78).collect();
+            assert!(long.is_empty(), "{long:?}");
+        }
+    }
 
     #[test]
     fn ages_and_offsets_have_units() {

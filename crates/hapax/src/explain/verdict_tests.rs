@@ -285,6 +285,7 @@ fn a_doubt_tells_since_when_what_to_look_for_and_what_came_before() {
         resends: 1,
         may_be_alive_until: None,
         may_be_alive: false,
+        grace_over: false,
         note: None,
     };
     let attempts = vec![attempt("unknown", "2026-11-26T10:10:00.000Z")];

@@ -10,8 +10,15 @@ use hapax_store::inspect::Doubtful;
 
 use super::{
     search::{Coverage, End, Found, Trace},
+    server::{Server, quoted},
     time::iso,
 };
+
+/// Lines may be dated so many seconds later than the database's now; more proves that a clock or an offset is wrong.
+const FUTURE_MAX_S: i64 = 120;
+
+/// How the reasons against "not sent" begin; what trace there is takes its place.
+const NO_TRACE: &str = "no trace of it";
 
 /// What the caller asserts, and how careful to be.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +86,11 @@ pub(crate) fn judge(doubt: &Doubtful, traces: &[Trace], found: &Found, shared: b
         return Judgement::Left("another delivery to the same address has the same Message-ID".into());
     }
     let refusals: Vec<&Trace> = ours.into_iter().chain(unclear).collect();
-    not_sent(doubt, &refusals, traces, found, terms).unwrap_or_else(Judgement::Left)
+    let why_left = |why: String| match (refusals.last(), why.strip_prefix(NO_TRACE)) {
+        (Some(trace), Some(rest)) => Judgement::Left(format!("{}{rest}", refusal(trace))),
+        _ => Judgement::Left(why),
+    };
+    not_sent(doubt, &refusals, traces, found, terms).unwrap_or_else(why_left)
 }
 
 /// Whether the log proves that it was not taken; `Err`: why it does not.
@@ -91,7 +102,7 @@ fn not_sent(
     terms: &Terms,
 ) -> Result<Judgement, String> {
     if doubt.may_be_alive {
-        return Err("no trace of it that decides, but its attempt may still be alive".into());
+        return Err("no trace of it, but its attempt may still be alive".into());
     }
     if doubt.own_id && refusals.is_empty() {
         return Err("no trace of it; it brought its own Message-ID, which the log may show otherwise".into());
@@ -104,6 +115,7 @@ fn not_sent(
     if let Some(most) = seen.values().max().filter(|most| **most > 1 && !doubt.others.is_empty()) {
         return Err(format!("the log shows its Message-ID {most} times for another recipient of the same message"));
     }
+    no_future(doubt, found)?;
     let hosts = relevant(doubt, found, terms)?;
     for (name, host) in &hosts {
         covered(doubt, name, host, terms.margin)?;
@@ -111,30 +123,47 @@ fn not_sent(
     let names: Vec<&str> = hosts.iter().map(|(name, _)| *name).collect();
     let (from, until) = window(doubt, terms.margin);
     Ok(Judgement::NotSent(match refusals.last() {
-        Some(trace) => {
-            let what = if trace.end == End::Refused { "refused" } else { "given up by the client before its end" };
-            format!("{}: {what} at {}", named(trace), iso(trace.ended_at))
-        }
+        Some(trace) => refusal(trace),
         None => format!("the log of {} from {} to {} has no trace of it", names.join(", "), iso(from), iso(until)),
     }))
 }
 
+/// A log with lines that are not written yet covers nothing: its times are wrong, by nobody knows how much.
+fn no_future(doubt: &Doubtful, found: &Found) -> Result<(), String> {
+    #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970, and saturating")]
+    let latest = (doubt.now_s.ceil() as i64).saturating_add(found.took_s).saturating_add(FUTURE_MAX_S);
+    match found.hosts.iter().find(|(_, host)| host.last > latest) {
+        None => Ok(()),
+        Some((name, host)) => Err(format!(
+            "no trace of it, but the log of {name} goes on until {}, which is in the future: its clock or the \
+             --utc-offset is wrong",
+            iso(host.last)
+        )),
+    }
+}
+
 /// The hosts of the log that the attempt could have gone to.
 fn relevant<'a>(doubt: &Doubtful, found: &'a Found, terms: &Terms) -> Result<Vec<(&'a str, &'a Coverage)>, String> {
-    let server = doubt.server.as_deref();
-    let asserted = server.is_some_and(|server| terms.servers.iter().any(|given| given.eq_ignore_ascii_case(server)))
+    let server = doubt.server.as_deref().map(Server::of);
+    let asserted = server.is_some_and(|server| terms.servers.iter().any(|given| server.is(given)))
         || doubt.route.as_ref().is_some_and(|route| terms.routes.contains(route));
     let of = |(name, host): (&'a String, &'a Coverage)| (name.as_str(), host);
     if asserted {
         return Ok(found.hosts.iter().map(of).collect());
     }
-    let same = |(name, _): &(&String, &Coverage)| server.is_some_and(|server| name.eq_ignore_ascii_case(server));
+    let same = |(name, _): &(&String, &Coverage)| server.is_some_and(|server| server.wrote(name));
     let hosts: Vec<_> = found.hosts.iter().filter(same).map(of).collect();
     if hosts.is_empty() {
         let names: Vec<&str> = found.hosts.keys().map(String::as_str).collect();
         let advice = match (server, &doubt.route) {
-            (Some(server), _) => format!("it went to {server}; if this is its complete log: --server {server}"),
-            (None, Some(route)) => format!("where it went is not known; if this is all of its route: --route {route}"),
+            (Some(server), _) => format!(
+                "it went to {}; if this is its complete log: --server {}",
+                doubt.server.as_deref().unwrap_or_default(),
+                server.typed()
+            ),
+            (None, Some(route)) => {
+                format!("where it went is not known; if this is all of its route: --route {}", quoted(route))
+            }
             (None, None) => "where it went is not known".to_owned(),
         };
         return Err(format!("no trace of it, but the log is of {}: {advice}", names.join(", ")));
@@ -208,6 +237,12 @@ fn whose(doubt: &Doubtful, trace: &Trace) -> Whose {
     }
     let anothers = |recipient: &String| doubt.others.iter().any(|other| other.is(recipient));
     if !trace.recipients.is_empty() && trace.recipients.iter().all(anothers) { Whose::Others } else { Whose::Unclear }
+}
+
+/// A trace that ended without its being taken.
+fn refusal(trace: &Trace) -> String {
+    let what = if trace.end == End::Refused { "refused" } else { "given up by the client before its end" };
+    format!("{}: {what} at {}", named(trace), iso(trace.ended_at))
 }
 
 fn named(trace: &Trace) -> String {

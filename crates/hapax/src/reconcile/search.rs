@@ -331,7 +331,7 @@ impl Search {
         for (wanted, trace) in self.traces {
             traces.entry(wanted).or_default().push(trace);
         }
-        Ok(Found { traces, hosts: self.hosts, lines: self.lines, message_ids: self.message_ids })
+        Ok(Found { traces, hosts: self.hosts, lines: self.lines, message_ids: self.message_ids, took_s: 0 })
     }
 }
 
@@ -351,4 +351,6 @@ pub(crate) struct Found {
     pub(crate) hosts: BTreeMap<String, Coverage>,
     pub(crate) lines: u64,
     pub(crate) message_ids: u64,
+    /// How long it took to read, seconds: so much later than the doubts its lines may be.
+    pub(crate) took_s: i64,
 }

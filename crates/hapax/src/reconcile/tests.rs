@@ -167,6 +167,11 @@ fn refused_or_given_up_before_its_end_is_not_sent() {
         let lines = log("mx1.example.com", &[seen(&doubt, 2, 77, "3F2A51C0D4"), line(3, end)].concat());
         let judgement = decide(&doubt, &lines, &terms());
         assert!(matches!(&judgement, Judgement::NotSent(why) if why.contains(words)), "{judgement:?}");
+        // Where it does not decide, it is named all the same.
+        let alive = Doubtful { may_be_alive: true, ..doubt.clone() };
+        let Judgement::Left(why) = decide(&alive, &lines, &terms()) else { panic!("left") };
+        assert!(why.starts_with("mx1.example.com 3F2A51C0D4: ") && why.contains(words), "{why}");
+        assert!(why.ends_with(", but its attempt may still be alive"), "{why}");
         // Another copy of it was queued: that outranks it.
         let both = [
             seen(&doubt, 2, 77, "3F2A51C0D4"),
@@ -227,6 +232,16 @@ fn nothing_seen_is_not_sent_only_in_the_complete_log_of_that_server() {
     let other = log("mx2.example.com", &[]);
     assert_left(&decide(&ada, &other, &terms()), "--server mx1.example.com");
     assert_left(&decide(&ada, &log("mx1", &[]), &terms()), "--server mx1.example.com");
+    // As an attempt knows its server: its greeting's name, or its host, are the log's; and what is advised can be typed.
+    let greeted = Doubtful { server: Some("smtp.example.com:587 (mx1.example.com)".into()), ..ada.clone() };
+    for host in ["mx1.example.com", "smtp.example.com"] {
+        let judgement = decide(&greeted, &log(host, &[]), &terms());
+        assert!(matches!(judgement, Judgement::NotSent(_)), "{judgement:?}");
+    }
+    let Judgement::Left(why) = decide(&greeted, &log("mx1", &[]), &terms()) else { panic!("left") };
+    assert!(why.ends_with(": --server mx1.example.com"), "{why}");
+    let given = Terms { servers: vec!["MX1.example.com".into()], ..terms() };
+    assert!(matches!(decide(&greeted, &log("mx1", &[]), &given), Judgement::NotSent(_)));
     let nowhere = Doubtful { server: None, ..ada.clone() };
     assert_left(&decide(&nowhere, &whole, &terms()), "--route default");
     let server = Terms { servers: vec!["MX1.example.com".into()], ..terms() };
@@ -277,13 +292,32 @@ fn times_without_zone_or_year_prove_nothing_until_they_are_told_and_fit() {
     assert_left(&judged(None, &east), "--utc-offset");
     assert!(matches!(judged(Some(3600), &east), Judgement::NotSent(_)));
     // A wrong offset would move the window: the ids of our own messages, which hold their time, betray it.
-    assert_left(&judged(Some(0), &east), "begins at"); // a log of the next hour, as it seems
+    assert_left(&judged(Some(0), &east), "in the future"); // a log of the next hour, as it seems
     assert_left(&judged(Some(5400), &east), "before it was made");
     assert_left(&judged(Some(1800), &east), "within 1801 s after it was made");
     // None of our messages: nothing to check by.
     let anonymous: Vec<String> =
         east.iter().map(|line| line.replace("message-id=<", "message-id=<x-").clone()).collect();
     assert_left(&judged(Some(3600), &anonymous), "no other message of this outbox");
+}
+
+#[test]
+fn a_log_with_lines_in_the_future_is_no_proof_that_nothing_was_sent() {
+    let ada = doubt(&["ada@example.org"]);
+    let until_now = NOW - INTENT;
+    let lines = |last: i64| {
+        let anvil = |at: i64| (at, "mx1.example.com postfix/anvil[9]: statistics: max cache size 1".to_owned());
+        log("mx1.example.com", &(19..24).map(|five| anvil(five * 300)).chain([anvil(last)]).collect::<Vec<_>>())
+    };
+    let judgement = decide(&ada, &lines(until_now + 119), &terms());
+    assert!(matches!(judgement, Judgement::NotSent(_)), "{judgement:?}");
+    let ahead = lines(until_now + 121);
+    assert_left(&decide(&ada, &ahead, &terms()), "in the future: its clock or the --utc-offset is wrong");
+    let asserted = Terms { servers: vec!["mx1.example.com".into()], ..terms() };
+    assert_left(&decide(&ada, &ahead, &asserted), "in the future");
+    // What it did take, it took.
+    let queued = [seen(&ada, 2, 77, "3F2A51C0D4"), line(2, QUEUED), line(until_now + 3000, QUEUED)].concat();
+    assert!(matches!(decide(&ada, &log("mx1.example.com", &queued), &terms()), Judgement::Accepted(_)));
 }
 
 #[test]

@@ -163,10 +163,11 @@ async fn deliveries_are_listed_shown_and_decided_without_addresses() {
     let with =
         |args: &[&str]| args.iter().chain(&["--database-url", &url]).map(ToString::to_string).collect::<Vec<_>>();
     let mut said = String::new();
-    let expected: [(&[&str], i32, &str); 14] = [
+    let expected: [(&[&str], i32, &str); 15] = [
         (&["status"], 0, "pending              2"),
         (&["ls"], 0, "a***@example.org"),
         (&["ls", "--in-doubt"], 0, "nothing is in doubt"),
+        (&["ls", "--in-doubt", "--kind", "nope"], 0, "no doubt has kind nope"),
         (&["ls", "--state", "sent"], 0, "no such deliveries"),
         (&["ls", "--kind", "welcome", "--limit", "1"], 0, "welcome"),
         (&["show", &id], 0, "Waits for a relay: due since"),

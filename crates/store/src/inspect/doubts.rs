@@ -72,6 +72,8 @@ readable!(
         pub may_be_alive_until: Option<String>,
         /// Whether it may be alive now.
         pub may_be_alive: bool,
+        /// It may be alive although that time is over: no relay has watched it for its grace yet.
+        pub grace_over: bool,
         /// What the relay or the reaper said.
         pub note: Option<String>,
     }

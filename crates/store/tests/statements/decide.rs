@@ -17,6 +17,12 @@ async fn rc46_a_resolve_script_run_twice_does_not_decide_the_doubt_of_the_next_a
     assert!(stage.settle(&second, unknown()).await);
     let again = stage.resolve(first.key, "resend", Some(first.token), true).await;
     assert!(again.contains("decided before"), "{again}");
+    let other = stage.doubtful().await;
+    for (verdict, token) in [("sent", other.token), ("resend", Token(uuid::Uuid::new_v4()))] {
+        let answer = stage.resolve(first.key, verdict, Some(token), true).await;
+        assert_eq!(answer, format!("nothing to resolve: the token {} is not of this delivery", token.0));
+    }
+    assert_eq!((stage.state(first.key).await, stage.state(other.key).await), ("in_doubt".into(), "in_doubt".into()));
     assert_eq!(
         stage.resolve(first.key, "resend", None, true).await,
         "22H53",

@@ -56,6 +56,36 @@ async fn filters_must_all_match_and_nothing_else_is_decided() {
 }
 
 #[tokio::test]
+async fn a_server_is_named_by_its_greeting_its_host_or_its_host_and_port() {
+    let stage = Stage::set().await;
+    let full = "smtp.example.com:587 (MX1.example.com)";
+    for (server, given, is) in [
+        (full, "mx1.example.com", true),
+        (full, "SMTP.example.com", true),
+        (full, "smtp.example.com:587", true),
+        (full, full, true),
+        (full, "mx1.example", false),
+        (full, "smtp.example.com:25", false),
+        (full, "587", false),
+        (full, "", false),
+        ("[2001:db8::1]:25 (-)", "2001:db8::1", true),
+        ("[2001:db8::1]:25 (-)", "[2001:db8::1]:25", true),
+        ("[2001:db8::1]:25 (-)", "-", false),
+        ("smtp.example.com", "smtp.EXAMPLE.com", true),
+        ("smtp.example.com", "example.com", false),
+    ] {
+        let sql = format!("SELECT outbox.is_server('{server}', '{given}')::text");
+        assert_eq!(stage.text(&sql).await, is.to_string(), "{server}: {given}");
+    }
+    assert_eq!(stage.text("SELECT outbox.is_server(NULL, 'x')::text").await, "false");
+    let doubt = stage.doubtful().await;
+    stage.run(&format!("UPDATE outbox.attempt SET server = '{full}' WHERE token = '{}'", doubt.token.0)).await;
+    assert!(many(&stage, "'resend', 'test', server => 'mx2.example.com'").await.is_empty());
+    let answer = many(&stage, "'resend', 'test', server => 'mx1.example.com'").await;
+    assert_eq!(answer, [("pending: it will be sent again".to_owned(), true)]);
+}
+
+#[tokio::test]
 async fn without_filter_reason_or_verdict_nothing_is_decided_and_the_error_says_what_is_missing() {
     let stage = Stage::set().await;
     stage.doubtful().await;
@@ -118,7 +148,8 @@ async fn in_doubt_shows_where_to_look_and_whether_the_relay_lives() {
         .await;
     let row =
         "SELECT concat_ws('|', phase, server, server_known_by, may_be_alive, search_for = 'message-id=<' || message_id,
-                 search_from < intent_at, search_until >= doubt_since, intents) FROM outbox.in_doubt WHERE token = ";
+                 search_from <= intent_at - interval '10 min',
+                 search_until >= greatest(intent_at, doubt_since, may_be_alive_until) + interval '10 min', intents) FROM outbox.in_doubt WHERE token = ";
     let of = async |attempt: &crate::common::Attempt| stage.text(&format!("{row}'{}'", attempt.token.0)).await;
     assert_eq!(of(&reaped).await, "end_marker|smtp.example.com|route|t|t|t|t|1");
     assert_eq!(of(&told).await, "end_marker|mx1.example.com|attempt|f|t|t|t|1");
