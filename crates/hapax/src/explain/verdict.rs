@@ -38,7 +38,7 @@ pub(crate) fn verdict(story: &Story) -> String {
         Ok(State::Suppressed) => vec![format!("Not sent: its address is suppressed{}.", reason(story))],
         Err(_) => vec![format!("Its state is {}, which this version does not know.", delivery.state)],
     };
-    sentences.into_iter().chain(evidence(story)).chain(sent_again_anew(story)).collect::<Vec<_>>().join(" ")
+    sentences.into_iter().chain(evidence(story)).chain(copy_of(story)).chain(sent_again_anew(story)).collect::<Vec<_>>().join(" ")
 }
 
 /// How many copies were certainly accepted, and how many more may have been.
@@ -312,6 +312,15 @@ fn evidence(story: &Story) -> Vec<String> {
         Some(capital(&format!("{brought} {what}{words}.")))
     });
     told.collect()
+}
+
+/// It is itself what an operator has sent again.
+pub(crate) fn copy_of(story: &Story) -> Option<String> {
+    let around = story.around.as_ref()?;
+    let (original, when) = (around.copy_of?, at_or_unknown(around.copied_at.as_deref()));
+    let by = around.copied_by.as_deref().map(|by| format!(" (session user {by})")).unwrap_or_default();
+    let why = around.copy_reason.as_deref().map(|why| format!(", because {}", quoted(why))).unwrap_or_default();
+    Some(format!("This is message {original}, which an operator{by} sent again at {when}{why}."))
 }
 
 /// An operator has enqueued the same again as a new message.

@@ -84,6 +84,26 @@ fn decision(action: &str, actor: &str, reason: &str) -> Decision {
     }
 }
 
+fn nothing_around() -> Circumstances {
+    Circumstances {
+        recipient_no: 1,
+        dedup_key: None,
+        key_until: None,
+        key_in_force: None,
+        key_holder: None,
+        waits_for: None,
+        waits_for_no: None,
+        waits_for_state: None,
+        ahead: None,
+        copy_of: None,
+        copied_at: None,
+        copied_by: None,
+        copy_reason: None,
+        relay_silent_s: None,
+        same_key: None,
+    }
+}
+
 fn story(delivery: Delivery, attempts: Vec<Attempt>, decisions: Vec<Decision>) -> Story {
     Story { delivery, attempts, decisions: Some(decisions), doubt: None, around: None }
 }
@@ -238,15 +258,11 @@ fn waiting_names_what_is_waited_for() {
         "Waits for its time: the application wants it sent not before 2026-11-26 11:00:00 UTC."
     );
     let ordered = Circumstances {
-        recipient_no: 1,
-        dedup_key: None,
-        key_until: None,
-        key_in_force: None,
-        key_holder: None,
         waits_for: Some(ID),
         waits_for_no: Some(2),
         waits_for_state: Some("held".into()),
         ahead: Some(7),
+        ..nothing_around()
     };
     let told = verdict(&Story { around: Some(ordered), ..story(pending, vec![], vec![]) });
     assert_eq!(
@@ -305,15 +321,11 @@ fn a_doubt_tells_since_when_what_to_look_for_and_what_came_before() {
 #[test]
 fn a_key_of_what_was_not_sent_is_pointed_out_for_it_keeps_a_repeat_from_being_sent() {
     let around = Circumstances {
-        recipient_no: 1,
         dedup_key: Some("order-42".into()),
         key_until: Some("2026-12-26T10:00:00.000Z".into()),
         key_in_force: Some(true),
         key_holder: Some(ID),
-        waits_for: None,
-        waits_for_no: None,
-        waits_for_state: None,
-        ahead: None,
+        ..nothing_around()
     };
     let told = |state: &str| {
         let story = Story { around: Some(around.clone()), ..story(delivery(state), vec![], vec![]) };
