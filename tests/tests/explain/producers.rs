@@ -272,7 +272,9 @@ async fn what_an_operator_sent_again_is_the_operators_and_not_the_applications()
     // Another one of the application's own is still its duplicate.
     order(&client, "ada@example.org", "").await;
     stage.until("sent", 3).await;
-    explain(&stage, "ada@example.org")
-        .await
-        .says(&["Two notifications of kind", "The duplicate was made by the application", "sent again at "]);
+    explain(&stage, "ada@example.org").await.says(&[
+        "Two notifications of kind",
+        "The duplicate was made by the application",
+        "sent again at ",
+    ]);
 }
