@@ -78,22 +78,32 @@ COMMENT ON FUNCTION outbox.history_since() IS 'When the oldest message that is s
 
 -- What the tables that nobody may read know about the deliveries of one message.
 CREATE FUNCTION outbox.circumstances(id uuid)
-RETURNS TABLE (recipient_no int, dedup_key text, key_until timestamptz, key_holder uuid, waits_for uuid, waits_for_no int, waits_for_state text, ahead bigint)
+RETURNS TABLE (recipient_no int, dedup_key text, key_until timestamptz, key_holder uuid, waits_for uuid, waits_for_no int, waits_for_state text, ahead bigint,
+  copy_of uuid, copied_at timestamptz, copied_by name, copy_reason text, relay_silent interval, same_key boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   caller name := coalesce(nullif(current_setting('role'), 'none'), session_user);
   unmasked boolean := outbox.may_see_addresses(caller);
+  may_audit boolean := has_table_privilege(caller, 'outbox.audit', 'SELECT');
+  origin outbox.audit;
 BEGIN
+  -- That it is an operator's copy is everybody's to know; who and why is for those who may read outbox.audit.
+  SELECT u.* INTO origin FROM outbox.audit u
+  WHERE u.action IN ('send again', 'send_again') AND u.after = 'sent again as ' || circumstances.id ORDER BY u.id LIMIT 1;
   RETURN QUERY
   SELECT d.recipient_no::int, CASE WHEN unmasked THEN m.dedup_key ELSE outbox.mask_text(m.dedup_key) END, k.expires_at, k.message_id,
-    h.message_id, h.recipient_no::int, h.state, h.ahead
+    h.message_id, h.recipient_no::int, h.state, h.ahead,
+    origin.message_id, origin.at, CASE WHEN may_audit THEN origin.actor END,
+    CASE WHEN may_audit AND unmasked THEN origin.reason WHEN may_audit THEN outbox.mask_text(origin.reason) END,
+    CASE WHEN d.parked IS NULL AND d.intent IS NOT NULL THEN greatest(now() - r.beat_at, interval '0') END, d.upstream IS NOT NULL
   FROM outbox.message m
   LEFT JOIN outbox.dedup_key k ON k.tenant = coalesce(m.tenant, '') AND k.key = m.dedup_key
   CROSS JOIN LATERAL (
-    SELECT q.recipient_no, q.parked, q.order_key, q.order_no FROM outbox.queue q WHERE q.message_id = m.id
+    SELECT q.recipient_no, q.parked, q.order_key, q.order_no, q.intent, q.intent_by, q.upstream FROM outbox.queue q WHERE q.message_id = m.id
     UNION ALL
-    SELECT f.recipient_no, NULL, NULL, NULL FROM outbox.done f WHERE f.message_id = m.id) d
+    SELECT f.recipient_no, NULL, NULL, NULL, NULL, NULL, NULL FROM outbox.done f WHERE f.message_id = m.id) d
+  LEFT JOIN outbox.relay r ON r.incarnation = d.intent_by
   LEFT JOIN LATERAL (
     -- The head of its ordering key: the first that is not finished.
     SELECT o.message_id, o.recipient_no, outbox.state_of(o.parked, o.intent, o.lease, o.lease_until) AS state,
@@ -103,7 +113,7 @@ BEGIN
   ORDER BY d.recipient_no;
 END $$;
 COMMENT ON FUNCTION outbox.circumstances(uuid) IS
-'What surrounds the deliveries of one message: its dedup_key, until when that is remembered and for which message (key_holder: another one when the key has been released or has expired and was used again), and the delivery that it waits for behind its ordering key, with how many are ahead (counted up to 1,000). Example:
+'What surrounds the deliveries of one message: its dedup_key, until when that is remembered and for which message (key_holder: another one when the key has been released or has expired and was used again), and the delivery that it waits for behind its ordering key, with how many are ahead (counted up to 1,000); the message that an operator sent again as this one (copy_of), who and why where the role may read outbox.audit; for how long the relay that is sending it has been silent; whether its upstream knows repeats by their key (same_key). Example:
   SELECT * FROM outbox.circumstances(''0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d'');';
 
 -- Narrow first: pairs of an address near each other in time are found in queue and done alone; only their messages are
@@ -145,6 +155,10 @@ BEGIN
      WHERE d.message_id >= lowest AND d.message_id <= highest AND (hashes IS NULL OR d.address_hash = ANY (hashes))
      ORDER BY d.message_id DESC LIMIT 200000)
   ),
+  -- What an operator has sent again as a new message is no producer's mistake.
+  copies AS MATERIALIZED (
+    SELECT DISTINCT u.after FROM outbox.audit u WHERE u.action IN ('send again', 'send_again') AND u.after IS NOT NULL
+  ),
   -- A second for what lies between id and created_at.
   near AS MATERIALIZED (
     SELECT n.message_id, n.recipient_no, n.address_hash FROM (
@@ -156,6 +170,7 @@ BEGIN
   facts AS MATERIALIZED (
     SELECT m.id, m.kind, coalesce(m.tenant, '') AS tenant, coalesce(m.locale, '') AS locale, m.created_at
     FROM (SELECT DISTINCT n.message_id FROM near n) x JOIN outbox.message m ON m.id = x.message_id
+    WHERE NOT EXISTS (SELECT FROM copies c WHERE c.after = 'sent again as ' || m.id)
   ),
   alike AS MATERIALIZED (
     SELECT a.* FROM (
@@ -177,9 +192,6 @@ BEGIN
       WINDOW w AS (PARTITION BY a.address_hash, a.kind, a.tenant, a.locale, g.digest ORDER BY a.message_id)) p
     WHERE p.second_at - p.first_at <= within
       AND (find_suspected_duplicates.id IS NULL OR find_suspected_duplicates.id IN (p.first_id, p.second_id))
-      -- What an operator has sent again as a new message is no producer's mistake.
-      AND NOT EXISTS (SELECT FROM outbox.audit u WHERE u.message_id IN (p.first_id, p.second_id) AND u.action LIKE 'send_again%'
-                      AND position(p.second_id::text IN concat_ws(' ', u.message_id, u.before, u.after)) > 0)
     ORDER BY p.second_id DESC LIMIT least(greatest(find_suspected_duplicates.max_rows, 1), 100000)
   )
   SELECT CASE WHEN unmasked THEN t.mailbox ELSE outbox.mask_address(t.mailbox) END, b.kind, b.tenant, p.second_at - p.first_at, a.txid = b.txid,

@@ -74,6 +74,7 @@ async fn redirected_mail_goes_to_one_address_and_says_whose_it_is_also_when_it_i
     println!("{shown}");
     assert_eq!(code, 0);
     assert!(shown.contains("redirected by guards.redirect_all_to") && !shown.contains("staging@"), "{shown}");
+    assert!(shown.contains("Redirected: it went to the address in guards.redirect_all_to, not to this one"), "{shown}");
     let log = relay.lines().join("\n");
     assert!(log.contains("guards.redirect_all_to: is on: all mail goes to that address"), "{log}");
     assert!(!log.contains("ada@") && !log.contains("staging@"), "{log}");

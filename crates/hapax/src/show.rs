@@ -1,6 +1,6 @@
 //! `hapax show`: one message from its enqueue to the server's words, with a verdict in a sentence per delivery.
 
-use hapax_store::inspect::{Attempt, Decision, Delivery, DoubtFilter, OpenDoubt};
+use hapax_store::inspect::{Attempt, Decision, Delivery, DoubtFilter};
 use serde_json::json;
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     config::Loaded,
     connect,
     explain::{
-        story::{Story, at, at_or_unknown, words},
+        story::{Story, words},
         verdict,
     },
     failure::{Exit, Refusal},
@@ -163,26 +163,4 @@ fn audit_table(audit: Option<&[Decision]>) {
         ]);
     }
     table.print();
-}
-
-/// What is known about a doubt, and how to decide it.
-pub(crate) fn in_doubt(doubt: Option<&OpenDoubt>) -> String {
-    let Some(doubt) = doubt else {
-        return "Nobody knows whether it arrived; the doubt has just changed, look again.".to_owned();
-    };
-    let why = match doubt.marked_by.as_deref() {
-        Some("reaper") => "its relay vanished while it was sending",
-        _ => "the connection was lost between the end of the message and the server's reply",
-    };
-    let early = match &doubt.may_be_alive_until {
-        Some(until) if doubt.may_be_alive => format!(" (resend and failed only after {})", at(until)),
-        _ => String::new(),
-    };
-    format!(
-        "Nobody knows whether it arrived: {why}. Look for {} in the mail server's log around {}, then: \
-         hapax resolve {} sent|resend|failed --reason '...'{early}",
-        doubt.message_id_header,
-        at_or_unknown(doubt.intent_at.as_deref()),
-        doubt.token
-    )
 }

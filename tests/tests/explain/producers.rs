@@ -248,3 +248,33 @@ async fn two_mails_of_one_kind_with_different_content_are_not_called_a_duplicate
         "each was sent once. The duplicate was made by the application: give all of them the same dedup_key",
     ]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_sent_again_is_the_operators_and_not_the_applications() {
+    let stage = Stage::set().await;
+    let _relay = stage.settings().run().await;
+    let client = application(&stage, "shop").await;
+    let (first, _) = order(&client, "ada@example.org", "").await;
+    stage.until("sent", 1).await;
+    let again = format!("SELECT outbox.send_again('{first}', 'Ada lost it')::text");
+    let copy = stage.text(&again, &[]).await.expect("it is sent again");
+    stage.until("sent", 2).await;
+    for (user, by) in [("operator", "an operator (session user "), ("viewer", "an operator sent again at ")] {
+        for typed in ["ada@example.org", copy.as_str()] {
+            let told = explain_as(&stage, user, typed, &[]).await;
+            told.says(&[&format!("This is message {first}, which {by}"), "sent again at "]);
+            assert_eq!(user == "operator", told.verdict().contains("because \"Ada lost it\""), "{}", told.text);
+            for wrong in ["duplicate", "differ", "No two of them"] {
+                assert!(!told.verdict().contains(wrong), "{wrong} in {}", told.text);
+            }
+        }
+    }
+    // Another one of the application's own is still its duplicate.
+    order(&client, "ada@example.org", "").await;
+    stage.until("sent", 3).await;
+    explain(&stage, "ada@example.org").await.says(&[
+        "Two notifications of kind",
+        "The duplicate was made by the application",
+        "sent again at ",
+    ]);
+}

@@ -9,7 +9,7 @@ use super::{
     story::{Story, at, capital, counted, list, quoted},
     timeline::timeline,
     twins,
-    verdict::{copies, verdict},
+    verdict::{copies, copy_of, verdict},
 };
 use crate::{
     look::{age, or_dash},
@@ -98,6 +98,7 @@ pub(crate) fn verdicts(findings: &Findings) -> Vec<String> {
         _ => {
             let copied = stories.iter().filter(|story| copies(story).0 > 1);
             told.extend(copied.map(|story| format!("{}: {}", story.name(), verdict(story))));
+            told.extend(stories.iter().filter_map(|story| Some(format!("{}: {}", story.name(), copy_of(story)?))));
             told.push(summary(findings));
             told.extend(close_but_different(findings));
         }
@@ -124,12 +125,18 @@ fn summary(findings: &Findings) -> String {
         format!("One message to {}", counted(states.len(), "recipient"))
     };
     let nothing = if counts.contains_key("sent") { "" } else { " Nothing is known to have been sent." };
-    let different = if findings.by == "address" && findings.twins.is_empty() {
+    let copied = stories.iter().any(|story| is_copy(story));
+    let different = if findings.by == "address" && findings.twins.is_empty() && !copied {
         " No two of them have the same kind and content within a day."
     } else {
         ""
     };
     format!("{what}: {}.{nothing}{different}", list(&each))
+}
+
+/// Whether an operator has sent it again from another.
+fn is_copy(story: &Story) -> bool {
+    story.around.as_ref().is_some_and(|around| around.copy_of.is_some())
 }
 
 /// A customer who complains about two mails may mean two that merely look alike.
@@ -138,8 +145,10 @@ fn close_but_different(findings: &Findings) -> Option<String> {
         return None;
     }
     let made_ms = |story: &Story| story.delivery.message_id.as_u128() >> 80;
-    let pairs = findings.stories.windows(2).filter(|pair| pair[0].delivery.kind == pair[1].delivery.kind);
-    let apart = |pair: &&[Story]| made_ms(&pair[1]).saturating_sub(made_ms(&pair[0]));
+    // An operator's copy is no second notification of the application.
+    let own: Vec<&Story> = findings.stories.iter().filter(|story| !is_copy(story)).collect();
+    let pairs = own.windows(2).filter(|pair| pair[0].delivery.kind == pair[1].delivery.kind);
+    let apart = |pair: &&[&Story]| made_ms(pair[1]).saturating_sub(made_ms(pair[0]));
     let closest = pairs.min_by_key(apart)?;
     #[expect(clippy::cast_precision_loss, reason = "48 bits")]
     let apart_s = apart(&closest) as f64 / 1000.0;

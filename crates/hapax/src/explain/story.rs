@@ -83,8 +83,16 @@ pub(crate) fn quoted(words: &str) -> String {
     format!("\"{}\"", one_line(words).trim())
 }
 
+/// What a mail server's log says of an attempt that no reply has settled.
+pub(crate) fn by_log(attempt: &Attempt) -> Option<&str> {
+    attempt.detail.as_deref()?.strip_prefix("Postfix log: ")
+}
+
 /// What an attempt has to say for itself: the server's words, else ours.
 pub(crate) fn words(attempt: &Attempt) -> Option<String> {
+    if by_log(attempt).is_some() {
+        return attempt.detail.clone();
+    }
     let code = attempt.code.map(|code| code.to_string());
     // Servers repeat the enhanced code in front of their words.
     let repeated = |enhanced: &&String| !attempt.reply.as_deref().is_some_and(|reply| reply.starts_with(*enhanced));

@@ -3,7 +3,7 @@
 use hapax_store::inspect::{Attempt, Decision};
 use serde::Serialize;
 
-use super::story::{Story, at, millis, quoted, words};
+use super::story::{Story, at, by_log, millis, quoted, words};
 use crate::show::relay;
 
 /// Shorter attempts are told in one line.
@@ -43,7 +43,7 @@ fn events(story: &Story) -> Vec<Event> {
         if let Some(started) = attempt.started_at.as_deref().filter(|_| has_a_beginning(attempt)) {
             tell(started, "attempt", format!("{} begins an attempt{}", relay_of(attempt), route(attempt)));
         }
-        tell(&attempt.finished_at, "outcome", outcome(attempt));
+        tell(&attempt.finished_at, "outcome", outcome(story, attempt));
     }
     if let Some(doubt) = &story.doubt {
         let by = match doubt.marked_by.as_deref() {
@@ -111,14 +111,33 @@ fn route(attempt: &Attempt) -> String {
     route.map(|route| format!(" by route {route}")).unwrap_or_default()
 }
 
-fn outcome(attempt: &Attempt) -> String {
+/// Who brought the evidence that has settled an attempt, and what it says; no server's words.
+fn evidence(story: &Story, attempt: &Attempt) -> Option<String> {
+    let mut decisions = story.decisions.as_deref().unwrap_or_default().iter();
+    let brought = decisions.find(|one| one.token == Some(attempt.token) && one.action.starts_with("evidence "));
+    let (source, says) = match (by_log(attempt), brought) {
+        (Some(log), _) => ("the Postfix log", log),
+        (None, Some(_)) => ("evidence from elsewhere", attempt.detail.as_deref().unwrap_or_default()),
+        (None, None) => return None,
+    };
+    let who = brought.map(|decision| format!(", reconciled by session user {}", decision.actor)).unwrap_or_default();
+    let what = if attempt.outcome == "not_sent" { "it did not arrive" } else { "it was accepted" };
+    Some(format!("by {source}{who}: {what}: {}", quoted(says)))
+}
+
+fn outcome(story: &Story, attempt: &Attempt) -> String {
     let said = words(attempt).map(|words| format!(": {}", quoted(&words))).unwrap_or_default();
     let server = attempt.server.as_deref().map(|server| format!(" by {server}")).unwrap_or_default();
+    let settled = if attempt.outcome == "unknown" { None } else { evidence(story, attempt) };
     let what = match attempt.outcome.as_str() {
+        _ if settled.is_some() => settled.unwrap_or_default(),
         "accepted" => format!("accepted{server}{said}"),
         "refused" => format!("refused for good{server}, at {}{said}", attempt.phase),
         "deferred" => format!("refused for now{server}, at {}{said}", attempt.phase),
         "not_sent" => format!("attempt failed before anything was sent, at {}{said}", attempt.phase),
+        "unknown" if attempt.code.is_some() => {
+            format!("an answer that is neither yes nor no: the outcome is unknown{said}")
+        }
         "unknown" => format!("no answer after the end of the message: the outcome is unknown{said}"),
         other => format!("{other}{said}"),
     };

@@ -4,16 +4,23 @@
 //! without an answer is a copy that may have arrived, whatever the state says.
 
 use hapax_core::State;
-use hapax_store::inspect::{Attempt, Decision};
+use hapax_store::inspect::{Attempt, Decision, OpenDoubt};
 
 use super::story::{
-    Story, at, at_or_unknown, because, capital, counted, list, number, quoted, server, state_words, who, words,
+    Story, at, at_or_unknown, because, by_log, capital, counted, list, millis, number, quoted, server, state_words,
+    who, words,
 };
+use crate::look::age;
 
 /// Failures here are the route's (server, network, credentials), not the message's.
 const ROUTE_PHASES: [&str; 8] = ["resolve", "connect", "tls", "greeting", "ehlo", "starttls", "auth", "intend"];
 /// The decisions after which a second copy may exist.
 const RESENDS: [&str; 2] = ["resolve resend", "retry as resend"];
+
+/// What a relay notes when it sends to another address than the recipient's.
+const REDIRECTED: &str = "redirected by guards.redirect_all_to";
+/// Heartbeats come several times in this.
+const SILENT_S: f64 = 10.0;
 
 /// The whole verdict.
 pub(crate) fn verdict(story: &Story) -> String {
@@ -23,9 +30,7 @@ pub(crate) fn verdict(story: &Story) -> String {
         Ok(State::Sent) => sent(story, &finished),
         Ok(State::Pending) => pending(story),
         Ok(State::Claimed) => vec!["A relay has it in hand; nothing has been transmitted yet.".to_owned()],
-        Ok(State::Sending) => {
-            vec!["It is being sent at this moment: a relay transmits it or waits for the server's reply.".to_owned()]
-        }
+        Ok(State::Sending) => vec![sending(story)],
         Ok(State::InDoubt) => in_doubt(story),
         Ok(State::Held) => vec![held(story)],
         Ok(State::Failed) => failed(story, &finished),
@@ -38,7 +43,13 @@ pub(crate) fn verdict(story: &Story) -> String {
         Ok(State::Suppressed) => vec![format!("Not sent: its address is suppressed{}.", reason(story))],
         Err(_) => vec![format!("Its state is {}, which this version does not know.", delivery.state)],
     };
-    sentences.into_iter().chain(evidence(story)).chain(sent_again_anew(story)).collect::<Vec<_>>().join(" ")
+    sentences
+        .into_iter()
+        .chain(evidence(story))
+        .chain(copy_of(story))
+        .chain(sent_again_anew(story))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// How many copies were certainly accepted, and how many more may have been.
@@ -55,17 +66,21 @@ fn accepted_by(attempt: &Attempt) -> String {
 }
 
 fn by_server(attempt: &Attempt) -> String {
+    if let Some(log) = by_log(attempt) {
+        return format!("by {}, by the Postfix log ({})", server(attempt), quoted(log));
+    }
     let said = words(attempt).map(|words| format!(" with {}", quoted(&words))).unwrap_or_default();
     format!("by {} at {}{said}", server(attempt), at(&attempt.finished_at))
 }
 
 fn sent(story: &Story, finished: &str) -> Vec<String> {
     let accepted = story.ended("accepted");
-    if story.delivery.evidence.as_deref() == Some("idempotent upstream") {
+    if story.delivery.evidence.as_deref() == Some("idempotent upstream") && !is_redirected(story) {
         let by = accepted.last().map_or_else(|| format!("as of {finished}"), |attempt| accepted_by(attempt));
         return vec![format!("Sent once: {by}. Its upstream knows repeats by their key: they made no further copy.")];
     }
     let mut told = match (story.delivery.evidence.as_deref(), accepted.as_slice()) {
+        _ if is_redirected(story) => vec![redirected(&accepted)],
         (Some("reply") | None, []) => vec![format!("Sent at {finished}; the attempt itself is not kept any more.")],
         (_, [only]) => vec![once(story, only)],
         (_, [_, _, ..]) => {
@@ -81,6 +96,29 @@ fn sent(story: &Story, finished: &str) -> Vec<String> {
     told.extend(resends(story));
     told.extend(late(story));
     told
+}
+
+/// Whether the relay sent it to the address of a test instead.
+fn is_redirected(story: &Story) -> bool {
+    story.delivery.reason.as_deref().is_some_and(|reason| reason.contains(REDIRECTED))
+}
+
+fn redirected(accepted: &[&Attempt]) -> String {
+    let each: Vec<String> = accepted.iter().map(|attempt| accepted_by(attempt)).collect();
+    let how = if each.is_empty() { String::new() } else { format!(": {}", list(&each)) };
+    format!("Redirected: it went to the address in guards.redirect_all_to, not to this one{how}.")
+}
+
+/// A relay that is silent for longer will hardly come back; another one decides.
+fn sending(story: &Story) -> String {
+    match story.around.as_ref().and_then(|around| around.relay_silent_s) {
+        Some(silent_s) if silent_s > SILENT_S => format!(
+            "It was being sent, but its relay has been silent for {}; another running relay will put it in doubt: start \
+             one if there is none.",
+            age(silent_s)
+        ),
+        _ => "It is being sent at this moment: a relay transmits it or waits for the server's reply.".to_owned(),
+    }
 }
 
 fn once(story: &Story, accepted: &Attempt) -> String {
@@ -167,11 +205,30 @@ fn late(story: &Story) -> Option<String> {
     doubted.then(|| "The server's reply became known late: until then it was in doubt.".to_owned())
 }
 
+/// What is known about a doubt, and how to decide it.
 fn in_doubt(story: &Story) -> Vec<String> {
     let Some(doubt) = &story.doubt else {
-        return vec![crate::show::in_doubt(None)];
+        return vec!["Nobody knows whether it arrived; the doubt has just changed, look again.".to_owned()];
     };
-    let mut told = vec![format!("In doubt since {}. {}", at(&doubt.doubt_since), crate::show::in_doubt(Some(doubt)))];
+    let answer = story.attempts.iter().find(|attempt| attempt.token == doubt.token && attempt.code.is_some());
+    let why = match (doubt.marked_by.as_deref(), answer.and_then(words)) {
+        (Some("reaper"), _) => "its relay vanished while it was sending".to_owned(),
+        (_, Some(said)) => format!("the server answered {}, which is neither yes nor no", quoted(&said)),
+        _ => "the connection was lost between the end of the message and the server's reply".to_owned(),
+    };
+    let mut told = vec![format!(
+        "In doubt since {}. Nobody knows whether it arrived: {why}. Look for {} in the mail server's log around {}, then: \
+         hapax resolve {} sent|resend|failed --reason '...'{}",
+        at(&doubt.doubt_since),
+        doubt.message_id_header,
+        at_or_unknown(doubt.intent_at.as_deref()),
+        doubt.token,
+        early(doubt)
+    )];
+    if is_redirected(story) {
+        told.push("It went to the address in guards.redirect_all_to, not to this one.".to_owned());
+    }
+    told.extend(by_itself(story));
     for attempt in story.ended("accepted") {
         told.push(format!("An earlier copy was {}.", accepted_by(attempt)));
     }
@@ -181,6 +238,32 @@ fn in_doubt(story: &Story) -> Vec<String> {
     }
     told.extend(resends(story));
     told
+}
+
+/// When resend and failed are refused: never a time that is over by the database's clock.
+fn early(doubt: &OpenDoubt) -> String {
+    if !doubt.may_be_alive {
+        return String::new();
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "an age in milliseconds")]
+    let now = millis(&doubt.doubt_since).map(|since| since + (doubt.age_s * 1000.0) as i64);
+    let until = doubt.may_be_alive_until.as_deref();
+    match until {
+        Some(until) if millis(until) > now => format!(" (resend and failed only after {})", at(until)),
+        _ => " (resend and failed only once a running relay has watched it for the whole grace)".to_owned(),
+    }
+}
+
+/// What the database knows of policies; those of kinds and routes are in the relays' configuration.
+fn by_itself(story: &Story) -> Option<String> {
+    let same_key = story.around.as_ref().and_then(|around| around.same_key) == Some(true);
+    let own = story.delivery.on_doubt.as_deref().filter(|policy| matches!(*policy, "resend" | "assume_sent"));
+    let policy = match (own, same_key) {
+        (_, true) => "its upstream knows repeats by their key".to_owned(),
+        (Some(policy), false) => format!("on_doubt = {policy}"),
+        (None, false) => return None,
+    };
+    Some(format!("It may decide itself by policy ({policy})."))
 }
 
 fn held(story: &Story) -> String {
@@ -247,6 +330,9 @@ fn expired(story: &Story, finished: &str) -> Vec<String> {
 
 /// How an attempt ended, in a sentence that begins with "the attempt".
 fn ending(attempt: &Attempt) -> String {
+    if let (Some(log), "not_sent") = (by_log(attempt), attempt.outcome.as_str()) {
+        return format!("did not arrive, by the Postfix log: {}", quoted(log));
+    }
     let said = words(attempt).map(|words| format!(": {}", quoted(&words))).unwrap_or_default();
     let (when, server) = (at(&attempt.finished_at), server(attempt));
     match attempt.outcome.as_str() {
@@ -312,6 +398,15 @@ fn evidence(story: &Story) -> Vec<String> {
         Some(capital(&format!("{brought} {what}{words}.")))
     });
     told.collect()
+}
+
+/// It is itself what an operator has sent again.
+pub(crate) fn copy_of(story: &Story) -> Option<String> {
+    let around = story.around.as_ref()?;
+    let (original, when) = (around.copy_of?, at_or_unknown(around.copied_at.as_deref()));
+    let by = around.copied_by.as_deref().map(|by| format!(" (session user {by})")).unwrap_or_default();
+    let why = around.copy_reason.as_deref().map(|why| format!(", because {}", quoted(why))).unwrap_or_default();
+    Some(format!("This is message {original}, which an operator{by} sent again at {when}{why}."))
 }
 
 /// An operator has enqueued the same again as a new message.

@@ -84,6 +84,60 @@ fn decision(action: &str, actor: &str, reason: &str) -> Decision {
     }
 }
 
+fn doubt() -> OpenDoubt {
+    OpenDoubt {
+        message_id: ID,
+        recipient_no: 1,
+        token: Uuid::from_u128(7),
+        recipient: None,
+        kind: None,
+        tenant: None,
+        doubt_since: "2026-11-26T10:31:02.100Z".into(),
+        age_s: 1.0,
+        marked_by: Some("reaper".into()),
+        relay_name: None,
+        relay_host: None,
+        relay_incarnation: None,
+        relay_signed_off: false,
+        relay_state: "silent for 3 min".into(),
+        route: None,
+        phase: "end_marker".into(),
+        server: None,
+        server_known_by: None,
+        message_id_header: ID.to_string(),
+        search_for: ID.to_string(),
+        search_from: None,
+        search_until: None,
+        intents: 1,
+        intent_at: Some("2026-11-26T10:30:00.000Z".into()),
+        resends: 1,
+        may_be_alive_until: None,
+        may_be_alive: false,
+        grace_over: false,
+        note: None,
+    }
+}
+
+fn nothing_around() -> Circumstances {
+    Circumstances {
+        recipient_no: 1,
+        dedup_key: None,
+        key_until: None,
+        key_in_force: None,
+        key_holder: None,
+        waits_for: None,
+        waits_for_no: None,
+        waits_for_state: None,
+        ahead: None,
+        copy_of: None,
+        copied_at: None,
+        copied_by: None,
+        copy_reason: None,
+        relay_silent_s: None,
+        same_key: None,
+    }
+}
+
 fn story(delivery: Delivery, attempts: Vec<Attempt>, decisions: Vec<Decision>) -> Story {
     Story { delivery, attempts, decisions: Some(decisions), doubt: None, around: None }
 }
@@ -238,15 +292,11 @@ fn waiting_names_what_is_waited_for() {
         "Waits for its time: the application wants it sent not before 2026-11-26 11:00:00 UTC."
     );
     let ordered = Circumstances {
-        recipient_no: 1,
-        dedup_key: None,
-        key_until: None,
-        key_in_force: None,
-        key_holder: None,
         waits_for: Some(ID),
         waits_for_no: Some(2),
         waits_for_state: Some("held".into()),
         ahead: Some(7),
+        ..nothing_around()
     };
     let told = verdict(&Story { around: Some(ordered), ..story(pending, vec![], vec![]) });
     assert_eq!(
@@ -257,37 +307,7 @@ fn waiting_names_what_is_waited_for() {
 
 #[test]
 fn a_doubt_tells_since_when_what_to_look_for_and_what_came_before() {
-    let doubt = OpenDoubt {
-        message_id: ID,
-        recipient_no: 1,
-        token: Uuid::from_u128(7),
-        recipient: None,
-        kind: None,
-        tenant: None,
-        doubt_since: "2026-11-26T10:31:02.100Z".into(),
-        age_s: 1.0,
-        marked_by: Some("reaper".into()),
-        relay_name: None,
-        relay_host: None,
-        relay_incarnation: None,
-        relay_signed_off: false,
-        relay_state: "silent for 3 min".into(),
-        route: None,
-        phase: "end_marker".into(),
-        server: None,
-        server_known_by: None,
-        message_id_header: ID.to_string(),
-        search_for: ID.to_string(),
-        search_from: None,
-        search_until: None,
-        intents: 1,
-        intent_at: Some("2026-11-26T10:30:00.000Z".into()),
-        resends: 1,
-        may_be_alive_until: None,
-        may_be_alive: false,
-        grace_over: false,
-        note: None,
-    };
+    let doubt = doubt();
     let attempts = vec![attempt("unknown", "2026-11-26T10:10:00.000Z")];
     let open = Delivery { finished_at: None, resends: 1, ..delivery("in_doubt") };
     let decisions = vec![decision("resolve resend", "alice", "x")];
@@ -306,15 +326,11 @@ fn a_doubt_tells_since_when_what_to_look_for_and_what_came_before() {
 #[test]
 fn a_key_of_what_was_not_sent_is_pointed_out_for_it_keeps_a_repeat_from_being_sent() {
     let around = Circumstances {
-        recipient_no: 1,
         dedup_key: Some("order-42".into()),
         key_until: Some("2026-12-26T10:00:00.000Z".into()),
         key_in_force: Some(true),
         key_holder: Some(ID),
-        waits_for: None,
-        waits_for_no: None,
-        waits_for_state: None,
-        ahead: None,
+        ..nothing_around()
     };
     let told = |state: &str| {
         let story = Story { around: Some(around.clone()), ..story(delivery(state), vec![], vec![]) };
@@ -372,4 +388,80 @@ fn words_and_numbers_read_as_people_write_them() {
     };
     assert_eq!(words(&other).as_deref(), Some("451 4.3.0 busy"));
     assert_eq!(words(&attempt("unknown", "x")).as_deref(), Some("eof"));
+}
+
+#[test]
+fn a_redirected_delivery_was_not_sent_to_its_recipient() {
+    let elsewhere = Delivery { reason: Some("redirected by guards.redirect_all_to".into()), ..sent() };
+    let told = verdict(&story(elsewhere, vec![accepted("2026-11-26T10:31:02.105Z")], vec![]));
+    let begins = "Redirected: it went to the address in guards.redirect_all_to, not to this one: accepted by mx1";
+    assert!(told.starts_with(begins), "{told}");
+}
+
+#[test]
+fn a_silent_relay_is_not_said_to_be_sending() {
+    let told = |silent_s| {
+        let around = Circumstances { relay_silent_s: Some(silent_s), ..nothing_around() };
+        verdict(&Story { around: Some(around), ..story(delivery("sending"), vec![], vec![]) })
+    };
+    assert!(told(1.0).starts_with("It is being sent at this moment"), "{}", told(1.0));
+    let silent = "its relay has been silent for 61 s; another running relay will put it in doubt: start one";
+    assert!(told(61.0).contains(silent), "{}", told(61.0));
+}
+
+#[test]
+fn a_doubt_says_what_may_decide_it_by_itself_and_promises_no_time_that_is_over() {
+    let told = |delivery: Delivery, doubt: OpenDoubt, same_key| {
+        let around = Circumstances { same_key: Some(same_key), ..nothing_around() };
+        verdict(&Story { doubt: Some(doubt), around: Some(around), ..story(delivery, vec![], vec![]) })
+    };
+    let open = delivery("in_doubt");
+    let alive = |until: &str| OpenDoubt { may_be_alive: true, may_be_alive_until: Some(until.into()), ..doubt() };
+    let later = told(open.clone(), alive("2026-11-26T10:41:00.000Z"), false);
+    assert!(later.contains("(resend and failed only after 2026-11-26 10:41:00 UTC)"), "{later}");
+    assert!(!later.contains("by policy"), "{later}");
+    // The doubt is one second old.
+    let over = told(open.clone(), alive("2026-11-26T10:31:03.000Z"), false);
+    assert!(over.contains("only once a running relay has watched it for the whole grace)"), "{over}");
+    let policy = Delivery { on_doubt: Some("resend".into()), ..open.clone() };
+    let policy = told(policy, doubt(), false);
+    assert!(policy.contains("It may decide itself by policy (on_doubt = resend)."), "{policy}");
+    let keyed = told(Delivery { on_doubt: Some("hold".into()), ..open.clone() }, doubt(), true);
+    assert!(keyed.contains("It may decide itself by policy (its upstream knows repeats by their key)."), "{keyed}");
+    let held = told(Delivery { on_doubt: Some("hold".into()), ..open }, doubt(), false);
+    assert!(!held.contains("by policy"), "{held}");
+}
+
+#[test]
+fn an_answer_that_is_neither_yes_nor_no_is_told_and_no_lost_connection() {
+    let closing = Attempt {
+        token: doubt().token,
+        code: Some(421),
+        reply: Some("4.3.2 going down".into()),
+        ..attempt("unknown", "2026-11-26T10:31:02.100Z")
+    };
+    let own = OpenDoubt { marked_by: Some("relay".into()), ..doubt() };
+    let told = verdict(&Story { doubt: Some(own), ..story(delivery("in_doubt"), vec![closing], vec![]) });
+    assert!(told.contains("the server answered \"421 4.3.2 going down\", which is neither yes nor no."), "{told}");
+    assert!(!told.contains("connection was lost"), "{told}");
+}
+
+#[test]
+fn what_a_log_has_settled_is_told_as_the_logs_and_not_as_the_servers_words() {
+    let by_log = |outcome: &str| Attempt {
+        code: Some(421),
+        reply: Some("4.3.2 going down".into()),
+        detail: Some("Postfix log: mx1 3F2A: queued at 10:31:04".into()),
+        ..attempt(outcome, "2026-11-26T10:31:02.105Z")
+    };
+    for (outcome, what) in [("accepted", "it was accepted"), ("not_sent", "it did not arrive")] {
+        let found = Decision { token: Some(by_log(outcome).token), ..decision("evidence accepted", "alice", "x") };
+        let story = story(sent(), vec![by_log(outcome)], vec![found]);
+        let events = timeline(&[&story]);
+        let told = events.iter().find(|event| event.event == "outcome").expect("an outcome");
+        let begins =
+            format!("by the Postfix log, reconciled by session user alice: {what}: \"mx1 3F2A: queued at 10:31:04\"");
+        assert!(told.text.starts_with(&begins), "{}", told.text);
+        assert!(!verdict(&story).contains("421"), "{}", verdict(&story));
+    }
 }

@@ -21,7 +21,7 @@ readable!(
 );
 
 readable!(
-    /// What surrounds a delivery: its deduplication key and the head of its ordering key.
+    /// What surrounds a delivery: its deduplication key, the head of its ordering key, its origin and its relay.
     pub struct Circumstances {
         /// Which delivery of the message.
         pub recipient_no: i32,
@@ -41,6 +41,18 @@ readable!(
         pub waits_for_state: Option<String>,
         /// How many are ahead of it, counted up to 1,000.
         pub ahead: Option<i64>,
+        /// The message that an operator sent again as this one.
+        pub copy_of: Option<Uuid>,
+        /// When.
+        pub copied_at: Option<String>,
+        /// Which operator; none when this role may not see decisions.
+        pub copied_by: Option<String>,
+        /// Why, masked; none when this role may not see decisions.
+        pub copy_reason: Option<String>,
+        /// For how long the relay that is sending it has been silent, by the database's clock, in seconds.
+        pub relay_silent_s: Option<f64>,
+        /// Whether its upstream knows repeats by their key.
+        pub same_key: Option<bool>,
     }
 );
 
