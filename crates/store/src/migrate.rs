@@ -46,6 +46,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     14 "0014_explain.sql",
     15 "0015_send_again.sql",
     16 "0016_ordering_key.sql",
+    17 "0017_identity.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -125,7 +125,7 @@ fn summary(findings: &Findings) -> String {
         format!("One message to {}", counted(states.len(), "recipient"))
     };
     let nothing = if counts.contains_key("sent") { "" } else { " Nothing is known to have been sent." };
-    let copied = stories.iter().any(|story| is_copy(story));
+    let copied = stories.iter().any(is_copy);
     let different = if findings.by == "address" && findings.twins.is_empty() && !copied {
         " No two of them have the same kind and content within a day."
     } else {
