@@ -60,7 +60,6 @@ COMMENT ON COLUMN outbox.failover.epoch IS 'The epoch that was armed when it was
 COMMENT ON COLUMN outbox.failover.identity IS 'outbox.database_identity() of the server that was met.';
 
 -- Where am I? --------------------------------------------------------------------------------------------------------
-
 CREATE FUNCTION outbox.own_address(OUT address text, OUT port integer) LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE WHEN inet_server_addr() <<= inet '127.0.0.0/8' OR host(inet_server_addr()) = '::1' THEN '' ELSE coalesce(host(inet_server_addr()), '') END,
          current_setting('port')::integer
@@ -180,7 +179,6 @@ $$;
 COMMENT ON FUNCTION outbox.suspect_copy() IS 'A relay has met this outbox at an address that is not known: the next arming holds what is pending.';
 
 -- Quarantine ---------------------------------------------------------------------------------------------------------
-
 -- What the lost part of history may have sent: every delivery without intent that may ever have been due. Walks the queue by
 -- key, once, a batch per call, up to what was its end when the switch was noticed: what came later was never on the other
 -- server. Several callers share the walk.
@@ -204,7 +202,6 @@ BEGIN
   IF NOT FOUND THEN RETURN; END IF;
   held := f.held;
   IF f.completed_at IS NOT NULL THEN RETURN; END IF;
-
   SELECT p.message_id, p.recipient_no INTO last_message, last_recipient FROM (
     SELECT q.message_id, q.recipient_no FROM outbox.queue q WHERE (q.message_id, q.recipient_no) > (f.after_message, f.after_recipient) AND (q.message_id, q.recipient_no) <= (f.until_message, f.until_recipient)
     ORDER BY q.message_id, q.recipient_no LIMIT greatest(batch, 1)) p
@@ -319,7 +316,6 @@ COMMENT ON FUNCTION outbox.release_failover(text, integer) IS
   SELECT outbox.release_failover(''checked against the log of mx1'');';
 
 -- Arming -------------------------------------------------------------------------------------------------------------
-
 DROP FUNCTION outbox.arm(text);
 CREATE FUNCTION outbox.arm(reason text, hold_pending boolean DEFAULT NULL)
 RETURNS TABLE (identity text, previous_identity text, epoch uuid, cause text, held bigint, in_doubt bigint, sending bigint)
@@ -377,7 +373,6 @@ END $$;
 COMMENT ON FUNCTION outbox.continue_after_failover(uuid, uuid, bigint) IS 'What relays with after_failover = "continue" do: arm a later timeline of the same database by themselves, holding nothing. Refused (false) where the relay''s own last heartbeat is missing.';
 
 -- Re-assertion -------------------------------------------------------------------------------------------------------
-
 -- One attempt from a relay's memory, against whatever this server knows. Late truth as in settle_late(); besides, it restores
 -- what an asynchronous failover has forgotten. Answers
 --   restored  the mark or the outcome was missing and is there now,   settled  the attempt still owned its delivery,
@@ -407,7 +402,6 @@ BEGIN
     END IF;
   END IF;
   SELECT a.outcome INTO known FROM outbox.attempt a WHERE a.message_id = p_message_id AND a.recipient_no = p_recipient_no AND a.token = p_token;
-
   IF q.intent = p_token THEN
     IF p_verdict IS NULL THEN
       RETURN CASE WHEN q.parked = 'doubt' THEN 'already' ELSE 'sending' END;
@@ -438,7 +432,6 @@ BEGIN
     END IF;
     RETURN 'settled';
   END IF;
-
   IF q.message_id IS NOT NULL AND q.intent IS NULL AND known IS NULL AND (p_outcome = 'unknown' OR p_verdict IS NULL AND p_intended) THEN
     -- The mark was lost: it is on the wire, or was, and must not be handed out again.
     INSERT INTO outbox.attempt (message_id, recipient_no, token, attempt_no, outcome, phase, cause, code, enhanced, reply, detail, route, server, relay, started_at, bytes)
@@ -498,7 +491,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION outbox.reassert(uuid, uuid[], uuid[], smallint[], uuid[], uuid[], boolean[], text[], float8[], text[], text[], text[], text[], smallint[], text[], text[], text[], text[], text[], float8[], int[]) IS
   'What a relay remembers of its attempts, against what this database knows: outcomes and intents that a failover has lost are restored. Needs no arming. Idempotent; late truth wins.';
-
 INSERT INTO outbox.privilege (roles, privileges, names) VALUES
   ('outbox_relay', 'EXECUTE', '{assert_continues,descends_from,address_is_known,note_address,addresses,own_address,disarm,suspect_copy,continue_after_failover,reassert,uuid_floor}'::text[]),
   ('outbox_relay outbox_operator', 'EXECUTE', '{quarantine}'),
