@@ -103,7 +103,10 @@ pub async fn run_with(
     // Its own: this incarnation may end while the process goes on.
     let shutdown = Shutdown { soft: shutdown.soft.child_token(), hard: shutdown.hard.child_token() };
     if past.address_guard {
-        guard::recognise(&store, config.limits.heartbeat_interval, &shutdown.soft).await?;
+        while let Err(error) = guard::recognise(&store, config.limits.heartbeat_interval, &shutdown.soft).await {
+            let Error::Store { doing, source } = error else { return Err(error) };
+            try_again(&shutdown, doing, source).await?;
+        }
     }
     let routes = introduce(&store, &config, &clock, &shutdown).await?;
     let fatal = Fatal::default();

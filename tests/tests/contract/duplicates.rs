@@ -130,7 +130,7 @@ async fn what_an_operator_has_sent_again_is_no_duplicate_of_a_producer() {
     let second = hello(&outbox, "{ada@example.org}", "").await;
     assert_eq!(outbox.texts(PAIRS).await.len(), 1);
     let audit = format!(
-        "INSERT INTO outbox.audit (action, message_id, reason, after) VALUES ('send again', '{first}', 'lost', 'message {second}')"
+        "INSERT INTO outbox.audit (action, message_id, reason, after) VALUES ('send again', '{first}', 'lost', 'sent again as {second}')"
     );
     outbox.db.batch_execute(&audit).await.unwrap();
     assert_eq!(outbox.texts(PAIRS).await, Vec::<String>::new());
