@@ -35,7 +35,7 @@ async fn refused_then_held(stage: &Stage, settings: &Settings, operator: &Settin
     assert!(relay.stderr().contains("hapax arm --reason"), "{}", relay.report());
     let (code, output) = operator.command(["arm", "--reason", "this copy is to be used"]).await;
     println!("{output}");
-    assert!(code == 0 && !output.contains("held: 0"), "{output}");
+    assert!(code == 0 && !output.contains("held by this failover: 0"), "{output}");
     let relay = settings.run().await;
     ends_well(relay).await;
     assert_eq!(stage.server.with_ledger(|ledger| ledger.totals().end_markers), before, "nothing left the copy");
@@ -151,7 +151,10 @@ async fn rc25_rc33_a_snapshot_restored_in_place_under_a_living_relay_sends_no_hi
     let arm = ["arm", "--reason", "restored, the relay has told what it knew", "--release-held"];
     let (code, output) = stage.settings_of("operator").command(arm).await;
     println!("{output}");
-    assert!(code == 0 && output.contains("restored to an earlier point") && output.contains("held: 0"), "{output}");
+    assert!(
+        code == 0 && output.contains("restored to an earlier point") && output.contains("held by this failover: 0"),
+        "{output}"
+    );
     stage.until("sent", 300).await;
     ends_well(relay).await;
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(300);
