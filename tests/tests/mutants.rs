@@ -28,7 +28,10 @@ struct Kind(Option<&'static str>);
 impl Kind {
     const SOUND: Self = Self(None);
 
-    fn start(self, settings: &Settings, more: &[(&str, &str)]) -> HapaxProcess {
+    async fn start(self, stage: &Stage, settings: &Settings, more: &[(&str, &str)]) -> HapaxProcess {
+        for (function, fragment, replacement) in self.0.into_iter().flat_map(hapax_core::mutant::in_functions) {
+            break_function(stage, function, fragment, replacement).await;
+        }
         let mut builder = HapaxProcess::builder().config(settings.toml()).arg("run");
         for (name, value) in self.0.map(|mutant| ("HAPAX_MUTANT", mutant)).iter().chain(more) {
             builder = builder.env(name, value);
@@ -39,6 +42,17 @@ impl Kind {
     /// How patient to be.
     fn patience(self) -> Duration {
         if self.0.is_some() { SHOWN_WITHIN } else { hapax_tests::stage::PATIENCE }
+    }
+}
+
+/// Puts `replacement` in the place of `fragment` in a function of the schema; a relay before this one may have done so.
+async fn break_function(stage: &Stage, function: &str, fragment: &str, replacement: &str) {
+    let text = format!("SELECT pg_get_functiondef('outbox.{function}'::regproc)");
+    let sound: String = stage.sql.query_one(&text, &[]).await.expect("the function is there").get(0);
+    if sound.contains(fragment) {
+        stage.sql.batch_execute(&sound.replace(fragment, replacement)).await.expect("the function is replaced");
+    } else {
+        assert!(sound.contains(replacement), "{function} no longer contains {fragment:?}");
     }
 }
 

@@ -32,8 +32,10 @@ impl Default for Timeouts {
 /// Numbers that bound what a relay does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Deliveries in the relay's hands at once: bounds memory, open intents and the doubt one crash can leave.
+    /// Attempts under way at once, up to their durable outcomes: bounds open intents and the doubt one crash can leave.
     pub max_in_flight: usize,
+    /// Deliveries claimed ahead of that, so that no courier waits for the database; memory is for both.
+    pub prefetch: usize,
     /// From asking for the intent to the first byte of the end marker; later the attempt aborts, certainly not sent.
     pub transmit_deadline: Duration,
     /// Between two heartbeats.
@@ -60,6 +62,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_in_flight: 64,
+            prefetch: 64,
             transmit_deadline: Duration::from_secs(60),
             heartbeat_interval: Duration::from_secs(5),
             dead_after: Duration::from_secs(30),

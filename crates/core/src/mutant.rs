@@ -57,24 +57,9 @@ pub fn is(name: &'static str) -> bool {
     on.as_deref() == Some(name)
 }
 
-/// Of each mutant that breaks SQL: the operation, the fragment that is there, and what is put in its place.
+/// Of each mutant that breaks a statement: the operation, the fragment that is there, and what is put in its place.
 #[cfg(feature = "fault-points")]
-const SQL: [(&str, &str, &str, &str); 12] = [
-    (
-        "intend_asynchronous",
-        "intend",
-        "set_config('synchronous_commit', outbox.durable_commit(), true)",
-        "set_config('synchronous_commit', 'off', true)",
-    ),
-    (
-        "claim_takes_intents",
-        "claim",
-        "SET lease = $3,",
-        "SET intent = NULL, intent_by = NULL, intent_at = NULL, lease = $3,",
-    ),
-    ("claim_takes_intents", "claim", "AND c.intent IS NULL AND c.parked IS NULL", "AND c.parked IS NULL"),
-    ("claim_ignores_leases", "claim", "AND (c.lease IS NULL OR c.lease_until < now() OR", "AND (true OR"),
-    ("settle_without_token", "settle", "AND (q.intent = i.token OR", "AND (q.intent IS NOT NULL OR"),
+const SQL: [(&str, &str, &str, &str); 4] = [
     (
         "reaper_makes_pending",
         "mark_in_doubt",
@@ -87,17 +72,38 @@ const SQL: [(&str, &str, &str, &str); 12] = [
         "ON CONFLICT (incarnation) DO NOTHING",
         "ON CONFLICT (incarnation) DO UPDATE SET beat = 0, signed_off_at = NULL",
     ),
-    ("epoch_ignored", "claim", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
-    (
-        "epoch_ignored",
-        "intend",
-        "outbox.assert_continues($1, $2, $9, $13)",
-        "($1::uuid IS NOT NULL AND $2::text IS NOT NULL AND $13::int8 IS NOT NULL)",
-    ),
-    ("epoch_ignored", "settle", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
     ("epoch_ignored", "renew", "outbox.assert_armed($1, $2)", "($1::uuid IS NOT NULL AND $2::text IS NOT NULL)"),
     ("epoch_ignored", "heartbeat", "outbox.assert_armed($3, $4)", "($3::uuid IS NOT NULL AND $4::text IS NOT NULL)"),
 ];
+
+/// Of each mutant that breaks a function of the schema: its name, the fragment that is there, and what is put in its place.
+/// The relay has no right to change functions; who plays the mutant does it ([`in_functions`]).
+const FUNCTIONS: [(&str, &str, &str, &str); 8] = [
+    (
+        "intend_asynchronous",
+        "intend_batch",
+        "set_config('synchronous_commit', outbox.durable_commit(), true)",
+        "set_config('synchronous_commit', 'off', true)",
+    ),
+    (
+        "claim_takes_intents",
+        "claim_batch",
+        "SET lease = p_lease,",
+        "SET intent = NULL, intent_by = NULL, intent_at = NULL, lease = p_lease,",
+    ),
+    ("claim_takes_intents", "claim_batch", "AND c.intent IS NULL AND c.parked IS NULL", "AND c.parked IS NULL"),
+    ("claim_ignores_leases", "claim_batch", "AND (c.lease IS NULL OR c.lease_until IS NULL OR", "AND (true OR"),
+    ("settle_without_token", "settle_batch", "(q.intent = i.token OR", "(q.intent IS NOT NULL OR"),
+    ("epoch_ignored", "claim_batch", "PERFORM outbox.assert_armed(p_epoch, p_identity);", ""),
+    ("epoch_ignored", "intend_batch", "PERFORM outbox.assert_continues(p_epoch, p_identity, p_relay, p_beat);", ""),
+    ("epoch_ignored", "settle_batch", "PERFORM outbox.assert_armed(p_epoch, p_identity);", ""),
+];
+
+/// What `mutant` breaks in functions of the schema: name, fragment, replacement.
+pub fn in_functions(mutant: &str) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> + '_ {
+    let of_mutant = FUNCTIONS.into_iter().filter(move |(name, ..)| *name == mutant);
+    of_mutant.map(|(_, function, fragment, replacement)| (function, fragment, replacement))
+}
 
 /// The text of a statement, as it is.
 #[cfg(not(feature = "fault-points"))]

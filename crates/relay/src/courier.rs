@@ -11,12 +11,13 @@ use hapax_core::{Decision, Outcome, Phase, clock::Clock, decide, decide::Situati
 use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat};
 use hapax_render::Renderer;
 use hapax_store::{IntendRequest, Release, Settlement, Store, Verdict};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::RelayConfig,
     fatal::Fatal,
-    job::{Job, Parcel, Unfit},
+    job::{Flight, Job, Parcel, Unfit},
     ledger::{Intended, Ledger},
     registry::{Hands, Registry},
     route::Route,
@@ -35,6 +36,8 @@ pub(crate) struct Office {
     pub(crate) heartbeat: Arc<Heartbeat>,
     pub(crate) fatal: Fatal,
     pub(crate) soft: CancellationToken,
+    /// Places between the beginning of an attempt and its durable outcome: `max_in_flight`.
+    pub(crate) flights: Arc<Semaphore>,
 }
 
 /// Works for `route` until there is nothing to do for a while or the relay shuts down.
@@ -46,6 +49,7 @@ pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
             give_back(&office, job, left).await;
             continue;
         }
+        let Some(job) = take_off(&office, &route, job).await else { continue };
         if !Box::pin(attempt(&office, &route, &mut line, job)).await {
             route.courier_ended();
             break;
@@ -54,6 +58,26 @@ pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
     }
     line.hang_up().await;
     alive.finished();
+}
+
+/// Waits for a place in flight; gives the delivery back when the relay shuts down meanwhile. Its route's place comes first:
+/// a route whose server is slow must not hold what others could use.
+async fn take_off(office: &Office, route: &Route, mut job: Job) -> Option<Job> {
+    let places = async {
+        let of_route = route.flights.clone().acquire_owned().await.ok()?;
+        let global = office.flights.clone().acquire_owned().await.ok()?;
+        Some(Flight { _global: global, _route: of_route })
+    };
+    tokio::select! {
+        biased;
+        flight = places => job.permit.flight = flight,
+        () = office.soft.cancelled() => {}
+    }
+    if job.permit.flight.is_none() {
+        give_back(office, job, Duration::ZERO).await;
+        return None;
+    }
+    Some(job)
 }
 
 /// A courier's connection, counted in its route.

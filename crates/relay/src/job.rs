@@ -21,11 +21,20 @@ use crate::{
     upstream,
 };
 
-/// A place among `max_in_flight`, and one among its route's. Given back when the outcome is durable.
+/// A place among those that may be claimed, and one among its route's; from the beginning of the attempt also one among
+/// `max_in_flight`. All are given back when the outcome is durable.
 #[derive(Debug)]
 pub(crate) struct Permit {
     pub(crate) _global: OwnedSemaphorePermit,
     pub(crate) _route: Option<OwnedSemaphorePermit>,
+    pub(crate) flight: Option<Flight>,
+}
+
+/// A place in flight, and one among its route's.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) _global: OwnedSemaphorePermit,
+    pub(crate) _route: OwnedSemaphorePermit,
 }
 
 /// One delivery in the relay's hands.

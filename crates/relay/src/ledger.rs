@@ -38,6 +38,10 @@ pub(crate) enum Intended {
 
 struct Asked {
     request: IntendRequest,
+    asker: Asker,
+}
+
+struct Asker {
     /// CLOCK_BOOTTIME after which an answer is of no use.
     deadline: Duration,
     answer: oneshot::Sender<Intended>,
@@ -45,6 +49,10 @@ struct Asked {
 
 struct Ended {
     settlement: Settlement,
+    rest: Rest,
+}
+
+struct Rest {
     permit: Option<Permit>,
     /// How often the hot statement has passed it over.
     passed_over: u32,
@@ -79,7 +87,7 @@ impl Ledger {
     /// Asks for an intent, useful until `deadline` (CLOCK_BOOTTIME).
     pub(crate) async fn intend(&self, request: IntendRequest, deadline: Duration) -> Intended {
         let (answer, answered) = oneshot::channel();
-        if self.intents.send(Asked { request, deadline, answer }).is_err() {
+        if self.intents.send(Asked { request, asker: Asker { deadline, answer } }).is_err() {
             return Intended::Unavailable;
         }
         answered.await.unwrap_or(Intended::Unavailable)
@@ -87,7 +95,7 @@ impl Ledger {
 
     /// Hands in an outcome with the permit that is given back once it is durable.
     pub(crate) fn settle(&self, settlement: Settlement, permit: Permit) {
-        let ended = Ended { settlement, permit: Some(permit), passed_over: 0 };
+        let ended = Ended { settlement, rest: Rest { permit: Some(permit), passed_over: 0 } };
         // The receiver lives as long as any handle; when it is gone the process is going down, and what has an intent
         // will be in doubt, or the database is another one, and the guard tells it from memory.
         if self.outcomes.send(ended).is_err() {
@@ -121,28 +129,30 @@ async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
     let alive = work.fatal.alive("intend");
     let mut batch = Vec::new();
     while asked.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        let requests: Vec<IntendRequest> = batch.iter().map(|asked| asked.request.clone()).collect();
+        let (requests, askers): (Vec<_>, Vec<_>) = batch.drain(..).map(|asked| (asked.request, asked.asker)).unzip();
         fault::point("intend_sent");
         match work.store.intend(&requests, Wait::Skip).await {
             Ok(answers) => {
-                for (asked, answer) in batch.drain(..).zip(answers) {
+                for ((request, asker), answer) in requests.into_iter().zip(askers).zip(answers) {
                     match answer {
-                        IntendAnswer::Granted => tell(asked, Intended::Granted),
-                        IntendAnswer::Refused => tell(asked, Intended::Refused),
-                        IntendAnswer::Changed => tell(asked, Intended::Changed),
-                        IntendAnswer::Busy => drop(work.tasks.spawn(intend_alone(work.clone(), asked, false))),
+                        IntendAnswer::Granted => tell(&request, asker, Intended::Granted),
+                        IntendAnswer::Refused => tell(&request, asker, Intended::Refused),
+                        IntendAnswer::Changed => tell(&request, asker, Intended::Changed),
+                        IntendAnswer::Busy => {
+                            work.tasks.spawn(intend_alone(work.clone(), Asked { request, asker }, false));
+                        }
                     }
                 }
             }
             Err(error) => {
                 let Ok(error) = work.fatal.check_guard(error) else { break };
-                tracing::warn!(error = %error, deliveries = batch.len(), "intents have no answer, each is asked for again");
-                for asked in batch.drain(..) {
+                tracing::warn!(error = %error, deliveries = requests.len(), "intents have no answer, each is asked for again");
+                for (request, asker) in requests.into_iter().zip(askers) {
                     if mutant::is("lost_intend_granted") {
-                        tell(asked, Intended::Granted);
+                        tell(&request, asker, Intended::Granted);
                         continue;
                     }
-                    work.tasks.spawn(intend_alone(work.clone(), asked, true));
+                    work.tasks.spawn(intend_alone(work.clone(), Asked { request, asker }, true));
                 }
             }
         }
@@ -154,7 +164,7 @@ async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
 /// SELECT, until it is definite or of no use. `written`: an execution without an answer may have written it.
 async fn intend_alone(work: Work, asked: Asked, mut written: bool) {
     let answer = loop {
-        if work.clock.boottime() >= asked.deadline {
+        if work.clock.boottime() >= asked.asker.deadline {
             break Intended::Unavailable;
         }
         match work.store.intend(std::slice::from_ref(&asked.request), Wait::ForLocks).await {
@@ -174,13 +184,13 @@ async fn intend_alone(work: Work, asked: Asked, mut written: bool) {
             }
         }
     };
-    tell(asked, answer);
+    tell(&asked.request, asked.asker, answer);
 }
 
 /// A courier that has gone meanwhile needs no answer: dropping a dialogue before the marker is always safe.
-fn tell(asked: Asked, answer: Intended) {
-    if asked.answer.send(answer).is_err() {
-        tracing::debug!(delivery = %asked.request.key, ?answer, "nobody waits for this intent any more");
+fn tell(request: &IntendRequest, asker: Asker, answer: Intended) {
+    if asker.answer.send(answer).is_err() {
+        tracing::debug!(delivery = %request.key, ?answer, "nobody waits for this intent any more");
     }
 }
 
@@ -201,17 +211,19 @@ async fn settle_loop(work: Work, mut ended: mpsc::UnboundedReceiver<Ended>, agai
 
 /// One commit. Answers what the hot statement passed over once (it goes into the next batch), and whether to go on.
 async fn settle_batch(work: &Work, batch: Vec<Ended>, again: &mpsc::WeakUnboundedSender<Ended>) -> (Vec<Ended>, bool) {
-    let settlements: Vec<Settlement> = batch.iter().map(|ended| ended.settlement.clone()).collect();
+    let (settlements, rests): (Vec<_>, Vec<_>) = batch.into_iter().map(|ended| (ended.settlement, ended.rest)).unzip();
     fault::point("settle_sent");
-    match work.store.settle(&settlements).await {
+    let answered = work.store.settle(&settlements).await;
+    let batch = settlements.into_iter().zip(rests).map(|(settlement, rest)| Ended { settlement, rest });
+    match answered {
         Ok(settled) => {
             fault::point("settled");
             let mut left = Vec::new();
-            for (mut ended, settled) in batch.into_iter().zip(settled) {
-                ended.passed_over += 1;
+            for (mut ended, settled) in batch.zip(settled) {
+                ended.rest.passed_over += 1;
                 if settled {
                     finish(work, ended);
-                } else if ended.passed_over == 1 {
+                } else if ended.rest.passed_over == 1 {
                     left.push(ended);
                 } else {
                     work.tasks.spawn(settle_late(work.clone(), ended, again.clone()));
@@ -221,6 +233,7 @@ async fn settle_batch(work: &Work, batch: Vec<Ended>, again: &mpsc::WeakUnbounde
         }
         Err(error) => {
             let Ok(error) = work.fatal.check_guard(error) else { return (Vec::new(), false) };
+            let batch: Vec<Ended> = batch.collect();
             if mutant::is("outcome_dropped") {
                 batch.into_iter().for_each(|ended| finish(work, ended));
                 return (Vec::new(), true);
@@ -252,7 +265,7 @@ async fn bisect(
     for ended in &mut batch {
         tracing::error!(error = %error, delivery = %ended.settlement.key, "an outcome cannot be stored as it is, storing its code only");
         ended.settlement = bare(&ended.settlement);
-        ended.passed_over = 0;
+        ended.rest.passed_over = 0;
     }
     if work.pause().await { batch } else { Vec::new() }
 }
@@ -299,7 +312,7 @@ async fn settle_late(work: Work, mut ended: Ended, again: mpsc::WeakUnboundedSen
         fault::point("settle_late_sent");
         match work.store.settle_late(&ended.settlement).await {
             Ok(LateAnswer::Again) => {
-                ended.passed_over = 0;
+                ended.rest.passed_over = 0;
                 match again.upgrade() {
                     Some(outcomes) => {
                         if let Err(mpsc::error::SendError(ended)) = outcomes.send(ended) {
@@ -347,7 +360,7 @@ async fn settle_alone(work: &Work, ended: Ended) {
 
 fn finish(work: &Work, mut ended: Ended) {
     work.registry.settled(ended.settlement.token);
-    drop(ended.permit.take());
+    drop(ended.rest.permit.take());
 }
 
 #[cfg(test)]

@@ -132,6 +132,7 @@ pub async fn run_with(
         heartbeat: heartbeat.clone(),
         fatal: fatal.clone(),
         soft: shutdown.soft.clone(),
+        flights: Arc::new(Semaphore::new(config.limits.max_in_flight)),
     });
     let stop = CancellationToken::new();
     watchers.spawn(heartbeat::beat(
@@ -160,7 +161,7 @@ pub async fn run_with(
         groups: routes.iter().flat_map(|route| route.groups.iter().map(|group| (route.clone(), *group))).collect(),
         routes: routes.clone(),
         default_route,
-        permits: Arc::new(Semaphore::new(config.limits.max_in_flight)),
+        permits: Arc::new(Semaphore::new(pump::places(&config.limits))),
         couriers: couriers.clone(),
     };
     let pump = watchers.spawn(pump.run());
@@ -227,13 +228,14 @@ async fn introduce(
     while let Err(error) = store.register_kinds(&kinds).await {
         try_again(shutdown, "registering the kinds", error).await?;
     }
-    let permits = pump::route_permits(config);
+    let places = pump::route_share(config, pump::places(&config.limits));
+    let flights = pump::route_share(config, config.limits.max_in_flight);
     let mut routes = Vec::with_capacity(config.routes.len());
     for (index, route) in config.routes.iter().enumerate() {
         let own = groups.iter().find(|(name, _)| *name == route.name).map_or(0, |(_, group)| *group);
         // Group 0 holds everything that names no route, and is the default route's too.
         let groups = if index == default { vec![own, 0] } else { vec![own] };
-        routes.push(Arc::new(Route::new(route.clone(), groups, permits, clock.clone())?));
+        routes.push(Arc::new(Route::new(route.clone(), groups, places, flights, clock.clone())?));
     }
     Ok(routes)
 }

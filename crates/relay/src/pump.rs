@@ -1,4 +1,6 @@
-//! Claims exactly as many deliveries as there are free permits, lane by lane, and hands them to their routes.
+//! Claims as many deliveries as there are free places, lane by lane, and hands them to their routes. A place is one in
+//! flight or one in stock: what is in stock is claimed and read, so that couriers never wait for the database, and a claim
+//! is for many.
 //!
 //! Polling adapts: at once after a claim that found something, `poll_interval_min` while something happened lately,
 //! backing off to `poll_interval_max`. A claim that comes back short, and every rescan interval, begins at the start of
@@ -7,9 +9,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hapax_core::{
-    DeliveryKey, MessageId, Outcome, Phase, Token, envelope::Notification, fault, outcome::Cause, policy::Priority,
+    DeliveryKey, MessageId, Outcome, Phase, Token, envelope::Notification, fault, limits::Limits, outcome::Cause,
+    policy::Priority,
 };
-use hapax_store::{Claimed, Cursor, Release, Settlement, Verdict};
+use hapax_store::{Claimed, Cursor, Release, Settlement, Verdict, Wanted};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +46,24 @@ struct Cursors {
     lanes: HashMap<i16, Cursor>,
     rescan_at: Duration,
     round: usize,
+}
+
+impl Cursors {
+    /// Where each lane goes on: behind what was taken of it, or at its start when there was no more.
+    fn advance(&mut self, wanted: &[Wanted], mut free: usize, mut rooms: Vec<usize>, claimed: &[Claimed]) {
+        for lane in wanted {
+            let asked = lane.limit.min(free).min(rooms[lane.room]);
+            if asked == 0 {
+                continue;
+            }
+            let of_lane = || claimed.iter().filter(|claimed| claimed.lane == lane.lane);
+            let count = of_lane().count();
+            let last = of_lane().last().filter(|_| count >= asked);
+            self.lanes.insert(lane.lane, last.map_or(Cursor::START, |claimed| claimed.cursor));
+            free = free.saturating_sub(count);
+            rooms[lane.room] = rooms[lane.room].saturating_sub(count);
+        }
+    }
 }
 
 /// What becomes of a claimed delivery.
@@ -84,7 +105,7 @@ impl Pump {
             let now = self.office.clock.boottime();
             if found > 0 {
                 (active_until, pause) = (now + ACTIVE_FOR, limits.poll_interval_min);
-                self.wait_for_a_permit().await;
+                self.wait_for_room().await;
                 continue;
             }
             if now >= active_until {
@@ -102,7 +123,15 @@ impl Pump {
         }
     }
 
-    async fn wait_for_a_permit(&self) {
+    /// Until a quarter of the places is free, so that a claim is worth its statements; but no longer than the shortest
+    /// pause while there is any: what holds the others may be a server that takes its time.
+    async fn wait_for_room(&self) {
+        let enough = u32::try_from((places(&self.office.config.limits) / 4).max(1)).unwrap_or(u32::MAX);
+        tokio::select! {
+            permits = self.permits.acquire_many(enough) => return drop(permits),
+            () = tokio::time::sleep(self.office.config.limits.poll_interval_min) => {}
+            () = self.office.soft.cancelled() => return,
+        }
         tokio::select! {
             permit = self.permits.acquire() => drop(permit),
             () = self.office.soft.cancelled() => {}
@@ -117,39 +146,52 @@ impl Pump {
             cursors.rescan_at = now + RESCAN_INTERVAL;
         }
         cursors.round = cursors.round.wrapping_add(1);
-        let mut taken = 0;
-        for (priority, share) in order(cursors.round) {
-            for (route, group) in &self.groups {
-                let free = self.permits.available_permits().min(route.free());
-                let limit = free.div_ceil(share);
-                if limit == 0 || self.office.soft.is_cancelled() {
-                    continue;
-                }
-                let lane = *group * 4 + priority.lane_offset();
-                let from = cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START);
-                let asked = self.office.clock.boottime();
-                fault::point("claim_sent");
-                let (next, claimed) =
-                    self.office.store.claim(lane, from, limit, self.office.config.limits.lease).await?;
-                let short = claimed.len() < limit;
-                cursors.lanes.insert(lane, if short { Cursor::START } else { next });
-                if !claimed.is_empty() {
-                    fault::point("claimed");
-                    taken += claimed.len();
-                    self.dispatch(route, claimed, asked).await?;
-                }
-            }
+        let free = self.permits.available_permits();
+        let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| route.free()).collect();
+        let wanted = self.wanted(cursors, free);
+        if free == 0 || rooms.iter().all(|room| *room == 0) || self.office.soft.is_cancelled() {
+            return Ok(0);
         }
+        let asked = self.office.clock.boottime();
+        fault::point("claim_sent");
+        let lease = self.office.config.limits.lease;
+        let claimed = self.office.store.claim_lanes(&wanted, free, &rooms, lease).await?;
+        cursors.advance(&wanted, free, rooms, &claimed);
+        if !claimed.is_empty() {
+            fault::point("claimed");
+        }
+        let taken = claimed.len();
+        self.dispatch(claimed, asked).await?;
         Ok(taken)
     }
 
+    /// The lanes in the order of this round. Groups of one route share its room, that of the first of them.
+    fn wanted(&self, cursors: &Cursors, free: usize) -> Vec<Wanted> {
+        let first_of = |route: &Arc<Route>| self.groups.iter().position(|(other, _)| Arc::ptr_eq(other, route));
+        let lanes = order(cursors.round).into_iter().flat_map(|(priority, share)| {
+            self.groups.iter().map(move |(route, group)| (*group * 4 + priority.lane_offset(), route, share))
+        });
+        lanes
+            .map(|(lane, route, share)| Wanted {
+                lane,
+                room: first_of(route).unwrap_or(0),
+                limit: free.div_ceil(share),
+                from: cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START),
+            })
+            .collect()
+    }
+
+    /// The route whose lane it is.
+    fn route_of_lane(&self, lane: i16) -> &Arc<Route> {
+        let own = self.groups.iter().find(|(_, group)| *group == lane.div_euclid(4));
+        own.map_or(&self.routes[self.default_route], |(route, _)| route)
+    }
+
     /// Fetches what the claimed deliveries say and hands them on. `asked` is the boot time before they were claimed.
-    async fn dispatch(
-        &self,
-        lane_route: &Arc<Route>,
-        claimed: Vec<Claimed>,
-        asked: Duration,
-    ) -> Result<(), hapax_store::Error> {
+    async fn dispatch(&self, claimed: Vec<Claimed>, asked: Duration) -> Result<(), hapax_store::Error> {
+        if claimed.is_empty() {
+            return Ok(());
+        }
         let mut ids: Vec<MessageId> = claimed.iter().map(|claimed| claimed.key.message_id).collect();
         ids.dedup();
         let contents = match self.office.store.contents(&ids).await {
@@ -162,6 +204,7 @@ impl Pump {
         let letters = self.letters(contents);
         let (mut elsewhere, mut suspects) = (Vec::new(), Vec::new());
         for claimed in claimed {
+            let lane_route = self.route_of_lane(claimed.lane);
             let letter = match letters.get(&claimed.key.message_id) {
                 Some(Ok(letter)) => letter.clone(),
                 other => {
@@ -290,7 +333,7 @@ impl Pump {
         tracing::warn!(delivery = %claimed.key, claims = claimed.claims, "suspected to kill its relay: alone until its intent");
         let (intended, done) = oneshot::channel();
         let job = Job { window_ends, ..self.job(claimed, letter, permit, Some(intended)) };
-        let others = u32::try_from(limits.max_in_flight.saturating_sub(1)).unwrap_or(u32::MAX);
+        let others = u32::try_from(places(limits).saturating_sub(1)).unwrap_or(u32::MAX);
         let alone = tokio::select! {
             alone = self.permits.acquire_many(others) => alone,
             () = self.office.soft.cancelled() => return courier::give_back(&self.office, job, Duration::ZERO).await,
@@ -312,7 +355,7 @@ impl Pump {
     fn permit(&self, route: &Route) -> Option<Permit> {
         let of_route = route.permits.clone().try_acquire_owned().ok()?;
         let global = self.permits.clone().try_acquire_owned().ok()?;
-        Some(Permit { _global: global, _route: Some(of_route) })
+        Some(Permit { _global: global, _route: Some(of_route), flight: None })
     }
 
     fn job(&self, claimed: Claimed, letter: Arc<Letter>, permit: Permit, intended: Option<oneshot::Sender<()>>) -> Job {
@@ -391,10 +434,14 @@ fn order(round: usize) -> [(Priority, usize); 3] {
     }
 }
 
-/// Permits of one route: all of them when it is the only one, else a share that leaves the others theirs.
-pub(crate) fn route_permits(config: &RelayConfig) -> usize {
-    let routes = config.routes.len().max(1);
-    if routes == 1 { config.limits.max_in_flight } else { config.limits.max_in_flight.div_ceil(routes).max(1) }
+/// How many deliveries may be claimed at once: those in flight, and those that wait for a courier.
+pub(crate) fn places(limits: &Limits) -> usize {
+    limits.max_in_flight + limits.prefetch
+}
+
+/// The share of one route in `all`: all of it when it is the only one, else so much that the others have theirs.
+pub(crate) fn route_share(config: &RelayConfig, all: usize) -> usize {
+    all.div_ceil(config.routes.len().max(1)).max(1)
 }
 
 /// Keys of jobs that were never begun, for the log at shutdown.

@@ -37,7 +37,10 @@ pub(crate) struct Route {
     /// `lane / 4` of its deliveries: its own group first, and group 0 for the default route.
     pub(crate) groups: Vec<i16>,
     pub(crate) mailer: Mailer,
+    /// Places for what is claimed for it.
     pub(crate) permits: Arc<Semaphore>,
+    /// Its share of what may be in flight.
+    pub(crate) flights: Arc<Semaphore>,
     state: Mutex<State>,
     arrived: Notify,
     clock: Arc<dyn Clock>,
@@ -71,12 +74,13 @@ impl Route {
         config: RouteConfig,
         groups: Vec<i16>,
         permits: usize,
+        flights: usize,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let mailer = Mailer::new(config.transport.clone(), clock.clone())
             .map_err(|source| Error::Route { route: config.name.clone(), source })?;
-        let permits = Arc::new(Semaphore::new(permits));
-        Ok(Self { config, groups, mailer, permits, state: Mutex::default(), arrived: Notify::new(), clock })
+        let (permits, flights) = (Arc::new(Semaphore::new(permits)), Arc::new(Semaphore::new(flights)));
+        Ok(Self { config, groups, mailer, permits, flights, state: Mutex::default(), arrived: Notify::new(), clock })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -181,11 +185,12 @@ impl Route {
 
     /// No connection could be had. Other couriers that have one go on with the work: then the job goes back to the queue
     /// (none is returned). Otherwise the route is at fault: answers the job with the failures in a row.
-    pub(crate) fn failed(&self, job: Job, chance: f64) -> Option<(Job, u32)> {
+    pub(crate) fn failed(&self, mut job: Job, chance: f64) -> Option<(Job, u32)> {
         let now = self.clock.boottime();
         let mut state = self.state();
         if state.connected > 0 {
             state.cap = Some((state.connected, now + CAP_FOR));
+            job.permit.flight = None; // it waits again
             state.queue.push_front(job);
             drop(state);
             self.arrived.notify_one();

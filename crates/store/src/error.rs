@@ -162,6 +162,20 @@ impl Error {
         }
     }
 
+    /// Whether a row was locked by somebody for longer than the statement waits: nothing happened.
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        self.has_code("55P03")
+    }
+
+    /// Whether a row was there already: nothing happened.
+    pub(crate) fn is_already_there(&self) -> bool {
+        self.has_code("23505")
+    }
+
+    fn has_code(&self, code: &str) -> bool {
+        matches!(self, Self::Query { source, .. } if source.as_db_error().is_some_and(|db| db.code().code() == code))
+    }
+
     /// Whether the connection cannot come about as it is configured, however long one waits: no password where one is
     /// asked for, no TLS where it is required.
     #[must_use]

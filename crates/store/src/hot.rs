@@ -1,4 +1,4 @@
-//! The five statements every delivery passes: claim, contents, intend, settle, release.
+//! What happens to deliveries in hand: intend, settle, renew, release.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -6,14 +6,10 @@ use std::{
     time::Duration,
 };
 
-use hapax_core::{DeliveryKey, Lease, MessageId, Outcome, Phase, Token, envelope::Notification};
+use hapax_core::{DeliveryKey, Lease, MessageId, Outcome, Phase, Token};
 use tokio_postgres::{Row, types::Type};
 
-use crate::{
-    Store,
-    error::Error,
-    rows::{self, Claimed, Cursor},
-};
+use crate::{Store, error::Error};
 
 /// One delivery that wants to transmit.
 #[derive(Clone, Debug)]
@@ -61,6 +57,35 @@ pub enum Wait {
     Skip,
     /// Wait up to two seconds, then fail.
     ForLocks,
+}
+
+/// How a statement takes its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    /// All as they are expected, without locking them first: half the work. Fails soon when somebody has one locked.
+    Expected,
+    /// Locked first; what somebody else has locked is passed over.
+    Skip,
+    /// Locked first; waited for.
+    Wait,
+}
+
+impl Rows {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Expected => "expected",
+            Self::Skip => "skip",
+            Self::Wait => "wait",
+        }
+    }
+
+    /// How long it waits for a lock: nobody else's row may hold up those who wait behind their 354.
+    const fn patience(self) -> &'static str {
+        match self {
+            Self::Expected => "20ms",
+            Self::Skip | Self::Wait => "2s",
+        }
+    }
 }
 
 /// Where a delivery goes when its attempt has ended.
@@ -194,8 +219,7 @@ pub(crate) fn seconds_of(duration: Duration) -> f64 {
 
 /// Whose answer a row is: the attempt's, not the delivery's, since two attempts of one may be in one batch.
 fn answered(row: &Row) -> (DeliveryKey, Token) {
-    let key = DeliveryKey { message_id: MessageId(row.get("message_id")), recipient_no: row.get("recipient_no") };
-    (key, Token(row.get("token")))
+    (DeliveryKey { message_id: MessageId(row.get(0)), recipient_no: row.get(1) }, Token(row.get(2)))
 }
 
 pub(crate) fn code(outcome: &Outcome) -> Option<i16> {
@@ -217,63 +241,22 @@ pub(crate) fn detail(outcome: &Outcome) -> Option<String> {
 }
 
 impl Store {
-    /// Leases up to `limit` due deliveries of one lane behind `cursor`. Answers them in the order they are due, with the
-    /// cursor to go on from.
-    ///
-    /// # Errors
-    /// Any; a claim whose answer was lost leaves leases behind that expire.
-    pub async fn claim(
-        &self,
-        lane: i16,
-        cursor: Cursor,
-        limit: usize,
-        lease_for: Duration,
-    ) -> Result<(Cursor, Vec<Claimed>), Error> {
-        let lease = Lease::fresh();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self
-            .rows(
-                "claim",
-                include_str!("../queries/claim.sql"),
-                &[
-                    (&self.armed.epoch, Type::UUID),
-                    (&self.armed.identity, Type::TEXT),
-                    (&lease.0, Type::UUID),
-                    (&lease_for.as_secs_f64(), Type::FLOAT8),
-                    (&lane, Type::INT2),
-                    (&cursor.due_at, Type::TIMESTAMPTZ),
-                    (&cursor.message_id, Type::UUID),
-                    (&cursor.recipient_no, Type::INT2),
-                    (&limit, Type::INT8),
-                ],
-            )
-            .await?;
-        let mut claimed: Vec<(Cursor, Claimed)> = rows.iter().map(|row| rows::claimed(row, lease)).collect();
-        claimed.sort_by_key(|(cursor, _)| *cursor);
-        let next = claimed.last().map_or(cursor, |(cursor, _)| *cursor);
-        Ok((next, claimed.into_iter().map(|(_, claimed)| claimed).collect()))
-    }
-
-    /// What the messages say. A message that is gone or unreadable has its error in place; the batch goes on.
-    ///
-    /// # Errors
-    /// Any of the statement's own.
-    pub async fn contents(&self, ids: &[MessageId]) -> Result<Vec<Result<Notification, Error>>, Error> {
-        let ids: Vec<uuid::Uuid> = ids.iter().map(|id| id.0).collect();
-        let rows = self.rows("contents", include_str!("../queries/contents.sql"), &[(&ids, Type::UUID_ARRAY)]).await?;
-        Ok(rows.iter().map(rows::notification).collect())
-    }
-
     /// Makes intents durable, all in one commit. The answers are in the order of the requests.
     ///
     /// # Errors
     /// After an ambiguous one ([`Error::is_ambiguous`]) each request must be repeated with [`Wait::ForLocks`].
     pub async fn intend(&self, requests: &[IntendRequest], wait: Wait) -> Result<Vec<IntendAnswer>, Error> {
-        const SKIPPING: &str = include_str!("../queries/intend.sql");
-        let sql = match wait {
-            Wait::Skip => SKIPPING.to_owned(),
-            Wait::ForLocks => SKIPPING.replace("FOR UPDATE OF q SKIP LOCKED", "FOR UPDATE OF q"),
-        };
+        match wait {
+            Wait::ForLocks => self.intend_rows(requests, Rows::Wait).await,
+            // A lock that was not to be had in time is an answer: nothing of this execution happened.
+            Wait::Skip => match self.intend_rows(requests, Rows::Expected).await {
+                Err(error) if error.is_lock_timeout() => self.intend_rows(requests, Rows::Skip).await,
+                answered => answered,
+            },
+        }
+    }
+
+    async fn intend_rows(&self, requests: &[IntendRequest], rows: Rows) -> Result<Vec<IntendAnswer>, Error> {
         let column = |f: fn(&IntendRequest) -> uuid::Uuid| requests.iter().map(f).collect::<Vec<_>>();
         let numbers: Vec<i16> = requests.iter().map(|request| request.key.recipient_no).collect();
         let digests: Vec<&[u8]> = requests.iter().map(|request| request.sha256.as_slice()).collect();
@@ -281,10 +264,10 @@ impl Store {
         let upstreams: Vec<Option<i64>> = requests.iter().map(|request| request.upstream.map(|u| u.id)).collect();
         let usable: Vec<Option<f64>> =
             requests.iter().map(|request| request.upstream.map(|u| seconds_of(u.usable))).collect();
-        let rows = self
+        let found = self
             .durable_rows(
                 "intend",
-                &sql,
+                include_str!("../queries/intend.sql"),
                 &[
                     (&self.armed.epoch, Type::UUID),
                     (&self.armed.identity, Type::TEXT),
@@ -295,20 +278,21 @@ impl Store {
                     (&digests, Type::BYTEA_ARRAY),
                     (&routes, Type::TEXT_ARRAY),
                     (&self.incarnation.0, Type::UUID),
-                    (&"2s", Type::TEXT),
+                    (&rows.patience(), Type::TEXT),
                     (&upstreams, Type::INT8_ARRAY),
                     (&usable, Type::FLOAT8_ARRAY),
                     (&self.beat.load(Ordering::SeqCst), Type::INT8),
+                    (&rows.word(), Type::TEXT),
                 ],
             )
             .await?;
         let answers: HashMap<(DeliveryKey, Token), &str> =
-            rows.iter().map(|row| (answered(row), row.get("answer"))).collect();
-        let answer = |request: &IntendRequest| match (answers.get(&(request.key, request.token)), wait) {
+            found.iter().map(|row| (answered(row), row.get(3))).collect();
+        let answer = |request: &IntendRequest| match (answers.get(&(request.key, request.token)), rows) {
             (Some(&"granted"), _) => IntendAnswer::Granted,
             (Some(&"changed"), _) => IntendAnswer::Changed,
-            (Some(_), _) | (None, Wait::ForLocks) => IntendAnswer::Refused,
-            (None, Wait::Skip) => IntendAnswer::Busy,
+            (Some(_), _) | (None, Rows::Wait) => IntendAnswer::Refused,
+            (None, Rows::Expected | Rows::Skip) => IntendAnswer::Busy,
         };
         Ok(requests.iter().map(answer).collect())
     }
@@ -319,6 +303,16 @@ impl Store {
     /// # Errors
     /// Repeat the same call; a settle is idempotent.
     pub async fn settle(&self, batch: &[Settlement]) -> Result<Vec<bool>, Error> {
+        match self.settle_rows(batch, Rows::Expected).await {
+            // Nothing of this execution happened; the other one finds what this did not expect, and locks first.
+            Err(error) if error.is_lock_timeout() || error.is_already_there() => {
+                self.settle_rows(batch, Rows::Skip).await
+            }
+            answered => answered,
+        }
+    }
+
+    async fn settle_rows(&self, batch: &[Settlement], how: Rows) -> Result<Vec<bool>, Error> {
         let ids = |f: fn(&Settlement) -> uuid::Uuid| batch.iter().map(f).collect::<Vec<_>>();
         let texts = |f: fn(&Settlement) -> Option<String>| batch.iter().map(f).collect::<Vec<_>>();
         let numbers: Vec<i16> = batch.iter().map(|settlement| settlement.key.recipient_no).collect();
@@ -377,6 +371,8 @@ impl Store {
                     (&took, Type::FLOAT8_ARRAY),
                     (&bytes, Type::INT4_ARRAY),
                     (&self.incarnation.0, Type::UUID),
+                    (&how.word(), Type::TEXT),
+                    (&how.patience(), Type::TEXT),
                 ],
             )
             .await?;

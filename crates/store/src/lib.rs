@@ -1,13 +1,15 @@
 //! The only user of Postgres: every statement of the protocol, the migrations, and what the command line reads.
 //!
 //! One statement a file in `queries/`, embedded; no ad-hoc SQL in code. Statements are unnamed and typed, one round trip
-//! and one implicit transaction each, so that they work through PgBouncer in transaction mode without settings; the
-//! durability each needs is set inside the statement itself. Every call has a client-side timeout, after which the
+//! and one implicit transaction each, so that they work through PgBouncer in transaction mode without settings; the hot
+//! ones call functions of the schema, which each backend plans once. The durability each needs is set inside the statement
+//! itself. Every call has a client-side timeout, after which the
 //! connection is thrown away: its backend may still commit, which the protocol expects.
 //!
 //! Architecture Invariant: no other crate of the daemon names tokio-postgres, and this one never sees `mail`.
 
 mod arming;
+mod claim;
 mod connect;
 mod error;
 mod guard;
@@ -24,6 +26,7 @@ use std::{
 };
 
 pub use arming::{ArmedState, Arming};
+pub use claim::Wanted;
 pub use connect::{ConnectOptions, parse_url};
 use deadpool_postgres::{Object, Pool};
 pub use error::Error;

@@ -7,7 +7,7 @@ use hapax_core::{
     envelope::{Attachment, Content, Notification},
 };
 use serde::Deserialize;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::FromSql};
 use uuid::Uuid;
 
 use crate::error::Error;
@@ -17,6 +17,10 @@ use crate::error::Error;
 pub struct Claimed {
     /// Which one.
     pub key: DeliveryKey,
+    /// Its lane, and where the claim of that lane goes on after it.
+    pub lane: i16,
+    /// See [`Claimed::lane`].
+    pub cursor: Cursor,
     /// The lease of this claim.
     pub lease: Lease,
     /// Claims, this one included, that have ended neither in an attempt nor in a release.
@@ -57,24 +61,35 @@ impl Cursor {
     pub const START: Self = Self { due_at: SystemTime::UNIX_EPOCH, message_id: Uuid::nil(), recipient_no: 0 };
 }
 
-pub(crate) fn claimed(row: &Row, lease: Lease) -> (Cursor, Claimed) {
-    let (message_id, recipient_no) = (row.get("message_id"), row.get("recipient_no"));
-    let cursor = Cursor { due_at: row.get("due_at"), message_id, recipient_no };
-    let claimed = Claimed {
+/// A row's columns in their order: by name each would be searched for among all of them, for every row.
+struct Columns<'a>(&'a Row, usize);
+
+impl<'a> Columns<'a> {
+    fn next<T: FromSql<'a>>(&mut self) -> T {
+        self.1 += 1;
+        self.0.get(self.1 - 1)
+    }
+}
+
+/// A row of `outbox.claim_batch()`.
+pub(crate) fn claimed(row: &Row, lease: Lease) -> Claimed {
+    let mut of = Columns(row, 0);
+    let (lane, message_id, recipient_no, due_at) = (of.next(), of.next(), of.next(), of.next());
+    Claimed {
         key: DeliveryKey { message_id: MessageId(message_id), recipient_no },
+        lane,
+        cursor: Cursor { due_at, message_id, recipient_no },
         lease,
-        claims: row.get("claims"),
-        attempt_no: row.get("attempt_no"),
-        intents: row.get("intents"),
-        open_doubts: row.get("open_doubts"),
-        pinned_route: row.get("pinned_route"),
-        due_for: seconds(row.get("due_for_s")),
-        bound: row.get::<_, bool>("bound").then(|| Bound {
-            upstream: row.get("upstream"),
-            since_first_intent: row.get::<_, Option<f64>>("first_intent_age_s").and_then(elapsed),
-        }),
-    };
-    (cursor, claimed)
+        claims: of.next(),
+        attempt_no: of.next(),
+        intents: of.next(),
+        open_doubts: of.next(),
+        pinned_route: of.next(),
+        due_for: seconds(of.next()),
+        bound: of
+            .next::<bool>()
+            .then(|| Bound { upstream: of.next(), since_first_intent: of.next::<Option<f64>>().and_then(elapsed) }),
+    }
 }
 
 /// The stored form of one attachment: the argument `attachments` of `outbox.enqueue`.
@@ -86,12 +101,17 @@ struct StoredAttachment {
     content_id: Option<String>,
 }
 
+/// A row of `outbox.contents_of()`.
 pub(crate) fn notification(row: &Row) -> Result<Notification, Error> {
-    let id: Uuid = row.get("id");
+    let mut of = Columns(row, 0);
+    let id: Uuid = of.next();
     let unreadable = |reason: String| Error::Row { operation: "contents", key: id.to_string(), reason };
-    let headers = row.get::<_, Option<String>>("headers").map_or(Ok(Vec::new()), |text| {
+    let (created_at_us, kind, sender, reply_to) = (of.next(), of.next(), of.next(), of.next());
+    let (recipients, cc, bcc) = (of.next(), of.next(), of.next());
+    let content = content(&mut of).ok_or_else(|| unreadable("no content".into()))?;
+    let headers = of.next::<Option<&str>>().map_or(Ok(Vec::new()), |text| {
         let fields: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(&text).map_err(|error| unreadable(format!("headers: {error}")))?;
+            serde_json::from_str(text).map_err(|error| unreadable(format!("headers: {error}")))?;
         fields
             .into_iter()
             .map(|(name, value)| match value {
@@ -100,50 +120,50 @@ pub(crate) fn notification(row: &Row) -> Result<Notification, Error> {
             })
             .collect()
     })?;
-    let attachments = row.get::<_, Option<String>>("attachments").map_or(Ok(Vec::new()), |text| {
+    let attachments = of.next::<Option<&str>>().map_or(Ok(Vec::new()), |text| {
         let stored: Vec<StoredAttachment> =
-            serde_json::from_str(&text).map_err(|error| unreadable(format!("attachments: {error}")))?;
+            serde_json::from_str(text).map_err(|error| unreadable(format!("attachments: {error}")))?;
         stored.into_iter().map(|stored| attachment(stored).map_err(&unreadable)).collect()
     })?;
     Ok(Notification {
         id: MessageId(id),
-        created_at_us: row.get("created_at_us"),
-        kind: row.get("kind"),
-        sender: row.get("sender"),
-        reply_to: row.get("reply_to"),
-        recipients: row.get("recipients"),
-        cc: row.get("cc"),
-        bcc: row.get("bcc"),
-        content: content(row).ok_or_else(|| unreadable("no content".into()))?,
+        created_at_us,
+        kind,
+        sender,
+        reply_to,
+        recipients,
+        cc,
+        bcc,
+        content,
         headers,
         attachments,
-        priority: match row.get("priority") {
+        priority: match of.next() {
             "urgent" => Priority::Urgent,
             "bulk" => Priority::Bulk,
             _ => Priority::Normal,
         },
-        expires_in: row.get::<_, Option<f64>>("expires_in_s").map(seconds),
-        age: seconds(row.get("age_s")),
-        on_doubt: row
-            .get::<_, Option<&str>>("on_doubt")
+        expires_in: of.next::<Option<f64>>().map(seconds),
+        age: seconds(of.next()),
+        on_doubt: of
+            .next::<Option<&str>>()
             .map(str::parse::<OnDoubt>)
             .transpose()
             .map_err(|error| unreadable(format!("on_doubt: {error}")))?,
-        route: row.get("route"),
-        tenant: row.get("tenant"),
-        locale: row.get("locale"),
+        route: of.next(),
+        tenant: of.next(),
+        locale: of.next(),
     })
 }
 
-fn content(row: &Row) -> Option<Content> {
-    if let Some(raw) = row.get("raw_message") {
+fn content(of: &mut Columns<'_>) -> Option<Content> {
+    let (payload, subject): (Option<String>, Option<String>) = (of.next(), of.next());
+    let (text, html): (Option<String>, Option<String>) = (of.next(), of.next());
+    if let Some(raw) = of.next() {
         return Some(Content::Raw(raw));
     }
-    if let Some(payload) = row.get("payload") {
+    if let Some(payload) = payload {
         return Some(Content::Payload(payload));
     }
-    let (text, html): (Option<String>, Option<String>) = (row.get("body_text"), row.get("body_html"));
-    let subject: Option<String> = row.get("subject");
     (subject.is_some() || text.is_some() || html.is_some()).then(|| Content::Ready {
         subject: subject.unwrap_or_default(),
         text,

@@ -14,7 +14,7 @@ async fn crashed_behind_four_intents(kind: Kind) -> Vec<String> {
     let mut stage = Stage::on(cluster.start().await.expect("a cluster starts"), SmtpServer::start()).await;
     let hold = stage.server.hold_final_reply();
     let quiet = stage.settings().set("relay.heartbeat_interval", "40s").set("relay.dead_after", "90s");
-    let mut relay = kind.start(&quiet.set("relay.transmit_deadline", "90s"), &[]);
+    let mut relay = kind.start(&stage, &quiet.set("relay.transmit_deadline", "90s"), &[]).await;
     relay.wait_for_line(|line| line.contains("the relay is running")).await;
     stage.enqueue(4).await;
     hold.wait_for(4).await;
@@ -24,7 +24,7 @@ async fn crashed_behind_four_intents(kind: Kind) -> Vec<String> {
     hold.release();
     stage.cluster.restart().await.expect("restarted");
     stage.reconnect().await;
-    let _relay = kind.start(&stage.settings(), &[]);
+    let _relay = kind.start(&stage, &stage.settings(), &[]).await;
     breaches(&stage, kind).await
 }
 
@@ -45,7 +45,7 @@ async fn away_at_the_intents(kind: Kind) -> Vec<String> {
     let stage = Stage::set().await;
     let (proxy, settings) = proxied(&stage);
     let hold = stage.server.hold(Phase::Data);
-    let mut relay = kind.start(&settings, &[]);
+    let mut relay = kind.start(&stage, &settings, &[]).await;
     stage.enqueue(4).await;
     hold.wait_for(4).await;
     proxy.refuse_new(true).await;
@@ -57,7 +57,7 @@ async fn away_at_the_intents(kind: Kind) -> Vec<String> {
     relay.sigkill();
     relay.wait_exit(Duration::from_secs(10)).await;
     proxy.refuse_new(false).await;
-    let _relay = kind.start(&settings, &[]);
+    let _relay = kind.start(&stage, &settings, &[]).await;
     let mut breaches = breaches(&stage, kind).await;
     if early > 0 {
         breaches.push(format!("{early} end markers without an intent"));
@@ -74,7 +74,7 @@ async fn away_at_the_outcomes(kind: Kind) -> Vec<String> {
     let stage = Stage::set().await;
     let (proxy, settings) = proxied(&stage);
     let hold = stage.server.hold_final_reply();
-    let _relay = kind.start(&settings, &[]);
+    let _relay = kind.start(&stage, &settings, &[]).await;
     stage.enqueue(4).await;
     hold.wait_for(4).await;
     proxy.refuse_new(true).await;
@@ -98,7 +98,7 @@ async fn an_outcome_that_is_forgotten_is_noticed() {
 
 async fn armed_elsewhere(kind: Kind) -> Vec<String> {
     let stage = Stage::set().await;
-    let relay = kind.start(&stage.settings(), &[]);
+    let relay = kind.start(&stage, &stage.settings(), &[]).await;
     stage.enqueue(1).await;
     stage.until("sent", 1).await;
     let elsewhere = "UPDATE outbox.control SET epoch = gen_random_uuid(), identity = 'another server'";

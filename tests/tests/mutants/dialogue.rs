@@ -19,7 +19,7 @@ async fn taken_without_a_good_answer(kind: Kind) -> Vec<String> {
         once(Fault::Reply3xx, "r3@example.org"),
     ]);
     let stage = Stage::with(SmtpServer::builder().script(script).start()).await;
-    let _relay = kind.start(&stage.settings(), &[]);
+    let _relay = kind.start(&stage, &stage.settings(), &[]).await;
     stage.enqueue(4).await;
     breaches(&stage, kind).await
 }
@@ -36,7 +36,7 @@ async fn a_stray_reply_comes_early(kind: Kind) -> Vec<String> {
         Rule::at(NOT_TAKEN, Fault::Eof).connection(1),
     ]);
     let stage = Stage::with(SmtpServer::builder().script(script).start()).await;
-    let _relay = kind.start(&stage.settings(), &[]);
+    let _relay = kind.start(&stage, &stage.settings(), &[]).await;
     stage.enqueue(1).await;
     breaches(&stage, kind).await
 }
@@ -50,7 +50,7 @@ async fn a_relay_that_believes_stray_replies_is_noticed() {
 async fn tempting_content(kind: Kind) -> Vec<String> {
     let script = Script::rules([Rule::at(NOT_TAKEN, Fault::Reply4xx).times(2)]);
     let stage = Stage::with(SmtpServer::builder().script(script).start()).await;
-    let _relay = kind.start(&stage.settings(), &[]);
+    let _relay = kind.start(&stage, &stage.settings(), &[]).await;
     for (recipient, body) in
         [("dots@example.org", "one\\r\\n.\\r\\ntwo\\r\\n"), ("bare@example.org", "one\\n.\\ntwo\\r.\\r")]
     {
@@ -86,7 +86,7 @@ async fn content_that_is_cut_or_changed_is_noticed() {
 /// The server takes every copy and never says so.
 async fn never_an_answer(kind: Kind) -> Vec<String> {
     let stage = Stage::with(SmtpServer::builder().script(Script::fault(TOOK, Fault::Eof)).start()).await;
-    let _relay = kind.start(&stage.settings(), &[]);
+    let _relay = kind.start(&stage, &stage.settings(), &[]).await;
     stage.enqueue_one("code@example.org", ", on_doubt => 'resend'").await;
     let copies = || stage.server.with_ledger(|ledger| ledger.totals().accepted);
     assert!(comes_true(hapax_tests::stage::PATIENCE, async || copies() >= 2).await, "a second copy is sent");

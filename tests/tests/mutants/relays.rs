@@ -21,13 +21,13 @@ async fn killed_with_four_replies_outstanding(kind: Kind) -> Vec<String> {
     let stage = Stage::set().await;
     let hold = stage.server.hold_final_reply();
     let settings = short(&stage).set("routes.default.max_connections", 4);
-    let mut relay = kind.start(&settings, &[]);
+    let mut relay = kind.start(&stage, &settings, &[]).await;
     stage.enqueue(4).await;
     hold.wait_for(4).await;
     relay.sigkill();
     relay.wait_exit(Duration::from_secs(10)).await;
     hold.release();
-    let _relay = kind.start(&settings, &[]);
+    let _relay = kind.start(&stage, &settings, &[]).await;
     breaches(&stage, kind).await
 }
 
@@ -43,7 +43,10 @@ async fn shared_with_a_slow_server(kind: Kind) -> Vec<String> {
     let stage = Stage::set().await;
     let hold = stage.server.hold_final_reply();
     let settings = short(&stage).set("relay.final_reply_timeout", "60s").set("relay.shutdown_grace", "70s");
-    let _relays = [kind.start(&settings, &[]), kind.start(&settings.clone().set("relay.name", "other"), &[])];
+    let _relays = [
+        kind.start(&stage, &settings, &[]).await,
+        kind.start(&stage, &settings.clone().set("relay.name", "other"), &[]).await,
+    ];
     stage.enqueue(12).await;
     comes_true(kind.patience(), async || hold.arrived() >= DELIVERIES).await;
     let mails = || stage.server.with_ledger(|ledger| ledger.count_mail_commands());
@@ -65,10 +68,10 @@ async fn a_claim_that_takes_what_is_not_free_is_noticed() {
 /// A relay that fell asleep right behind its intent; another one has put that in doubt, and somebody has decided `resend`.
 async fn asleep_behind_its_intent(stage: &Stage, kind: Kind) -> (HapaxProcess, HapaxProcess) {
     let settings = short(stage);
-    let sleeper = kind.start(&settings, &[("HAPAX_FAULT", "intended:stop")]);
+    let sleeper = kind.start(&stage, &settings, &[("HAPAX_FAULT", "intended:stop")]).await;
     stage.enqueue(1).await;
     stage.until("sending", 1).await;
-    let other = kind.start(&settings.set("relay.name", "other"), &[]);
+    let other = kind.start(&stage, &settings.set("relay.name", "other"), &[]).await;
     stage.until("in_doubt", 1).await;
     resend(stage).await;
     (sleeper, other)
@@ -128,12 +131,12 @@ async fn awake_with_the_answer_in_hand(kind: Kind) -> Vec<String> {
     let stage = Stage::set().await;
     let settings = short(&stage);
     let hold = stage.server.hold_final_reply();
-    let sleeper = kind.start(&settings, &[]);
+    let sleeper = kind.start(&stage, &settings, &[]).await;
     stage.enqueue(1).await;
     hold.wait_for(1).await;
     sleeper.sigstop();
     hold.release();
-    let mut other = kind.start(&settings.clone().set("relay.name", "other"), &[]);
+    let mut other = kind.start(&stage, &settings.clone().set("relay.name", "other"), &[]).await;
     stage.until("in_doubt", 1).await;
     other.sigterm();
     other.wait_exit(Duration::from_secs(60)).await;

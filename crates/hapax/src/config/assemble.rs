@@ -108,8 +108,10 @@ fn relay(reader: &mut Reader, root: &mut Map<String, Value>) -> Relay {
         body: section.duration("body_timeout", timeouts.body, 100 * MILLISECOND..=HOUR),
         final_reply: section.duration("final_reply_timeout", timeouts.final_reply, 100 * MILLISECOND..=HOUR),
     };
+    let max_in_flight = section.number("max_in_flight", limits.max_in_flight, 1..=10_000, "a whole number");
     let limits = Limits {
-        max_in_flight: section.number("max_in_flight", limits.max_in_flight, 1..=10_000, "a whole number"),
+        max_in_flight,
+        prefetch: section.number("prefetch", max_in_flight, 0..=10_000, "a whole number"),
         transmit_deadline: section.duration("transmit_deadline", limits.transmit_deadline, SECOND..=HOUR),
         heartbeat_interval: section.duration(
             "heartbeat_interval",

@@ -101,7 +101,7 @@ impl Desk {
     /// `intend_alone` as the loop starts it, and its answer.
     async fn alone(&self, request: &IntendRequest, unanswered: bool) -> Intended {
         let (answer, answered) = oneshot::channel();
-        let asked = Asked { request: request.clone(), deadline: self.deadline(), answer };
+        let asked = Asked { request: request.clone(), asker: Asker { deadline: self.deadline(), answer } };
         intend_alone(self.work.clone(), asked, unanswered).await;
         answered.await.expect("an answer")
     }
@@ -119,7 +119,7 @@ impl Desk {
 
     fn permit(&self) -> Permit {
         let permit = self.permits.clone().try_acquire_owned().expect("the permit of the one before came back");
-        Permit { _global: permit, _route: None }
+        Permit { _global: permit, _route: None, flight: None }
     }
 
     async fn until_settled(&self) {
@@ -188,7 +188,7 @@ async fn a_late_settle_dropped_at_every_poll_is_in_the_ledger_once_when_it_is_re
         desk.work.store.mark_in_doubt(&[desk.work.store.incarnation()], LONG).await.expect("marks");
         let resolve = "SELECT outbox.resolve($1, 1, 'failed', 'test', NULL, true)";
         desk.sql.query_one(resolve, &[&request.key.message_id.0]).await.expect("resolves");
-        let late = |permit| Ended { settlement: accepted(&request), permit, passed_over: 2 };
+        let late = |permit| Ended { settlement: accepted(&request), rest: Rest { permit, passed_over: 2 } };
         let again = desk.ledger.outcomes.downgrade();
         let done = polled(settle_late(desk.work.clone(), late(Some(desk.permit())), again), times).await.is_some();
         assert_eq!(desk.permits.available_permits(), 1, "{times} polls: a permit is lost");

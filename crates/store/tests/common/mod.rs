@@ -429,9 +429,9 @@ pub(crate) fn request(attempt: &Attempt) -> IntendRequest {
 
 /// Executes the intend statement on a connection of the test's own, waiting for locks without a limit.
 pub(crate) async fn raw_intend(client: &Client, store: &Store, attempt: &Attempt) -> Vec<String> {
-    let sql = include_str!("../../queries/intend.sql").replace("FOR UPDATE OF q SKIP LOCKED", "FOR UPDATE OF q");
+    let sql = include_str!("../../queries/intend.sql");
     let (armed, sha): (_, &[u8]) = (store.armed(), &[7; 32]);
-    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 13] = [
+    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 14] = [
         (&armed.epoch, Type::UUID),
         (&armed.identity, Type::TEXT),
         (&vec![attempt.key.message_id.0], Type::UUID_ARRAY),
@@ -445,8 +445,9 @@ pub(crate) async fn raw_intend(client: &Client, store: &Store, attempt: &Attempt
         (&vec![None::<i64>], Type::INT8_ARRAY),
         (&vec![None::<f64>], Type::FLOAT8_ARRAY),
         (&0_i64, Type::INT8),
+        (&"wait", Type::TEXT),
     ];
-    match client.query_typed(&sql, &params).await {
+    match client.query_typed(sql, &params).await {
         Ok(rows) => rows.iter().map(|row| row.get("answer")).collect(),
         Err(error) => vec![error.to_string()],
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hapax_core::{DeliveryKey, Incarnation, Lease, MessageId, Outcome};
-use hapax_store::{Claimed, IntendAnswer, Settlement, Store, Verdict};
+use hapax_store::{Claimed, Cursor, IntendAnswer, Settlement, Store, Verdict};
 use tokio_postgres::{
     Client, Row,
     types::{ToSql, Type},
@@ -62,6 +62,8 @@ impl Previous {
         let rows = self.rows(include_str!("../fixtures/previous/claim.sql"), &parameters).await;
         let claimed = rows.iter().map(|row| Claimed {
             key: DeliveryKey { message_id: MessageId(row.get("message_id")), recipient_no: row.get("recipient_no") },
+            lane: LANE,
+            cursor: Cursor::START,
             lease,
             claims: row.get("claims"),
             attempt_no: row.get("attempt_no"),

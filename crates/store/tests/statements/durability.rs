@@ -131,11 +131,14 @@ async fn raw_claim(client: &Client, store: &Store, key: DeliveryKey) -> Lease {
                 (&armed.identity, Type::TEXT),
                 (&lease.0, Type::UUID),
                 (&3600.0_f64, Type::FLOAT8),
-                (&LANE, Type::INT2),
-                (&std::time::SystemTime::UNIX_EPOCH, Type::TIMESTAMPTZ),
-                (&uuid::Uuid::nil(), Type::UUID),
-                (&0_i16, Type::INT2),
                 (&10_i64, Type::INT8),
+                (&vec![10_i64], Type::INT8_ARRAY),
+                (&vec![LANE], Type::INT2_ARRAY),
+                (&vec![10_i64], Type::INT8_ARRAY),
+                (&vec![1_i32], Type::INT4_ARRAY),
+                (&vec![std::time::SystemTime::UNIX_EPOCH], Type::TIMESTAMPTZ_ARRAY),
+                (&vec![uuid::Uuid::nil()], Type::UUID_ARRAY),
+                (&vec![0_i16], Type::INT2_ARRAY),
             ],
         )
         .await
