@@ -156,6 +156,7 @@ async fn rc17_no_layer_below_sends_again_by_itself_and_there_is_no_transport_tha
     stage.until("sent", 7).await;
     stage.enqueue(10).await;
     stage.until("sent", 7 + 7).await;
+    stage.until("in_doubt", 3 + 3).await;
     for n in 1..=3 {
         // Once from each round: a reset is no reason to send the same again.
         assert_eq!(stage.server.with_ledger(|ledger| ledger.count_rcpt_commands(&format!("r{n}@example.org"))), 2);
