@@ -59,6 +59,11 @@ previous: postgres ## a rolling upgrade: relays of the last landing (HEAD~, or G
 	HAPAX_PREVIOUS_BIN=$(CURDIR)/target/previous/debug/hapax \
 	    cargo test $(CHECKED) --test generations -- --nocapture
 
+.PHONY: microbench
+microbench: ## the pure paths every message passes (rendering, line ends and dots, replies): microseconds each
+	cargo bench --locked -p hapax-render --bench render
+	cargo bench --locked -p hapax-mail --bench mail
+
 .PHONY: matrix
 matrix: postgres ## the whole fault matrix, phase x fault x actor: 2,900 cells (make test plays a third of them)
 	cargo build $(CHECKED) --bins

@@ -147,11 +147,13 @@ impl fmt::Debug for Reply {
 /// agrees with the code.
 fn enhanced_code(code: u16, text: &str) -> Option<String> {
     let word = text.split([' ', '\n']).next()?;
-    let parts: Vec<&str> = word.split('.').collect();
-    let digits =
-        |part: &&str, most: usize| !part.is_empty() && part.len() <= most && part.bytes().all(|b| b.is_ascii_digit());
-    let well_formed = parts.len() == 3 && digits(&parts[0], 1) && digits(&parts[1], 3) && digits(&parts[2], 3);
-    (well_formed && parts[0] == (code / 100).to_string()).then(|| word.to_owned())
+    let mut parts = word.split('.');
+    let mut digits = |most: usize| {
+        parts.next().filter(|part| (1..=most).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let (class, _, _) = (digits(1)?, digits(3)?, digits(3)?);
+    let agrees = class.bytes().next().map(|digit| u16::from(digit - b'0')) == Some(code / 100);
+    (agrees && parts.next().is_none()).then(|| word.to_owned())
 }
 
 /// The most characters of a reply that are kept, in characters after escaping.
@@ -162,6 +164,10 @@ pub const REPLY_TEXT_MAX: usize = 2_000;
 /// [`REPLY_TEXT_MAX`] characters, with `[...]` where something was cut.
 #[must_use]
 pub fn escape_reply(bytes: &[u8]) -> String {
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n') && *byte != b'\\';
+    if bytes.len() <= REPLY_TEXT_MAX && bytes.iter().all(plain) {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
     let mut out = String::with_capacity(bytes.len().min(REPLY_TEXT_MAX));
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {

@@ -4,7 +4,7 @@
 //! Lines are written by a thread of their own: a reader that stops reading (a full pipe) or goes away must never stop a
 //! relay between an end marker and its reply. What does not fit into the buffer is dropped.
 
-use std::io::IsTerminal;
+use std::io::{BufWriter, IsTerminal};
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt};
@@ -13,6 +13,10 @@ use crate::config::{Format, Level, Log};
 
 /// Lines that wait for a slow reader before any are dropped.
 const LINES_WAITING_MAX: usize = 10_000;
+
+/// What is written at once while lines come faster than they are written. The writing thread flushes as soon as no line
+/// is waiting, so that nothing stays behind.
+const WRITE_BYTES_MAX: usize = 65_536;
 
 /// Installs the subscriber. A second call (in tests) changes nothing. The answer writes what is still waiting when it is
 /// dropped, for as long as the reader reads.
@@ -23,7 +27,7 @@ pub(crate) fn start(log: Log) -> WorkerGuard {
         .lossy(true)
         .buffered_lines_limit(LINES_WAITING_MAX)
         .thread_name("log")
-        .finish(std::io::stderr());
+        .finish(BufWriter::with_capacity(WRITE_BYTES_MAX, std::io::stderr()));
     let builder = fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     let json = match log.format {
         Format::Auto => !terminal,

@@ -11,6 +11,9 @@ use hapax_core::{
 };
 use lettre::transport::smtp::authentication::Mechanism;
 
+/// Most command lines are shorter: their buffers need not grow.
+const COMMAND_BYTES_GUESS: usize = 128;
+
 /// Who writes to whom, and what the server must know about the message beforehand.
 #[derive(Clone, Debug)]
 pub struct Envelope {
@@ -113,19 +116,25 @@ impl Capabilities {
             let detail = "the message is 8-bit and the server does not offer 8BITMIME";
             return Err(Outcome::not_sent(Phase::Mail, Cause::Unsupported, detail));
         }
-        let mut mail = format!("MAIL FROM:<{}>", sender.as_ref().map(Recipient::address).unwrap_or_default());
+        let mut mail = Vec::with_capacity(COMMAND_BYTES_GUESS);
+        mail.extend_from_slice(b"MAIL FROM:<");
+        mail.extend_from_slice(sender.as_ref().map(Recipient::address).unwrap_or_default().as_bytes());
+        mail.push(b'>');
         if self.size.is_some() {
-            mail.push_str(" SIZE=");
-            mail.push_str(&envelope.size.to_string());
+            mail.extend_from_slice(b" SIZE=");
+            mail.extend_from_slice(envelope.size.to_string().as_bytes());
         }
         if envelope.eight_bit {
-            mail.push_str(" BODY=8BITMIME");
+            mail.extend_from_slice(b" BODY=8BITMIME");
         }
         if utf8 {
-            mail.push_str(" SMTPUTF8");
+            mail.extend_from_slice(b" SMTPUTF8");
         }
-        let rcpt = format!("RCPT TO:<{}>", envelope.recipient.address());
-        Ok(Commands { mail: mail.into_bytes(), rcpt: rcpt.into_bytes() })
+        let mut rcpt = Vec::with_capacity(COMMAND_BYTES_GUESS);
+        rcpt.extend_from_slice(b"RCPT TO:<");
+        rcpt.extend_from_slice(envelope.recipient.address().as_bytes());
+        rcpt.push(b'>');
+        Ok(Commands { mail, rcpt })
     }
 }
 

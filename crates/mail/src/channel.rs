@@ -49,7 +49,7 @@ impl Channel {
     ///
     /// Whatever a caller was given: a line that could end early, or be cut short, is never written.
     pub(crate) fn queue(&mut self, line: &[u8]) -> Result<(), Lost> {
-        let unsafe_byte = line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
+        let unsafe_byte = memchr::memchr3(b'\r', b'\n', 0, line).is_some();
         if unsafe_byte || line.len() + 2 > COMMAND_BYTES_MAX {
             self.out.clear();
             return Err(Cause::Aborted);
@@ -134,13 +134,22 @@ impl Channel {
 
     /// Whether anything has arrived that nobody has read, up to this moment (one system call).
     pub(crate) fn pending(&mut self) -> Pending {
+        self.look(Self::poll_fill_now)
+    }
+
+    /// The same by what the runtime has been told so far, which lags behind; no system call when that is nothing.
+    pub(crate) fn pending_as_told(&mut self) -> Pending {
+        self.look(|channel| channel.poll_fill(&mut Context::from_waker(Waker::noop())))
+    }
+
+    fn look(&mut self, fill: impl FnOnce(&mut Self) -> Poll<Result<(), Lost>>) -> Pending {
         if mutant::is("strays_believed") {
             return Pending::Nothing;
         }
         if !self.replies.is_empty() {
             return Pending::Bytes;
         }
-        match self.poll_fill_now() {
+        match fill(self) {
             Poll::Pending => Pending::Nothing,
             Poll::Ready(Ok(())) => Pending::Bytes,
             Poll::Ready(Err(cause)) => Pending::Lost(cause),

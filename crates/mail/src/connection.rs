@@ -19,7 +19,7 @@ use lettre::transport::smtp::commands::{Quit, Rset};
 use tokio::time::timeout;
 
 use crate::{
-    capabilities::{Capabilities, Envelope},
+    capabilities::{Capabilities, Commands, Envelope},
     channel::{Channel, Lost, Pending},
     transmit::Data,
 };
@@ -121,26 +121,37 @@ impl Connection {
         }
     }
 
-    /// Whether an idle connection is still good: not closed, and not spoken to. Does not wait (one system call). A
+    /// Whether an idle connection is still good, as far as is known without asking: not closed, and not spoken to. A
     /// connection that is not still open must be dropped.
+    ///
+    /// [`Connection::begin`] asks the kernel before it writes anything, and says [`Begun::Ended`] with `stale` of one that
+    /// was used before. One that was not has no such excuse, so the kernel is asked here.
     #[must_use]
     pub fn is_still_open(&mut self) -> bool {
+        let fresh = self.deliveries == 0;
         match &mut self.inner {
-            Inner::Smtp(session) => session.channel.pending() == Pending::Nothing,
+            Inner::Smtp(session) if fresh => session.channel.pending() == Pending::Nothing,
+            Inner::Smtp(session) => session.channel.pending_as_told() == Pending::Nothing,
             Inner::File(_) => true,
         }
     }
 
     /// MAIL, RCPT and DATA, in one write where the server offers PIPELINING.
     pub async fn begin(mut self, envelope: &Envelope) -> Begun {
-        if let Err(outcome) = self.accepts(envelope) {
-            return Begun::Ended { outcome, connection: Some(self), stale: false };
-        }
         let reused = self.deliveries > 0;
-        self.deliveries += 1;
         let begun = match &mut self.inner {
-            Inner::Smtp(session) => session.begin(envelope).await,
-            Inner::File(_) => Ok(()),
+            Inner::Smtp(session) => match session.capabilities.commands(envelope) {
+                Ok(commands) => {
+                    self.deliveries += 1;
+                    session.begin(commands).await
+                }
+                // Nothing was said of it on this connection.
+                Err(outcome) => return Begun::Ended { outcome, connection: Some(self), stale: false },
+            },
+            Inner::File(_) => {
+                self.deliveries += 1;
+                Ok(())
+            }
         };
         match begun.err() {
             None => Begun::Ready(Data::new(self, envelope.name_hint.clone())),
@@ -164,8 +175,7 @@ impl Connection {
 }
 
 impl Session {
-    async fn begin(&mut self, envelope: &Envelope) -> Result<(), End> {
-        let commands = self.capabilities.commands(envelope).map_err(End::kept)?;
+    async fn begin(&mut self, commands: Commands) -> Result<(), End> {
         self.check_quiet()?;
         let piped = self.capabilities.pipelining;
         if piped {
@@ -253,11 +263,5 @@ impl Session {
         }
         let reply = self.channel.ask(Rset.to_string().trim_end().as_bytes(), POLITENESS).await?;
         Ok((200..300).contains(&reply.code) && self.channel.replies.is_empty())
-    }
-}
-
-impl End {
-    fn kept(outcome: Outcome) -> Self {
-        Self { outcome, keep: true, stale: false }
     }
 }

@@ -36,24 +36,39 @@ impl Message {
     /// end gets one, because the protocol cannot carry it otherwise; an empty message is one empty line.
     #[must_use]
     pub fn new(raw: &[u8]) -> Self {
+        let stuff = !mutant::is("dots_not_stuffed");
         let mut wire = Vec::with_capacity(raw.len() + raw.len() / 64 + 16);
-        let (mut rest, mut longest_line, mut stuffed) = (raw, 0, 0);
+        // Before `copied` all is in `wire`; `line` is where the current line begins.
+        let (mut copied, mut line, mut longest_line, mut stuffed) = (0, 0, 0, 0);
+        let mut ends = memchr::memchr2_iter(b'\r', b'\n', raw);
         loop {
-            let end = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
-            let line = &rest[..end.unwrap_or(rest.len())];
-            if line.first() == Some(&b'.') && !mutant::is("dots_not_stuffed") {
+            let end = ends.next();
+            if raw.get(line) == Some(&b'.') && stuff {
+                wire.extend_from_slice(&raw[copied..line]);
                 wire.push(b'.');
+                copied = line;
                 stuffed += 1;
             }
-            wire.extend_from_slice(line);
-            longest_line = longest_line.max(line.len());
+            let content_end = end.unwrap_or(raw.len());
+            longest_line = longest_line.max(content_end - line);
             let Some(end) = end else { break };
-            rest = &rest[end + if rest[end..].starts_with(b"\r\n") { 2 } else { 1 }..];
-            if rest.is_empty() {
+            let crlf = raw[end..].starts_with(b"\r\n");
+            if crlf {
+                ends.next();
+            }
+            line = end + if crlf { 2 } else { 1 };
+            if line == raw.len() {
+                wire.extend_from_slice(&raw[copied..end]);
+                copied = line;
                 break;
             }
-            wire.extend_from_slice(b"\r\n");
+            if !crlf {
+                wire.extend_from_slice(&raw[copied..end]);
+                wire.extend_from_slice(b"\r\n");
+                copied = line;
+            }
         }
+        wire.extend_from_slice(&raw[copied..]);
         let ascii = wire.is_ascii();
         Self { wire, ascii, longest_line, stuffed }
     }
@@ -148,7 +163,40 @@ mod tests {
         assert_eq!(message.longest_line(), 7);
     }
 
+    /// Byte by byte, as the rules are written.
+    fn plainly(raw: &[u8]) -> (Vec<u8>, usize, usize) {
+        let (mut lines, mut line, mut bytes) = (Vec::new(), Vec::new(), raw.iter().copied().peekable());
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'\r' | b'\n' => {
+                    if byte == b'\r' {
+                        bytes.next_if_eq(&b'\n');
+                    }
+                    lines.push(std::mem::take(&mut line));
+                }
+                other => line.push(other),
+            }
+        }
+        if !line.is_empty() || lines.is_empty() {
+            lines.push(line);
+        }
+        let longest = lines.iter().map(Vec::len).max().unwrap_or(0);
+        let stuffed = lines.iter().filter(|line| line.first() == Some(&b'.')).count();
+        let on_wire =
+            |line: &Vec<u8>| if line.first() == Some(&b'.') { [b".", &line[..]].concat() } else { line.clone() };
+        (lines.iter().map(on_wire).collect::<Vec<_>>().join(&b"\r\n"[..]), longest, stuffed)
+    }
+
     proptest! {
+        #[test]
+        fn it_is_the_same_as_byte_by_byte(raw in "([\r\n.aé]|\r\n|\n\\.|a{40,80}){0,60}") {
+            let message = Message::new(raw.as_bytes());
+            let (wire, longest, stuffed) = plainly(raw.as_bytes());
+            prop_assert_eq!(message.wire_bytes(), &wire[..]);
+            prop_assert_eq!((message.longest_line(), message.size()), (longest, wire.len() - stuffed + 2));
+            prop_assert_eq!(message.is_ascii(), raw.is_ascii());
+        }
+
         #[test]
         fn nothing_but_the_marker_looks_like_an_end_to_any_server(raw in "[\r\n.a]{0,40}") {
             let mut sent = Message::new(raw.as_bytes()).wire_bytes().to_vec();

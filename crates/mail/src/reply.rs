@@ -47,7 +47,7 @@ impl ReplyBuffer {
     /// Takes the first reply off the buffer, if it is complete.
     pub(crate) fn take(&mut self) -> Result<Option<Reply>, Malformed> {
         loop {
-            let Some(found) = self.bytes[self.searched..].iter().position(|byte| *byte == b'\n') else {
+            let Some(found) = memchr::memchr(b'\n', &self.bytes[self.searched..]) else {
                 self.searched = self.bytes.len();
                 return if self.could_still_be_one() { Ok(None) } else { Err(Malformed) };
             };

@@ -5,7 +5,11 @@
 //!    of the marker exists. The write is raced against the read side: an early reply ends it.
 //! 2. Then, in one poll and without an await in between: the socket takes bytes, the read buffer is empty by the
 //!    kernel's own word, the gate is open and records that the marker has begun, the write system call.
-//! 3. [`Gate::marker_begun`] alone decides the phase of whatever happens: timeout, error, dropped future.
+//! 3. A small body without TLS goes out with its marker in one write, under the rule of 2. The kernel says how many bytes
+//!    it took, and takes them in order: with no more than the body taken the marker has not begun
+//!    ([`WireStream::poll_write_joined`](crate::wire::WireStream::poll_write_joined)), and what is left goes by 1 and 2.
+//!    TLS hides that count.
+//! 4. [`Gate::marker_begun`] alone decides the phase of whatever happens: timeout, error, dropped future.
 //!
 //! Invariant: no path from here writes anything but body and marker: an abort is a dropped socket with SO_LINGER 0, no
 //! QUIT, no TLS closure, no dot.
@@ -30,7 +34,12 @@ use crate::{
     file,
     gate::{Gate, Shut},
     message::{MARKER, Message},
+    wire::Stream,
 };
+
+/// The longest body that shares a write with its marker. A fresh socket takes so much at once; on any network it is on
+/// its way before a server can object to its first byte.
+const JOINED_BYTES_MAX: usize = 16_384;
 
 /// A transaction whose 354 has been read. Dropping it aborts it, and its connection.
 pub struct Data {
@@ -108,12 +117,23 @@ enum Stop {
 
 impl Session {
     async fn transmit(&mut self, message: &Message, gate: &Gate, bytes: &mut usize) -> Outcome {
-        if let Err(outcome) = self.write_body(message.wire_bytes(), gate, bytes).await {
-            return outcome;
+        let body = message.wire_bytes();
+        let joined = match &self.channel.stream {
+            Stream::Plain(_) if body.len() <= JOINED_BYTES_MAX => self.write_joined(body, gate, bytes).await,
+            _ => Ok(0),
+        };
+        let begun = match joined {
+            Ok(begun) => begun,
+            Err(outcome) => return outcome,
+        };
+        if begun == 0 {
+            if let Err(outcome) = self.write_body(body, gate, bytes).await {
+                return outcome;
+            }
+            fault::point("body_written");
         }
-        fault::point("body_written");
         let (final_reply, mut asked) = (self.timeouts.final_reply, false);
-        match timeout(final_reply, self.finish(gate, bytes, &mut asked)).await {
+        match timeout(final_reply, self.finish(gate, begun, bytes, &mut asked)).await {
             Ok(outcome) => outcome,
             // A process that was suspended finds its time over before it sees what has arrived meanwhile.
             Err(_) if asked => match self.channel.last_words() {
@@ -126,7 +146,47 @@ impl Session {
         }
     }
 
-    /// Hands the whole body to the kernel, or says how it ended.
+    /// Tries to hand body and marker to the kernel in one write. Answers how many bytes of the marker were taken: with
+    /// none, `bytes` says how much of the body was, and the marker has not begun.
+    async fn write_joined(&mut self, body: &[u8], gate: &Gate, bytes: &mut usize) -> Result<usize, Outcome> {
+        if let Some(shut) = gate.shut() {
+            return Err(aborted(shut));
+        }
+        // The last moment at which nothing of the marker can have been written.
+        fault::point("body_written");
+        self.channel.stream.wire().arm(gate);
+        match timeout(self.timeouts.body, poll_fn(|cx| self.poll_joined(cx, body))).await {
+            Ok(Ok(taken)) => {
+                *bytes = taken.min(body.len());
+                let begun = taken - *bytes;
+                if begun == 0 {
+                    // For the rest of the body, which no gate keeps back.
+                    self.channel.stream.wire().disarm();
+                }
+                Ok(begun)
+            }
+            Ok(Err(Stop::Early)) => Err(self.early(*bytes).await),
+            Ok(Err(Stop::Lost(cause))) => Err(self.ended(gate, cause)),
+            Err(_) => Err(self.ended(gate, Cause::Timeout)),
+        }
+    }
+
+    /// In one poll: the read buffer is empty by the kernel's own word, the socket takes bytes, the gate is open and
+    /// records that the marker has begun, the system call, and the record is taken back if no more than the body went.
+    fn poll_joined(&mut self, cx: &mut Context<'_>, body: &[u8]) -> Poll<Result<usize, Stop>> {
+        match self.channel.pending() {
+            Pending::Nothing => {}
+            Pending::Bytes => return Poll::Ready(Err(Stop::Early)),
+            Pending::Lost(cause) => return Poll::Ready(Err(Stop::Lost(cause))),
+        }
+        match self.channel.stream.wire().poll_write_joined(cx, body, MARKER) {
+            Poll::Ready(Ok(taken)) => Poll::Ready(Ok(taken)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Stop::Lost(cause_of(&error)))),
+            Poll::Pending => self.poll_silence(cx).map(|stopped| stopped.map(|()| 0)),
+        }
+    }
+
+    /// Hands the whole body, or what is left of it, to the kernel, or says how it ended.
     async fn write_body(&mut self, body: &[u8], gate: &Gate, bytes: &mut usize) -> Result<(), Outcome> {
         match self.channel.pending() {
             Pending::Nothing => {}
@@ -176,11 +236,11 @@ impl Session {
         })
     }
 
-    /// Writes the marker and reads its reply. The caller limits the time of it all. `asked` becomes true when the whole
+    /// Writes the marker, or what is left of it, and reads its reply. The caller limits the time of it all. `asked` becomes true when the whole
     /// marker has been written: from then on what the server says may be its answer.
-    async fn finish(&mut self, gate: &Gate, bytes: &mut usize, asked: &mut bool) -> Outcome {
+    async fn finish(&mut self, gate: &Gate, begun: usize, bytes: &mut usize, asked: &mut bool) -> Outcome {
         self.channel.stream.wire().arm(gate);
-        let mut written = 0;
+        let mut written = begun;
         let marker = poll_fn(|cx| self.poll_marker(cx, gate, &mut written)).await;
         *bytes += written;
         match marker {
@@ -308,3 +368,6 @@ fn unknown(cause: Cause, reply: Option<Reply>, detail: String) -> Outcome {
 pub(crate) fn aborted(shut: Shut) -> Outcome {
     Outcome::not_sent(Phase::Body, Cause::Aborted, shut.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 //! Invariants:
 //! - once armed with a gate, not one byte is written unless the gate has let the marker begin, and nothing happens
 //!   between the gate's yes and the write;
+//! - when body and marker go out in one write ([`WireStream::poll_write_joined`]), the gate's yes stands only if the
+//!   kernel has accepted more than the body;
 //! - TCP_NODELAY is on: the end marker, in a segment of its own, does not wait for a delayed acknowledgement;
 //! - SO_LINGER is 0 from the start until a polite QUIT: whenever this is dropped (an abort, a panic, a cancelled
 //!   future, the death of the process) the peer sees a reset, never an end of file that it might take for an end of
@@ -25,6 +27,9 @@ use tokio_rustls::client::TlsStream;
 
 use crate::gate::{Gate, Shut};
 
+/// How many bytes a direct read asks for: nearly always there are none, and the space for them is cleared first.
+const DIRECT_BYTES_MAX: usize = 512;
+
 /// A TCP connection with a counter and a gate.
 #[derive(Debug)]
 pub(crate) struct WireStream {
@@ -33,13 +38,24 @@ pub(crate) struct WireStream {
     gate: Option<Gate>,
     refused: Option<Shut>,
     direct: bool,
+    /// As if the kernel took no more of the next joined write: it will not be made to on demand.
+    #[cfg(test)]
+    pub(crate) joined_at_most: Option<usize>,
 }
 
 impl WireStream {
     pub(crate) fn new(tcp: TcpStream) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         tcp.set_zero_linger()?;
-        Ok(Self { tcp, accepted: 0, gate: None, refused: None, direct: false })
+        Ok(Self {
+            tcp,
+            accepted: 0,
+            gate: None,
+            refused: None,
+            direct: false,
+            #[cfg(test)]
+            joined_at_most: None,
+        })
     }
 
     /// From now on nothing is written that `gate` has not let begin.
@@ -96,6 +112,38 @@ impl WireStream {
         }
     }
 
+    /// Body and marker in one write, behind the gate like any marker: how many bytes of both were accepted.
+    ///
+    /// The kernel takes the bytes of one write in their order and says how many. With no more than the body taken,
+    /// nothing of the marker has been handed over: the gate is as if it had never been asked. A write that fails has
+    /// taken nothing, but that is not relied upon: the marker counts as begun.
+    pub(crate) fn poll_write_joined(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &[u8],
+        marker: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(gate) = self.closed_gate() else {
+            return Poll::Ready(Err(io::Error::other("no gate, or one that has been passed")));
+        };
+        let both = [IoSlice::new(body), IoSlice::new(marker)];
+        #[cfg(test)]
+        let at_most = self.joined_at_most.take();
+        let written = self.poll_first(cx, &gate, |tcp| {
+            #[cfg(test)]
+            if let Some(at_most) = at_most {
+                return tcp.try_write(&[body, marker].concat()[..at_most]);
+            }
+            tcp.try_write_vectored(&both)
+        });
+        if let Poll::Ready(Ok(taken)) = written
+            && taken <= body.len()
+        {
+            gate.retract_marker();
+        }
+        self.count(written)
+    }
+
     /// The gate that has not let its marker begin yet, if there is one.
     fn closed_gate(&self) -> Option<Gate> {
         self.gate.as_ref().filter(|gate| self.refused.is_some() || !gate.marker_begun()).cloned()
@@ -115,7 +163,8 @@ impl AsyncRead for WireStream {
             return Pin::new(&mut self.tcp).poll_read(cx, buf);
         }
         loop {
-            return match (&*SockRef::from(&self.tcp)).read(buf.initialize_unfilled()) {
+            let few = buf.remaining().min(DIRECT_BYTES_MAX);
+            return match (&*SockRef::from(&self.tcp)).read(buf.initialize_unfilled_to(few)) {
                 Ok(bytes) => {
                     buf.advance(bytes);
                     Poll::Ready(Ok(()))
@@ -232,7 +281,7 @@ pub(crate) mod tests {
         (WireStream::new(ours.expect("connected")).expect("set up"), theirs.expect("accepted").0)
     }
 
-    fn open_gate() -> Gate {
+    pub(crate) fn open_gate() -> Gate {
         let heartbeat = Arc::new(Heartbeat::new(Duration::MAX));
         heartbeat.record(Duration::ZERO);
         Gate::until(Arc::new(SystemClock), Duration::MAX, heartbeat)
@@ -250,28 +299,54 @@ pub(crate) mod tests {
         assert_eq!(peer.read(&mut [0]).await.expect("closed"), 0);
     }
 
-    #[tokio::test]
-    async fn a_marker_that_has_to_wait_for_the_socket_has_not_begun_and_can_still_be_refused() {
-        let (mut wire, mut peer) = pair().await;
-        let mut cx = Context::from_waker(Waker::noop());
+    /// Until the kernel takes no more, and says so. Answers how much it took.
+    pub(crate) async fn fill(wire: &mut WireStream) -> usize {
         let chunk = vec![b'x'; 1 << 16];
-        // Until the kernel takes no more, and says so twice: the peer's buffer takes its share a little later.
         poll_fn(|cx| {
-            while let Poll::Ready(written) = Pin::new(&mut wire).poll_write(cx, &chunk) {
+            while let Poll::Ready(written) = Pin::new(&mut *wire).poll_write(cx, &chunk) {
                 written.expect("written");
             }
             Poll::Ready(())
         })
         .await;
-        let filled = wire.accepted();
+        usize::try_from(wire.accepted()).expect("small")
+    }
+
+    #[tokio::test]
+    async fn of_body_and_marker_in_one_write_the_kernel_may_take_a_part_and_the_marker_has_not_begun() {
+        let (mut wire, mut peer) = pair().await;
+        let gate = open_gate();
+        wire.arm(&gate);
+        let body = vec![b'x'; 64 << 20];
+        let taken = poll_fn(|cx| wire.poll_write_joined(cx, &body, b"\r\n.\r\n")).await.expect("written");
+        assert!(0 < taken && taken < body.len() && wire.accepted() == taken as u64, "{taken}");
+        assert!(!gate.marker_begun() && gate.close(), "not a byte of the marker was taken");
+        let mut read = vec![0; taken];
+        peer.read_exact(&mut read).await.expect("read");
+        let error = poll_fn(|cx| wire.poll_write_joined(cx, b"x", b"\r\n.\r\n")).await.expect_err("refused");
+        assert_eq!((error.kind(), wire.refused()), (io::ErrorKind::Other, Some(Shut::Closed)));
+        wire.disarm();
+        assert!(poll_fn(|cx| wire.poll_write_joined(cx, b"x", b"\r\n.\r\n")).await.is_err(), "never without a gate");
+        drop(wire);
+        assert!(peer.read(&mut [0]).await.is_err(), "reset, and not a byte more");
+    }
+
+    #[tokio::test]
+    async fn a_marker_that_has_to_wait_for_the_socket_has_not_begun_and_can_still_be_refused() {
+        let (mut wire, mut peer) = pair().await;
+        let mut cx = Context::from_waker(Waker::noop());
+        let filled = fill(&mut wire).await;
         let gate = open_gate();
         wire.arm(&gate);
         assert!(Pin::new(&mut wire).poll_write(&mut cx, b"\r\n.\r\n").is_pending());
         assert!(!gate.marker_begun() && gate.close());
-        let mut read = vec![0; usize::try_from(filled).expect("small")];
+        let mut read = vec![0; filled];
         peer.read_exact(&mut read).await.expect("read");
         let error = poll_fn(|cx| Pin::new(&mut wire).poll_write(cx, b"\r\n.\r\n")).await.expect_err("refused");
-        assert_eq!((error.kind(), wire.refused(), wire.accepted()), (io::ErrorKind::Other, Some(Shut::Closed), filled));
+        assert_eq!(
+            (error.kind(), wire.refused(), wire.accepted()),
+            (io::ErrorKind::Other, Some(Shut::Closed), filled as u64)
+        );
         // For good, whatever is tried.
         assert!(poll_fn(|cx| Pin::new(&mut wire).poll_write(cx, b"QUIT\r\n")).await.is_err());
         assert!(poll_fn(|cx| Pin::new(&mut wire).poll_write_vectored(cx, &[IoSlice::new(b".")])).await.is_err());

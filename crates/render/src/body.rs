@@ -5,6 +5,8 @@
 //! follow from the message and are the same at every attempt. mail-builder writes the tree; it invents a boundary from
 //! the clock where none is given, so every multipart here gets one.
 
+use std::cell::OnceCell;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hapax_core::envelope::Attachment;
 use mail_builder::{
@@ -21,13 +23,13 @@ const BASE64_LINE_INPUT_BYTES: usize = 57;
 const NAME_BYTES_MAX: usize = 500;
 
 /// The body: text and / or HTML, and attachments.
-pub(crate) fn build(
-    id: &str,
-    text: Option<&str>,
-    html: Option<&str>,
-    attachments: &[Attachment],
-) -> Result<MimePart<'static>, Error> {
-    let boundaries = Boundaries::new(id, text, html);
+pub(crate) fn build<'a>(
+    id: &'a str,
+    text: Option<&'a str>,
+    html: Option<&'a str>,
+    attachments: &'a [Attachment],
+) -> Result<MimePart<'a>, Error> {
+    let boundaries = Boundaries { seed: OnceCell::new(), of: [id, text.unwrap_or_default(), html.unwrap_or_default()] };
     let (mut inline, mut attached) = (Vec::new(), Vec::new());
     for (index, attachment) in attachments.iter().enumerate() {
         let is_inline = attachment.content_id.is_some() && html.is_some();
@@ -56,25 +58,35 @@ pub(crate) fn build(
 
 /// Boundaries from the hash of the message's id and texts: nobody can write a text that contains one, and `=_` occurs
 /// neither in quoted-printable nor in base64.
-struct Boundaries {
-    seed: Sha256,
+struct Boundaries<'a> {
+    of: [&'a str; 3],
+    /// Hashed only where there is something to delimit.
+    seed: OnceCell<Sha256>,
 }
 
-impl Boundaries {
-    fn new(id: &str, text: Option<&str>, html: Option<&str>) -> Self {
-        let mut seed = Sha256::new();
-        for part in [id, text.unwrap_or_default(), html.unwrap_or_default()] {
-            seed.update((part.len() as u64).to_be_bytes());
-            seed.update(part);
-        }
-        Self { seed }
+impl Boundaries<'_> {
+    fn seed(&self) -> Sha256 {
+        let hashed = self.seed.get_or_init(|| {
+            let mut seed = Sha256::new();
+            for part in self.of {
+                seed.update((part.len() as u64).to_be_bytes());
+                seed.update(part);
+            }
+            seed
+        });
+        hashed.clone()
     }
 
-    fn multipart(&self, subtype: &str, parts: Vec<MimePart<'static>>) -> MimePart<'static> {
-        let hash = self.seed.clone().chain_update(subtype).finalize();
-        let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        let mut content_type =
-            ContentType::new(format!("multipart/{subtype}")).attribute("boundary", format!("=_{hex}"));
+    fn multipart<'x>(&self, subtype: &str, parts: Vec<MimePart<'x>>) -> MimePart<'x> {
+        const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+        let hash = self.seed().chain_update(subtype).finalize();
+        let mut boundary = String::with_capacity(34);
+        boundary.push_str("=_");
+        for byte in hash.iter().take(16) {
+            boundary.push(HEX[usize::from(byte >> 4)]);
+            boundary.push(HEX[usize::from(byte & 15)]);
+        }
+        let mut content_type = ContentType::new(format!("multipart/{subtype}")).attribute("boundary", boundary);
         if subtype == "related" {
             content_type = content_type.attribute("type", "text/html");
         }
@@ -84,13 +96,15 @@ impl Boundaries {
 
 /// A text: as it is where that is safe, else quoted-printable or base64, whichever is shorter (mail-builder chooses).
 /// It would send control characters as they are; those need base64.
-fn text_part(media_type: &'static str, text: &str) -> MimePart<'static> {
+fn text_part<'a>(media_type: &'static str, text: &'a str) -> MimePart<'a> {
     let content_type = ContentType::new(media_type).attribute("charset", "utf-8");
-    let text = wire::crlf(text.as_bytes());
-    if text.iter().any(|byte| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n')) {
-        return MimePart::new(content_type, base64_lines(&text)).transfer_encoding("base64");
+    let text = wire::crlf_text(text);
+    // Without a branch for each byte, so that the compiler looks at many at once.
+    let is_odd = |byte: &u8| (*byte < b' ' && !matches!(*byte, b'\t' | b'\r' | b'\n')) || *byte == 0x7f;
+    if text.as_bytes().iter().fold(false, |odd, byte| odd | is_odd(byte)) {
+        return MimePart::new(content_type, base64_lines(text.as_bytes())).transfer_encoding("base64");
     }
-    MimePart::new(content_type, BodyPart::Text(String::from_utf8_lossy(&text).into_owned().into()))
+    MimePart::new(content_type, BodyPart::Text(text))
 }
 
 /// An attachment is opaque: always base64, whatever its type.

@@ -41,7 +41,7 @@ impl Identity {
 }
 
 /// The bytes of a composed message.
-pub(crate) fn compose(notification: &Notification, identity: &Identity, texts: &Texts) -> Result<Vec<u8>, Error> {
+pub(crate) fn compose(notification: &Notification, identity: &Identity, texts: &Texts<'_>) -> Result<Vec<u8>, Error> {
     let reply_to = match &notification.reply_to {
         Some(text) => Some(header::parse(|| "reply_to".to_owned(), text)?),
         None => None,
@@ -68,12 +68,20 @@ pub(crate) fn compose(notification: &Notification, identity: &Identity, texts: &
     for (name, value) in own {
         message = message.header(name, value);
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(size_guess(notification, texts));
     message.body(part).serialize(&mut bytes);
     if !bytes.ends_with(b"\r\n") {
         bytes.extend_from_slice(b"\r\n");
     }
     Ok(bytes)
+}
+
+/// About how large the message will be, so that its buffer need not grow: quoted-printable or base64 for some of the
+/// text, base64 for attachments, fields and boundaries.
+fn size_guess(notification: &Notification, texts: &Texts<'_>) -> usize {
+    let text = [&texts.text, &texts.html].into_iter().flatten().map(|text| text.len()).sum::<usize>();
+    let attached = notification.attachments.iter().map(|attachment| attachment.content.len() + 512).sum::<usize>();
+    1_024 + text + text / 8 + attached + attached / 2
 }
 
 /// To and Cc; a message only to hidden recipients says so (RFC 5322 appendix A.1.3).

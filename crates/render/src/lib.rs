@@ -20,6 +20,8 @@ mod stamp;
 mod templates;
 mod wire;
 
+use std::borrow::Cow;
+
 use hapax_core::{
     Recipient,
     envelope::{Content, Notification},
@@ -113,7 +115,11 @@ impl Renderer {
         let (bytes, message_id_header) = match &notification.content {
             Content::Raw(raw) => raw::finish(raw, notification, &identity)?,
             Content::Ready { subject, text, html } => {
-                let texts = Texts { subject: subject.clone(), text: text.clone(), html: html.clone() };
+                let texts = Texts {
+                    subject: subject.as_str().into(),
+                    text: text.as_deref().map(Cow::Borrowed),
+                    html: html.as_deref().map(Cow::Borrowed),
+                };
                 (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
             }
             Content::Payload(payload) => {

@@ -25,7 +25,7 @@ pub(crate) fn finish(raw: &[u8], notification: &Notification, identity: &Identit
     let own = header::own(&notification.headers, false)?;
     let mut message = wire::crlf(raw);
     if !message.ends_with(b"\r\n") {
-        message.extend_from_slice(b"\r\n");
+        message.to_mut().extend_from_slice(b"\r\n");
     }
     if let Some((what, line)) = wire::first_fault(&message) {
         return Err(Error::Raw { what, line });
@@ -81,7 +81,7 @@ pub(crate) fn split(message: &[u8]) -> Result<(Vec<Field<'_>>, &[u8]), Error> {
     while start < message.len() {
         line_no += 1;
         let rest = &message[start..];
-        let end = start + rest.windows(2).position(|pair| pair == b"\r\n").map_or(rest.len(), |at| at + 2);
+        let end = start + memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
         let refuse = |what| Error::Raw { what, line: line_no };
         match message[start] {
             b'\r' => {

@@ -23,11 +23,11 @@ const SUBJECT: &str = "subject.txt";
 const TEXT: &str = "body.txt";
 const HTML: &str = "body.html";
 
-/// What a payload becomes.
-pub(crate) struct Texts {
-    pub(crate) subject: String,
-    pub(crate) text: Option<String>,
-    pub(crate) html: Option<String>,
+/// What a notification says: its own texts, or what a payload became.
+pub(crate) struct Texts<'a> {
+    pub(crate) subject: Cow<'a, str>,
+    pub(crate) text: Option<Cow<'a, str>>,
+    pub(crate) html: Option<Cow<'a, str>>,
 }
 
 /// All templates, compiled.
@@ -67,7 +67,7 @@ impl Library {
 
     /// Renders the kind's templates with the payload's keys, and `kind` and `message_id` (which win over keys of the
     /// same name).
-    pub(crate) fn render(&self, kind: &str, message_id: &str, payload: &str) -> Result<Texts, Error> {
+    pub(crate) fn render(&self, kind: &str, message_id: &str, payload: &str) -> Result<Texts<'static>, Error> {
         let Some(place) = &self.place else {
             return Err(Error::NoTemplates { kind: quoted(kind) });
         };
@@ -86,7 +86,7 @@ impl Library {
         }
         let text = self.file(&format!("{kind}/{TEXT}"), &context)?;
         let html = self.file(&format!("{kind}/{HTML}"), &context)?;
-        Ok(Texts { subject, text, html })
+        Ok(Texts { subject: subject.into(), text: text.map(Cow::Owned), html: html.map(Cow::Owned) })
     }
 
     /// The text of one template; `None` when the kind does not have it.
