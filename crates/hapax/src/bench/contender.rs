@@ -178,6 +178,14 @@ impl Contender {
         }
     }
 
+    /// Set up for quick answers rather than for throughput, where that differs.
+    pub(super) fn for_latency(self) -> Self {
+        match self {
+            Self::Peer(peer) => Self::Peer(Box::new(peer.for_latency())),
+            other => other,
+        }
+    }
+
     /// How many messages are left; `None` for those who end when they are done.
     pub(super) fn remaining_sql(&self) -> Option<&str> {
         match self {

@@ -65,7 +65,7 @@ pub(super) struct Plan<'a> {
     pub(super) statements: bool,
     /// Another session holds a snapshot meanwhile.
     pub(super) snapshot: bool,
-    /// So many messages per second are added meanwhile.
+    /// So many messages per second are added meanwhile, as many as are pending at most.
     pub(super) producers: Option<u32>,
     /// It is over when no more than so many are left.
     pub(super) left_max: i64,
@@ -137,8 +137,8 @@ impl Plan<'_> {
         let sink = Sink::start(self.sink, false, &stage.log("sink")).await?;
         let producers = match self.producers {
             Some(rate) => {
-                let first = self.messages + 1;
-                Some(Producers::start(stage, contender.database(), rate, first).await?)
+                let (first, most) = (self.messages + 1, self.messages);
+                Some(Producers::start(stage, contender.database(), rate, first, most).await?)
             }
             None => None,
         };
@@ -148,8 +148,8 @@ impl Plan<'_> {
         let samplers = Samplers::start(self, stage, &workers).await?;
         let left = self.wait(&watcher, &mut workers, started).await;
         let wall = started.elapsed();
-        let after = Usage::look(stage, &watcher, &sink).await?;
         let worker_us = worker_cpu_us(&mut workers, &before);
+        let after = Usage::look(stage, &watcher, &sink).await?;
         let (peaks, waits) = samplers.stop(&workers).await;
         let times = match producers {
             Some(producers) => producers.stop().await?,

@@ -5,8 +5,13 @@
 //! all of them. Nothing here is needed by a relay, and a relay knows nothing of it.
 
 mod contender;
+mod delay;
 mod drain;
+mod enqueue;
+mod latency;
 mod letters;
+mod link;
+mod mixed;
 mod peer;
 mod proc;
 mod process;
@@ -19,12 +24,27 @@ mod stage;
 use std::io::{IsTerminal, Write as _};
 
 use anyhow::Context;
+use clap::Parser;
 
 use crate::{
-    cli::bench::{Bench, Benchmark},
+    cli::{
+        Cli, Command,
+        bench::{Bench, Benchmark},
+    },
     failure::{Exit, Refusal},
     output,
 };
+use runs::Results;
+
+/// The short version of everything.
+const SHORT: [&str; 6] = [
+    "drain --messages 5000 --runs 2",
+    "latency --seconds 5 --idle-seconds 5 --runs 1",
+    "enqueue --clients 8 --seconds 1 --runs 1",
+    "mixed --messages 5000 --rate 200 --runs 1",
+    "old-snapshot --messages 5000 --runs 1",
+    "remote-link --connections 1,16 --seconds 2 --runs 1",
+];
 
 /// # Errors
 /// Whatever keeps a measurement from being set up; a run that fails is part of the results.
@@ -45,22 +65,41 @@ pub(crate) async fn run(options: Bench) -> anyhow::Result<Exit> {
 
 async fn measure(options: Bench) -> anyhow::Result<Exit> {
     match options.what {
-        Some(Benchmark::Drain(options)) => {
-            let (results, exit) = drain::run(&options).await?;
-            show(&results, options.common.json, drain::print)?;
-            Ok(exit)
+        Some(Benchmark::Drain(options)) => finish(drain::run(&options).await?, options.common.json, drain::print),
+        Some(Benchmark::Latency(options)) => finish(latency::run(&options).await?, options.common.json, latency::print),
+        Some(Benchmark::Enqueue(options)) => finish(enqueue::run(&options).await?, options.common.json, enqueue::print),
+        Some(Benchmark::Mixed(options)) => finish(mixed::mixed(&options).await?, options.common.json, mixed::print),
+        Some(Benchmark::OldSnapshot(options)) => {
+            finish(mixed::old_snapshot(&options).await?, options.common.json, mixed::print)
         }
-        _ => Err(Refusal::failed("not yet", &[]).into()),
+        Some(Benchmark::RemoteLink(options)) => finish(link::run(&options).await?, options.common.json, link::print),
+        Some(Benchmark::Sink(_)) | None => short(options.json).await,
     }
 }
 
-fn show(results: &runs::Results, json: bool, print: impl Fn(&runs::Results)) -> anyhow::Result<()> {
+/// A little of everything, by the same words that anybody could type.
+async fn short(json: bool) -> anyhow::Result<Exit> {
+    let mut exit = Exit::Done;
+    for words in SHORT {
+        let words = ["hapax", "bench"].into_iter().chain(words.split(' ')).chain(json.then_some("--json"));
+        let cli = Cli::try_parse_from(words).context("the short version is not one")?;
+        if let Command::Bench(options) = cli.command
+            && Box::pin(measure(options)).await? != Exit::Done
+        {
+            exit = Exit::Failed;
+        }
+    }
+    Ok(exit)
+}
+
+fn finish((results, exit): (Results, Exit), json: bool, print: impl Fn(&Results)) -> anyhow::Result<Exit> {
     progress("");
     if json {
-        return output::json(results);
+        output::json(&results)?;
+    } else {
+        print(&results);
     }
-    print(results);
-    Ok(())
+    Ok(exit)
 }
 
 /// Says on a terminal what is going on; replaces what was said before.
@@ -69,5 +108,18 @@ fn progress(text: &str) {
     if stderr.is_terminal() {
         // Nobody is left to tell when the terminal is gone.
         drop(write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_version_can_be_typed() {
+        for words in SHORT {
+            let words = ["hapax", "bench"].into_iter().chain(words.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok_and(|cli| matches!(cli.command, Command::Bench(_))));
+        }
     }
 }

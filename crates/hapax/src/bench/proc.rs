@@ -59,8 +59,16 @@ pub(super) fn ended_children_cpu_us() -> u64 {
     Stat::read(std::process::id()).map_or(0, |stat| stat.children_ticks * TICK_US)
 }
 
-/// CPU time of a process group, or of a process and its children, to the nanosecond, as far as their threads are alive.
-pub(super) fn living_cpu_us(member: impl Fn(u32, u32) -> bool) -> u64 {
+/// Whose a process is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kin {
+    pub(super) pid: u32,
+    pub(super) parent: u32,
+    pub(super) group: u32,
+}
+
+/// CPU time of some processes by the scheduler's own clock, in microseconds: finer, but only threads that live count.
+pub(super) fn living_cpu_us(member: impl Fn(Kin) -> bool) -> u64 {
     let of_thread = |path: std::path::PathBuf| -> Option<u64> {
         std::fs::read_to_string(path.join("schedstat")).ok()?.split_whitespace().next()?.parse().ok()
     };
@@ -68,7 +76,8 @@ pub(super) fn living_cpu_us(member: impl Fn(u32, u32) -> bool) -> u64 {
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         threads.filter_map(|thread| of_thread(thread.path())).sum()
     };
-    all().filter(|stat| member(stat.group, stat.parent)).map(|stat| of_process(stat.pid)).sum::<u64>() / 1000
+    let kin = |stat: &Stat| Kin { pid: stat.pid, parent: stat.parent, group: stat.group };
+    all().filter(|stat| member(kin(stat))).map(|stat| of_process(stat.pid)).sum::<u64>() / 1000
 }
 
 /// The peaks of the resident memory of a process group's processes, in KiB, and how many there were at once.
@@ -127,9 +136,9 @@ mod tests {
     fn our_own_processor_time_is_seen() {
         let us = std::process::id();
         let group = Stat::read(us).expect("we run").group;
-        let before = living_cpu_us(|g, _| g == group);
+        let before = living_cpu_us(|kin| kin.group == group);
         let mut sum = 0_u64;
-        while living_cpu_us(|g, _| g == group) == before {
+        while living_cpu_us(|kin| kin.group == group) == before {
             sum = std::hint::black_box(sum + 1);
         }
         let mut peaks = Peaks::default();

@@ -45,7 +45,7 @@ impl Producer {
     }
 }
 
-/// Several producers at a steady rate, until they are stopped.
+/// Several producers at a steady rate, until they are stopped or have enqueued as many as they should.
 pub(super) struct Producers {
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU32>,
@@ -53,8 +53,8 @@ pub(super) struct Producers {
 }
 
 impl Producers {
-    /// Starts them; their messages are numbered from `first`.
-    pub(super) async fn start(stage: &Stage, database: &str, rate: u32, first: u32) -> anyhow::Result<Self> {
+    /// Starts them; their messages are numbered from `first` and are `most` at most.
+    pub(super) async fn start(stage: &Stage, database: &str, rate: u32, first: u32, most: u32) -> anyhow::Result<Self> {
         let mut all = Self { stop: Arc::default(), count: Arc::default(), tasks: JoinSet::new() };
         let pause = Duration::from_secs(1) * PRODUCERS / rate.max(1);
         for number in 0..PRODUCERS {
@@ -66,7 +66,11 @@ impl Producers {
                 let mut due = Instant::now() + offset;
                 while !stop.load(Ordering::Relaxed) {
                     tokio::time::sleep_until(due.into()).await;
-                    let letter = Letter::new(first + count.fetch_add(1, Ordering::Relaxed));
+                    let number = count.fetch_add(1, Ordering::Relaxed);
+                    if number >= most {
+                        break;
+                    }
+                    let letter = Letter::new(first + number);
                     let began = Instant::now();
                     producer.put(&letter).await?;
                     times.push(began.elapsed());

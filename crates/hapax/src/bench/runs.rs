@@ -113,6 +113,11 @@ impl Results {
         self.summary.get(contender)?.get(figure).map(|spread| spread.median)
     }
 
+    /// Whether somebody has this figure.
+    pub(super) fn has(&self, figure: &str) -> bool {
+        self.summary.values().any(|figures| figures.contains_key(figure))
+    }
+
     /// Whether every run ended as it should.
     pub(super) fn complete(&self) -> bool {
         self.runs.iter().all(|run| run.error.is_none())
@@ -136,7 +141,7 @@ impl Results {
 
     fn table(&self, ratio: Option<&str>, columns: &[Column]) -> Table {
         // What nobody has a figure for needs no column.
-        let has = |column: &&Column| self.summary.values().any(|figures| figures.contains_key(column.figure));
+        let has = |column: &&Column| self.has(column.figure);
         let columns: Vec<Column> = columns.iter().filter(has).copied().collect();
         let mut headline = vec![""];
         headline.extend(columns.iter().map(|column| column.headline));

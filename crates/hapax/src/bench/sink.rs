@@ -129,17 +129,12 @@ impl Sink {
         proc::group_cpu_us(self.process.group())
     }
 
-    /// When each message's end marker was read, as far as is known by now.
-    pub(super) fn stamp(&self, id: u32) -> Option<Duration> {
-        lock(&self.heard).stamps.get(&id).copied()
-    }
-
     /// How many different messages have been noted.
     pub(super) fn stamped(&self) -> usize {
         lock(&self.heard).stamps.len()
     }
 
-    /// All of them.
+    /// When the end marker of each message was read, since boot.
     pub(super) fn stamps(&self) -> HashMap<u32, Duration> {
         lock(&self.heard).stamps.clone()
     }

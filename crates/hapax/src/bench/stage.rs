@@ -111,7 +111,7 @@ impl Stage {
             return Ok(Wal { total, records: None });
         }
         // A durable commit flushes everything up to here. Segments may have been recycled: then nobody can tell.
-        client.batch_execute("SELECT pg_current_xact_id()").await?;
+        client.batch_execute("SELECT pg_logical_emit_message(true, 'bench', '')").await?;
         let sql = format!("SELECT sum(record_size)::float8 FROM pg_get_wal_stats('{from}', '{to}')");
         let records = client.query_one(&sql, &[]).await.ok().and_then(|row| row.get(0));
         Ok(Wal { total, records })

@@ -220,8 +220,8 @@ pub(crate) struct Enqueue {
 }
 
 const MIXED: &str = "\
-A backlog is delivered while four producers commit new messages at a steady rate, in turns with runs without producers. \
-The clock stops when the relay has caught up; what was enqueued meanwhile counts.
+A backlog is delivered while four producers commit new messages at a steady rate (as many as the backlog at most), in \
+turns with runs without producers. The clock stops when the relay has caught up; what was enqueued meanwhile counts.
 
 Example:
   hapax bench mixed --messages 20000 --rate 500";
