@@ -198,15 +198,15 @@ fn processes_of(word: &str) -> usize {
 #[tokio::test]
 async fn nothing_outlives_a_bench_that_is_killed() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mark = format!("BENCH_MARK={}", directory.path().display());
-    let mut bench = bench(&["drain", "--messages", "3000", "--sink", "own"]);
+    // A worker that nobody tells to end by closing its standard input.
+    peer(directory.path(), "touch running; exec sleep 1000");
+    let (mark, peer) =
+        (format!("BENCH_MARK={}", directory.path().display()), directory.path().to_str().expect("UTF-8"));
+    let mut bench = bench(&["drain", "--messages", "1", "--runs", "1", "--peer", peer]);
     let mut bench = bench.env("BENCH_MARK", directory.path()).spawn().expect("starts");
-    // The bench itself, Postgres, the sink, the relay and those who wait for their ends.
-    eventually(PATIENCE, async || {
-        let count = processes_of(&mark);
-        if count >= 7 { Ok(()) } else { Err(count) }
-    })
-    .await;
+    eventually(PATIENCE, async || directory.path().join("running").exists()).await;
+    // The bench itself, Postgres, the sink, the worker and those who wait for their ends.
+    assert!(processes_of(&mark) >= 5);
     bench.kill().await.expect("is killed");
     eventually(PATIENCE, async || {
         let count = processes_of(&mark);

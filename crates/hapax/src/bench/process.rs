@@ -19,7 +19,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(20);
 /// The lines of its output that are shown when it went wrong.
 const LOG_TAIL_LINES: usize = 15;
 
-const KEEPER: &str = r#"read -r line || kill -KILL -- "-$1" 2>/dev/null"#;
+const KEEPER: &str = r#"read -r line || kill -s KILL -- "-$1" 2>/dev/null"#;
 
 /// How a process is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
