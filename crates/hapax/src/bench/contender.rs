@@ -22,6 +22,8 @@ use crate::{
 
 /// How many messages are enqueued by one statement.
 const BULK: u32 = 500;
+/// How much of a peer's variables fits into a table.
+const DETAIL_CHARS_MAX: usize = 30;
 /// Connections are kept open, as the peers keep theirs.
 const MESSAGES_PER_CONNECTION: u32 = 1_000_000;
 
@@ -99,18 +101,14 @@ pub(super) fn other_binary(path: &Path) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Names that occur twice get what differs, or a number.
+/// Names that occur twice get what differs, or a number where that would be long.
 fn distinguish(contenders: &mut [Contender]) {
-    for at in 0..contenders.len() {
-        let name = contenders[at].name().to_owned();
-        let twins = contenders.iter().filter(|other| other.name() == name).count();
-        if twins > 1 {
-            let detail = match &contenders[at] {
-                Contender::Peer(peer) => peer.given(),
-                _ => String::new(),
-            };
-            let detail = if detail.is_empty() { format!("#{}", at + 1) } else { detail };
-            contenders[at].rename(format!("{name} {detail}"));
+    let names: Vec<String> = contenders.iter().map(|contender| contender.name().to_owned()).collect();
+    for (at, contender) in contenders.iter_mut().enumerate() {
+        if names.iter().filter(|name| **name == names[at]).count() > 1 {
+            let number = names[..=at].iter().filter(|name| **name == names[at]).count();
+            let given = contender.peer().map(Peer::given).filter(|given| (1..=DETAIL_CHARS_MAX).contains(&given.len()));
+            contender.rename(format!("{} {}", names[at], given.unwrap_or_else(|| format!("#{number}"))));
         }
     }
 }
@@ -277,4 +275,20 @@ fn source(stage: &Stage, port: u16, sessions: u32, messages: u32) -> anyhow::Res
     command.args(["-s", &sessions.min(messages).to_string(), "-m", &messages.to_string()]);
     command.arg(format!("127.0.0.1:{port}")).stdout(std::process::Stdio::null());
     Process::start(command, &stage.log("smtp-source"), End::Terminate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contenders_of_one_name_are_told_apart() {
+        let hapax = |name: &str| {
+            let (name, binary) = (name.to_owned(), PathBuf::new());
+            Contender::Hapax(Hapax { name, binary, in_flight: 1, connections: 1, settings: Vec::new() })
+        };
+        let mut contenders = vec![hapax("a"), hapax("b"), hapax("b")];
+        distinguish(&mut contenders);
+        assert_eq!(contenders.iter().map(Contender::name).collect::<Vec<_>>(), ["a", "b #1", "b #2"]);
+    }
 }
