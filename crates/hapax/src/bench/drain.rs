@@ -163,6 +163,7 @@ impl Plan<'_> {
         drop(old_snapshot);
         let left = left.map_err(|error| anyhow::anyhow!("{error:#}; the end of its log:\n{log_tail}"))?;
         let messages = f64::from(self.messages) + times.len() as f64 - left as f64;
+        anyhow::ensure!(messages > 0.0, "nothing was delivered");
         run.waits = waits;
         self.note(run, messages, wall, worker_us, &before, &after);
         run.note("peak_mb", peaks.kib() as f64 / 1024.0);

@@ -14,7 +14,7 @@ use crate::{
     failure::Exit,
 };
 
-/// A relay has caught up when so many are left for each that may be in flight.
+/// A relay has caught up when so many are left for each that may be in flight, and a tenth of the backlog at most.
 const LEFT_PER_FLIGHT: i64 = 2;
 
 /// What goes on beside the drain.
@@ -117,6 +117,9 @@ fn plan<'a>(
         statements: false,
         snapshot: beside == Beside::OldSnapshot,
         producers,
-        left_max: if producers.is_some() { LEFT_PER_FLIGHT * i64::from(relays.in_flight) } else { 0 },
+        left_max: match producers {
+            Some(_) => (LEFT_PER_FLIGHT * i64::from(relays.in_flight)).min(i64::from(messages / 10)),
+            None => 0,
+        },
     }
 }
