@@ -45,6 +45,21 @@ storm: postgres test-servers ## relays killed, suspended, cut off, at random: HA
 	cargo build --release --locked -p hapax
 	HAPAX_BIN=$${HAPAX_BIN:-$(CURDIR)/target/release/hapax} cargo test $(CHECKED) --test storm -- --nocapture
 
+BENCH_RUNS ?= 5
+HAPAX_BENCH := target/release/hapax bench
+SMTP_SOURCE = $(firstword $(wildcard /usr/sbin/smtp-source /usr/local/sbin/smtp-source))
+
+.PHONY: bench
+bench: postgres ## how fast it is on this machine and what it costs (a quarter of an hour): BENCH_RUNS (5)
+	cargo build --release --locked -p hapax
+	$(HAPAX_BENCH) drain --runs $(BENCH_RUNS) $(if $(SMTP_SOURCE),--limit)
+	$(HAPAX_BENCH) drain --runs $(BENCH_RUNS) --relays 4
+	$(HAPAX_BENCH) latency --runs $(BENCH_RUNS)
+	$(HAPAX_BENCH) enqueue --runs $(BENCH_RUNS)
+	$(HAPAX_BENCH) mixed --runs $(BENCH_RUNS)
+	$(HAPAX_BENCH) old-snapshot --runs $(BENCH_RUNS)
+	$(HAPAX_BENCH) remote-link --runs $(BENCH_RUNS)
+
 .PHONY: kill-test
 kill-test: postgres ## 2,000 messages, five SIGKILLs: duplicated, never received, in doubt; HAPAX_KILL_RUNS (5)
 	cargo build --release --locked -p hapax

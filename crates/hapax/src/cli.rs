@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::bench::{BENCH, Bench};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
 use crate::config::{Format, Level};
 
+pub(crate) mod bench;
 mod doubts;
 
 const ABOUT: &str = "\
@@ -106,6 +108,9 @@ pub(crate) enum Command {
     /// After a failover or a restore: this database is the one to send from
     #[command(long_about = ARM)]
     Arm(Arm),
+    /// Measure: how fast it is here, and what it costs
+    #[command(long_about = BENCH)]
+    Bench(Bench),
 }
 
 const DEMO: &str = "\

@@ -4,6 +4,7 @@
 //! `hapax-store` (but for the sample shop of `hapax demo`, which plays an application).
 
 mod arm;
+mod bench;
 mod check;
 mod cli;
 mod config;
@@ -84,6 +85,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::SendAgain(options) => decide::send_again(loaded, options).await,
         Command::Arm(options) => arm::run(loaded, options).await,
         Command::Demo(options) => demo::run(options).await,
+        Command::Bench(options) => bench::run(options).await,
     }
 }
 

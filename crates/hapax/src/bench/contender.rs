@@ -1,0 +1,294 @@
+//! Who takes turns: this binary, another one, this one with other settings, other outbox relays, smtp-source.
+//!
+//! Every contender gets the same messages, the same cluster and the same sink; what differs is its schema, its way of
+//! enqueueing and its worker.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tokio::process::Command;
+
+use super::{
+    letters,
+    peer::Peer,
+    process::{self, End, Process},
+    sink,
+    stage::{Stage, file_name},
+};
+use crate::{
+    cli::bench::{Peers, Relays},
+    failure::Refusal,
+};
+
+/// How many messages are enqueued by one statement.
+const BULK: u32 = 500;
+/// How much of a peer's variables fits into a table.
+const DETAIL_CHARS_MAX: usize = 30;
+/// Connections are kept open, as the peers keep theirs.
+const MESSAGES_PER_CONNECTION: u32 = 1_000_000;
+
+/// One of those who take turns.
+#[derive(Clone, Debug)]
+pub(super) enum Contender {
+    /// A hapax binary.
+    Hapax(Hapax),
+    /// Another outbox relay.
+    Peer(Box<Peer>),
+    /// Postfix's load generator, with so many sessions.
+    Source(u32),
+}
+
+/// A hapax binary and its settings.
+#[derive(Clone, Debug)]
+pub(super) struct Hapax {
+    pub(super) name: String,
+    pub(super) binary: PathBuf,
+    pub(super) in_flight: u32,
+    pub(super) connections: u32,
+    pub(super) settings: Vec<(String, String)>,
+}
+
+/// Those of a command line, this binary first.
+///
+/// # Errors
+/// When one of them is not there.
+pub(super) fn all(relays: &Relays, peers: Option<&Peers>, limit: bool) -> anyhow::Result<Vec<Contender>> {
+    let this = this_binary()?;
+    let hapax = |name: String, binary: PathBuf, more: &[(String, String)]| {
+        let settings = relays.settings.iter().chain(more).cloned().collect();
+        let (in_flight, connections) = (relays.in_flight, relays.in_flight);
+        Contender::Hapax(Hapax { name, binary, in_flight, connections, settings })
+    };
+    let mut found = vec![hapax("hapax".to_owned(), this.clone(), &[])];
+    for path in &relays.against {
+        found.push(hapax(format!("against {}", file_name(path)), other_binary(path)?, &[]));
+    }
+    for variant in &relays.variants {
+        let words: Vec<String> = variant.0.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        found.push(hapax(words.join(" "), this.clone(), &variant.0));
+    }
+    if let Some(peers) = peers {
+        for argument in &peers.peers {
+            found.push(Contender::Peer(Box::new(Peer::read(argument, &peers.variables)?)));
+        }
+        let names: Vec<&str> = found.iter().filter_map(Contender::peer).map(|peer| peer.name.as_str()).collect();
+        if let Some((name, ..)) = peers.variables.iter().find(|(name, ..)| !names.contains(&name.as_str())) {
+            let hint = match names.as_slice() {
+                [] => "name its directory with --peer DIR".to_owned(),
+                names => format!("the peers are: {}", names.join(", ")),
+            };
+            return Err(Refusal::usage(format!("--peer-set {name}: there is no such peer"), &[&hint]).into());
+        }
+    }
+    if limit {
+        sink::program("smtp-source")?;
+        found.push(Contender::Source(relays.in_flight));
+    }
+    distinguish(&mut found);
+    Ok(found)
+}
+
+/// This very program.
+pub(super) fn this_binary() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("could not find this very program")
+}
+
+/// `--against`, absolute: relays run elsewhere.
+pub(super) fn other_binary(path: &Path) -> anyhow::Result<PathBuf> {
+    let found = std::fs::canonicalize(path).ok().filter(|path| path.is_file());
+    found.ok_or_else(|| {
+        Refusal::usage(format!("--against {}: there is no such file", path.display()), &["name a hapax binary"]).into()
+    })
+}
+
+/// Names that occur twice get what differs, or a number where that would be long.
+fn distinguish(contenders: &mut [Contender]) {
+    let names: Vec<String> = contenders.iter().map(|contender| contender.name().to_owned()).collect();
+    for (at, contender) in contenders.iter_mut().enumerate() {
+        if names.iter().filter(|name| **name == names[at]).count() > 1 {
+            let number = names[..=at].iter().filter(|name| **name == names[at]).count();
+            let given = contender.peer().map(Peer::given).filter(|given| (1..=DETAIL_CHARS_MAX).contains(&given.len()));
+            contender.rename(format!("{} {}", names[at], given.unwrap_or_else(|| format!("#{number}"))));
+        }
+    }
+}
+
+impl Contender {
+    /// What tables call it.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Hapax(hapax) => &hapax.name,
+            Self::Peer(peer) => &peer.label,
+            Self::Source(_) => "limit: smtp-source",
+        }
+    }
+
+    fn rename(&mut self, name: String) {
+        match self {
+            Self::Hapax(hapax) => hapax.name = name,
+            Self::Peer(peer) => peer.label = name,
+            Self::Source(_) => {}
+        }
+    }
+
+    fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::Peer(peer) => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// The database it works in; the load generator needs none, but is watched from one.
+    pub(super) fn database(&self) -> &str {
+        match self {
+            Self::Hapax(_) => "bench_hapax",
+            Self::Peer(peer) => &peer.database,
+            Self::Source(_) => "postgres",
+        }
+    }
+
+    /// A fresh database with its schema.
+    pub(super) async fn prepare(&self, stage: &Stage) -> anyhow::Result<()> {
+        match self {
+            Self::Hapax(hapax) => hapax.prepare(stage, self.database()).await,
+            Self::Peer(peer) => peer.prepare(stage).await,
+            Self::Source(_) => Ok(()),
+        }
+    }
+
+    /// Makes messages pending.
+    pub(super) async fn enqueue(&self, stage: &Stage, messages: u32) -> anyhow::Result<()> {
+        match self {
+            Self::Hapax(_) => enqueue_many(stage, self.database(), messages).await,
+            Self::Peer(peer) => peer.enqueue(stage, messages).await,
+            Self::Source(_) => Ok(()),
+        }
+    }
+
+    /// Starts its worker, or several.
+    pub(super) fn start(&self, stage: &Stage, port: u16, relays: u16, messages: u32) -> anyhow::Result<Vec<Process>> {
+        match self {
+            Self::Hapax(hapax) => {
+                (1..=relays).map(|number| hapax.start(stage, self.database(), port, number)).collect()
+            }
+            Self::Peer(peer) => Ok(vec![peer.start(stage, port, messages)?]),
+            Self::Source(sessions) => Ok(vec![source(stage, port, *sessions, messages)?]),
+        }
+    }
+
+    /// Set up for quick answers rather than for throughput, where that differs.
+    pub(super) fn for_latency(self) -> Self {
+        match self {
+            Self::Peer(peer) => Self::Peer(Box::new(peer.for_latency())),
+            other => other,
+        }
+    }
+
+    /// How many messages are left; `None` for those who end when they are done.
+    pub(super) fn remaining_sql(&self) -> Option<&str> {
+        match self {
+            // A delivery leaves the queue when it has ended.
+            Self::Hapax(_) => Some("SELECT count(*) FROM outbox.queue"),
+            Self::Peer(peer) => Some(&peer.remaining_sql),
+            Self::Source(_) => None,
+        }
+    }
+
+    /// Whether its worker ends when nothing is left.
+    pub(super) fn ends_by_itself(&self) -> bool {
+        match self {
+            Self::Hapax(_) => false,
+            Self::Peer(peer) => peer.oneshot,
+            Self::Source(_) => true,
+        }
+    }
+}
+
+impl Hapax {
+    /// The database with its schema, and a role that may do what a relay must.
+    pub(super) async fn prepare(&self, stage: &Stage, database: &str) -> anyhow::Result<()> {
+        stage.fresh_database(database).await?;
+        let mut command = Command::new(&self.binary);
+        command.args(["migrate", "up", "--database-url", &stage.url(database, "postgres")]);
+        deafen(&mut command);
+        command.current_dir(stage.directory.path());
+        process::run(command, &stage.log(&format!("{} migrate", self.name)), "hapax migrate up").await?;
+        let role = "DO $$ BEGIN CREATE ROLE relay LOGIN IN ROLE outbox_relay; \
+                    EXCEPTION WHEN duplicate_object THEN NULL; END $$";
+        stage.execute(database, role).await
+    }
+
+    /// `hapax run`.
+    pub(super) fn start(&self, stage: &Stage, database: &str, port: u16, number: u16) -> anyhow::Result<Process> {
+        let config = stage.file(&format!("relay-{number}.toml"));
+        let text = format!(
+            "# Made by hapax bench.\n[database]\nurl = \"{}\"\n\n[relay]\nname = \"bench-{number}\"\n\
+             max_in_flight = {}\nfinal_reply_timeout = \"30s\"\nshutdown_grace = \"40s\"\n\n[routes.default]\n\
+             url = \"smtp://127.0.0.1:{port}?starttls=none\"\nfrom = \"Shop <shop@example.com>\"\n\
+             max_connections = {}\nmessages_per_connection_max = {MESSAGES_PER_CONNECTION}\n",
+            stage.url(database, "relay"),
+            self.in_flight,
+            self.connections,
+        );
+        std::fs::write(&config, text).with_context(|| format!("could not write {}", config.display()))?;
+        let mut command = Command::new(&self.binary);
+        command.args(["run", "--until-stdin-closes", "--log-format", "json", "--config"]).arg(&config);
+        command.stdout(std::process::Stdio::null()).current_dir(stage.directory.path());
+        deafen(&mut command);
+        for (path, value) in &self.settings {
+            command.env(format!("HAPAX__{}", path.to_uppercase().replace('.', "__")), value);
+        }
+        Process::start(command, &stage.log(&self.name), End::Stdin)
+    }
+}
+
+/// This process's own configuration is not the relays'.
+fn deafen(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.to_uppercase().starts_with("HAPAX__") || text == "CREDENTIALS_DIRECTORY" {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// Through `outbox.enqueue_many`, two connections at once.
+async fn enqueue_many(stage: &Stage, database: &str, messages: u32) -> anyhow::Result<()> {
+    let half = |from: u32, to: u32| async move {
+        let client = stage.client(database).await?;
+        let statement = client.prepare("SELECT count(*) FROM outbox.enqueue_many($1::text)").await?;
+        for first in (from..to).step_by(BULK as usize) {
+            let document = letters::document(first..to.min(first + BULK));
+            client.query_one(&statement, &[&document]).await.context("could not enqueue")?;
+        }
+        Ok::<(), anyhow::Error>(())
+    };
+    let middle = 1 + messages / 2;
+    tokio::try_join!(half(1, middle), half(middle, messages + 1))?;
+    Ok(())
+}
+
+/// Postfix's load generator: connections stay open, messages are as large as ours.
+fn source(stage: &Stage, port: u16, sessions: u32, messages: u32) -> anyhow::Result<Process> {
+    let mut command = Command::new(sink::program("smtp-source")?);
+    command.args(["-d", "-l", "2048", "-f", "shop@example.com", "-t", "user@example.net"]);
+    command.args(["-s", &sessions.min(messages).to_string(), "-m", &messages.to_string()]);
+    command.arg(format!("127.0.0.1:{port}")).stdout(std::process::Stdio::null());
+    Process::start(command, &stage.log("smtp-source"), End::Terminate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contenders_of_one_name_are_told_apart() {
+        let hapax = |name: &str| {
+            let (name, binary) = (name.to_owned(), PathBuf::new());
+            Contender::Hapax(Hapax { name, binary, in_flight: 1, connections: 1, settings: Vec::new() })
+        };
+        let mut contenders = vec![hapax("a"), hapax("b"), hapax("b")];
+        distinguish(&mut contenders);
+        assert_eq!(contenders.iter().map(Contender::name).collect::<Vec<_>>(), ["a", "b #1", "b #2"]);
+    }
+}

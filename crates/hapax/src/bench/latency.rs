@@ -1,0 +1,211 @@
+//! `hapax bench latency`: from the return of a COMMIT to the end marker at the sink, and what an idle relay costs.
+//!
+//! The sink notes the time in its own process by the same clock (time since boot), so no reply is part of the figure.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hapax_core::clock::{Clock, SystemClock};
+use tokio_postgres::Client;
+
+use super::{
+    contender::{self, Contender},
+    letters::Letter,
+    proc,
+    process::Process,
+    producer::{Producer, quantile},
+    progress,
+    runs::{Column, Results, Run, column},
+    sink::Sink,
+    stage::{Stage, Watcher},
+};
+use crate::{
+    cli::bench::{Latency, SinkKind},
+    failure::{Exit, Refusal},
+};
+
+/// Messages before anything is measured: connections are open, code is loaded.
+const WARM_UP: u32 = 20;
+/// After the last message, until everything that polls has slowed down.
+const REST: Duration = Duration::from_secs(2);
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+const TIMES: [Column; 4] = [
+    column("p50_ms", "p50 ms", 2),
+    column("p90_ms", "p90 ms", 2),
+    column("p99_ms", "p99 ms", 2),
+    column("max_ms", "max ms", 1),
+];
+const IDLE: [Column; 4] = [
+    column("idle_cpu_worker", "idle: relay % of a core", 2),
+    column("idle_cpu_postgres", "Postgres %", 2),
+    column("idle_cpu", "together %", 2),
+    column("idle_transactions", "transactions/s", 1),
+];
+
+/// `hapax bench latency`.
+pub(super) async fn run(options: &Latency) -> anyhow::Result<(Results, Exit)> {
+    let contenders = contender::all(&options.relay, Some(&options.peers), false)?;
+    let contenders: Vec<Contender> = contenders.into_iter().map(Contender::for_latency).collect();
+    for contender in &contenders {
+        if let Contender::Peer(peer) = contender
+            && (peer.oneshot || peer.enqueue_sql(&Letter::new(1)).is_none())
+        {
+            let problem = format!("--peer {}: latency needs a worker that stays, and enqueue_sql", peer.name);
+            return Err(Refusal::usage(problem, &["measure it with hapax bench drain"]).into());
+        }
+    }
+    let stage = Stage::set(None).await?;
+    let mut runs = Vec::new();
+    for run in 1..=options.common.runs {
+        for contender in &contenders {
+            progress(&format!("latency: run {run} of {}, {}", options.common.runs, contender.name()));
+            let mut result = Run { run, ..Run::new(contender.name()) };
+            if let Err(error) = Box::pin(measure(&stage, contender, options, &mut result)).await {
+                result.error = Some(crate::failure::chain(error.as_ref()));
+            }
+            runs.push(result);
+        }
+    }
+    let about = format!(
+        "{} messages/s for {} s, after {} s of idleness, {} runs each; COMMIT to end marker; median (range)",
+        options.rate, options.seconds, options.idle_seconds, options.common.runs
+    );
+    let results = Results::new("latency", about, stage.machine(), "our own sink", runs);
+    let exit = if results.complete() { Exit::Done } else { Exit::Failed };
+    Ok((results, exit))
+}
+
+/// Prints the tables.
+pub(super) fn print(results: &Results) {
+    results.print(Some("p50_ms"), &[&TIMES, &IDLE]);
+}
+
+/// Who enqueues one message.
+enum Door {
+    Function(Producer),
+    Statement(Client, Contender),
+}
+
+impl Door {
+    async fn open(stage: &Stage, contender: &Contender) -> anyhow::Result<Self> {
+        let database = contender.database();
+        Ok(match contender {
+            Contender::Hapax(_) => Self::Function(Producer::connect(stage, database).await?),
+            _ => Self::Statement(stage.client(database).await?, contender.clone()),
+        })
+    }
+
+    async fn put(&self, letter: &Letter) -> anyhow::Result<()> {
+        match self {
+            Self::Function(producer) => producer.put(letter).await,
+            Self::Statement(client, Contender::Peer(peer)) => {
+                let sql = peer.enqueue_sql(letter).context("it has no enqueue_sql")?;
+                client.batch_execute(&sql).await.context("could not enqueue")
+            }
+            Self::Statement(..) => anyhow::bail!("it takes no messages"),
+        }
+    }
+}
+
+async fn measure(stage: &Stage, contender: &Contender, options: &Latency, run: &mut Run) -> anyhow::Result<()> {
+    contender.prepare(stage).await?;
+    let watcher = stage.watcher(contender.database()).await?;
+    let sink = Sink::start(SinkKind::Own, true, &stage.log("sink")).await?;
+    let mut workers = contender.start(stage, sink.port, 1, 0)?;
+    let door = Door::open(stage, contender).await?;
+    let played = play(stage, &door, &sink, &watcher, &mut workers, options, run).await;
+    let log_tail = workers.first().map(Process::log_tail).unwrap_or_default();
+    for worker in &mut workers {
+        worker.stop().await;
+    }
+    sink.stop().await;
+    played.map_err(|error| anyhow::anyhow!("{error:#}; the end of its log:\n{log_tail}"))?;
+    drop((watcher, door));
+    stage.drop_database(contender.database()).await
+}
+
+async fn play(
+    stage: &Stage,
+    door: &Door,
+    sink: &Sink,
+    watcher: &Watcher,
+    workers: &mut [Process],
+    options: &Latency,
+    run: &mut Run,
+) -> anyhow::Result<()> {
+    for id in 1..=WARM_UP {
+        door.put(&Letter::new(id)).await?;
+        arrived(sink, workers, id as usize, options.common.patience).await?;
+    }
+    if options.idle_seconds > 0 {
+        tokio::time::sleep(REST).await;
+        idle(stage, watcher, workers, Duration::from_secs(options.idle_seconds.into()), run).await?;
+    }
+    let count = options.rate * options.seconds;
+    let pause = Duration::from_secs(1) / options.rate;
+    let mut committed = Vec::new();
+    let mut due = Instant::now() + pause;
+    for id in WARM_UP + 1..=WARM_UP + count {
+        let letter = Letter::new(id);
+        tokio::time::sleep_until(due.into()).await;
+        door.put(&letter).await?;
+        committed.push((id, SystemClock.boottime()));
+        due += pause;
+    }
+    arrived(sink, workers, (WARM_UP + count) as usize, options.common.patience).await?;
+    let stamps = sink.stamps();
+    let mut times = Vec::new();
+    for (id, committed_at) in committed {
+        let read_at = stamps.get(&id).with_context(|| format!("message {id} did not arrive"))?;
+        // An end marker before our return from the COMMIT is possible: the relay sees the row before we see the answer.
+        times.push(read_at.saturating_sub(committed_at));
+    }
+    times.sort_unstable();
+    run.note("messages", f64::from(count));
+    for (name, share) in [("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99), ("max_ms", 1.0)] {
+        run.note(name, quantile(&times, share).context("nothing was measured")?.as_secs_f64() * 1e3);
+    }
+    Ok(())
+}
+
+/// Waits until the sink has so many different messages.
+async fn arrived(sink: &Sink, workers: &mut [Process], count: usize, patience: Duration) -> anyhow::Result<()> {
+    let started = Instant::now();
+    while sink.stamped() < count {
+        if let Some(status) = workers.iter_mut().find_map(Process::ended) {
+            anyhow::bail!("its worker ended by itself ({status})");
+        }
+        anyhow::ensure!(started.elapsed() < patience, "{} of {count} messages arrived in time", sink.stamped());
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// What a relay costs that has nothing to do.
+async fn idle(
+    stage: &Stage,
+    watcher: &Watcher,
+    workers: &[Process],
+    time: Duration,
+    run: &mut Run,
+) -> anyhow::Result<()> {
+    let groups: Vec<u32> = workers.iter().map(Process::group).collect();
+    let (postmaster, own) = (stage.postmaster(), watcher.pid());
+    let worker_us = || proc::living_cpu_us(|process| groups.contains(&process.group));
+    let postgres_us = || {
+        let family = |process: proc::Kin| process.pid == postmaster || process.parent == postmaster;
+        proc::living_cpu_us(|process| family(process) && process.pid != own)
+    };
+    let transactions = watcher.transactions().await?;
+    let (worker_before, postgres_before, began) = (worker_us(), postgres_us(), Instant::now());
+    tokio::time::sleep(time).await;
+    let (worker, postgres, took) = (worker_us() - worker_before, postgres_us() - postgres_before, began.elapsed());
+    let percent = |us: u64| us as f64 / 1e4 / took.as_secs_f64();
+    run.note("idle_cpu_worker", percent(worker));
+    run.note("idle_cpu_postgres", percent(postgres));
+    run.note("idle_cpu", percent(worker + postgres));
+    let more = watcher.transactions().await? - transactions;
+    run.note("idle_transactions", more as f64 / took.as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! A process of a measurement: it leads a group of its own, and the whole group ends with its handle.
+//!
+//! When we are killed, `Drop` does not run: a tiny shell that waits at a pipe whose other end only we hold then kills
+//! the group.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, ChildStdin, Command};
+
+/// How long an orderly end may take.
+const END_TIMEOUT: Duration = Duration::from_secs(20);
+/// The lines of its output that are shown when it went wrong.
+const LOG_TAIL_LINES: usize = 15;
+
+const KEEPER: &str = r#"read -r line || kill -s KILL -- "-$1" 2>/dev/null"#;
+
+/// How a process is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its standard input is closed.
+    Stdin,
+    /// SIGTERM to its group.
+    Terminate,
+}
+
+/// A running process group; killed when dropped.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    group: u32,
+    end: End,
+    stdin: Option<ChildStdin>,
+    keeper: std::process::Child,
+    log: PathBuf,
+    /// Nobody of the group is left: its number may be somebody else's by now.
+    gone: bool,
+}
+
+impl Process {
+    /// Starts it; what it says goes to the end of `log`, its standard output only if nobody reads that.
+    pub(super) fn start(mut command: Command, log: &Path, end: End) -> anyhow::Result<Self> {
+        let name = command.as_std().get_program().to_string_lossy().into_owned();
+        command.stderr(open(log)?).process_group(0).kill_on_drop(true);
+        command.stdin(if end == End::Stdin { Stdio::piped() } else { Stdio::null() });
+        let mut child = command.spawn().with_context(|| format!("could not start {name}"))?;
+        let group = child.id().with_context(|| format!("{name} ended at once"))?;
+        let keeper = std::process::Command::new("/bin/sh")
+            .args(["-c", KEEPER, "hapax-bench-keeper", &group.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("could not start /bin/sh")?;
+        Ok(Self { stdin: child.stdin.take(), child, group, end, keeper, log: log.to_owned(), gone: false })
+    }
+
+    /// The group's id, which is the process's own.
+    pub(super) fn group(&self) -> u32 {
+        self.group
+    }
+
+    /// Its standard output, when it was piped.
+    pub(super) fn stdout(&mut self) -> Option<tokio::process::ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// How it has ended, if it has.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        // An error here means that the child is not ours, which it is.
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end.
+    pub(super) async fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+        self.child.wait().await.context("could not wait for a process")
+    }
+
+    /// The end of what it has said.
+    pub(super) fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+
+    /// Asks it to end, and kills what is left of its group after a while.
+    pub(super) async fn stop(&mut self) {
+        match self.end {
+            End::Stdin => drop(self.stdin.take()),
+            End::Terminate => self.signal(Signal::TERM),
+        }
+        // Whether it ended well is not what is measured.
+        drop(tokio::time::timeout(END_TIMEOUT, self.child.wait()).await);
+        self.signal(Signal::KILL);
+        drop(self.child.wait().await);
+        self.gone = true;
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = i32::try_from(self.group).ok().and_then(Pid::from_raw) {
+            // The only failure is that nobody is left.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.gone {
+            self.signal(Signal::KILL);
+        }
+        if let Some(mut pipe) = self.keeper.stdin.take() {
+            // A shell that is gone has nothing left to be told.
+            let _ = pipe.write_all(b"clean\n");
+        }
+        let _ = self.keeper.wait();
+    }
+}
+
+/// A file at whose end is written.
+pub(super) fn open(log: &Path) -> anyhow::Result<std::fs::File> {
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(log);
+    file.with_context(|| format!("could not open {}", log.display()))
+}
+
+/// The last lines of a file.
+pub(super) fn tail(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// With the end of what it said when it fails.
+pub(super) async fn run(mut command: Command, log: &Path, what: &str) -> anyhow::Result<()> {
+    command.stdout(open(log)?);
+    let mut process = Process::start(command, log, End::Terminate)?;
+    let status = process.wait().await?;
+    if !status.success() {
+        anyhow::bail!("{what} failed ({status}); the end of what it said:\n{}", process.log_tail());
+    }
+    Ok(())
+}
