@@ -64,7 +64,8 @@ END $$;
 
 -- As hashtextextended(lower(outbox.address_of(recipients[1])), 0), but shorter: split_part() finds what follows the last <.
 CREATE FUNCTION outbox.address_hash_of(recipients text[]) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN hashtextextended(lower(CASE WHEN right(rtrim(recipients[1]), 1) = '>' THEN rtrim(split_part(rtrim(recipients[1]), '<', -1), '>') ELSE btrim(recipients[1]) END), 0);
+RETURN hashtextextended(lower(CASE WHEN rtrim(recipients[1]) NOT LIKE '%>' THEN btrim(recipients[1])
+  WHEN recipients[1] LIKE '%<%' THEN rtrim(split_part(rtrim(recipients[1]), '<', -1), '>') ELSE '' END), 0);
 COMMENT ON FUNCTION outbox.address_hash_of(text[]) IS 'Private: outbox.address_hash() of the first address, for the trigger that fills the queue.';
 
 CREATE OR REPLACE FUNCTION outbox.fill_queue() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -174,8 +175,9 @@ BEGIN
   FOREACH n IN ARRAY batch LOOP
     no := no + 1;
     IF outbox.is_plain(n.kind, n.recipients, n.payload, n.subject, n.body_text, n.body_html, n.raw_message, n.sender, n.reply_to, n.cc, n.bcc, n.headers, n.attachments)
-       AND num_nonnulls(n.payload, n.not_before, n.expires_at, n.ordering_key, n.dedup_key, n.dedup_ttl, n.on_doubt, n.route, n.tenant, n.locale, n.traceparent, n.tracestate) = 0
+       AND num_nonnulls(n.not_before, n.expires_at, n.ordering_key, n.dedup_key, n.dedup_ttl, n.on_doubt, n.route, n.tenant, n.locale, n.traceparent, n.tracestate) = 0
        AND coalesce(n.priority, 'normal') = 'normal' THEN
+      IF n.payload IS NOT NULL THEN PERFORM outbox.check_payload(format('outbox.enqueue_many: element %s', no), n.payload); END IF;
       n.cc := '{}';
       n.bcc := '{}';
       n.priority := 'normal';
@@ -208,6 +210,43 @@ BEGIN
   ORDER BY u.id;
   RETURN QUERY SELECT i.no::int, i.id FROM unnest(ids) WITH ORDINALITY AS i(id, no);
 END $$;
+
+-- The doors with arguments, and the shortest way of all: a plain notification with its content, without options, is never made
+-- a row of outbox.notification. All else goes through outbox.put().
+DO $migration$
+DECLARE
+  payload text;
+BEGIN
+  FOREACH payload IN ARRAY ARRAY['text', 'json', 'jsonb'] LOOP
+    EXECUTE format($sql$
+CREATE OR REPLACE FUNCTION outbox.enqueue(
+  kind text, recipients text[], payload %1$s %2$s,
+  subject text DEFAULT NULL, body_text text DEFAULT NULL, body_html text DEFAULT NULL, raw_message bytea DEFAULT NULL,
+  sender text DEFAULT NULL, reply_to text DEFAULT NULL, cc text[] DEFAULT NULL, bcc text[] DEFAULT NULL,
+  headers jsonb DEFAULT NULL, attachments jsonb DEFAULT NULL, not_before timestamptz DEFAULT NULL, expires_at timestamptz DEFAULT NULL,
+  priority text DEFAULT 'normal', ordering_key text DEFAULT NULL, dedup_key text DEFAULT NULL, dedup_ttl interval DEFAULT NULL,
+  on_doubt text DEFAULT NULL, route text DEFAULT NULL, tenant text DEFAULT NULL, locale text DEFAULT NULL,
+  traceparent text DEFAULT NULL, tracestate text DEFAULT NULL)
+RETURNS uuid LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+  fresh_id uuid;
+BEGIN
+  IF subject IS NOT NULL AND dedup_key IS NULL THEN
+    IF num_nonnulls(payload, not_before, expires_at, ordering_key, dedup_ttl, on_doubt, route, tenant, locale, traceparent, tracestate) = 0
+       AND coalesce(priority, 'normal') = 'normal'
+       AND outbox.is_plain(kind, recipients, NULL, subject, body_text, body_html, raw_message, sender, reply_to, cc, bcc, headers, attachments) THEN
+      fresh_id := outbox.uuid_v7();
+      INSERT INTO outbox.message (id, kind, recipients, subject, body_text, body_html) VALUES (fresh_id, kind, recipients, subject, body_text, body_html);
+      RETURN fresh_id;
+    END IF;
+  END IF;
+  RETURN outbox.put('outbox.enqueue', ROW(NULL::uuid, kind, recipients, %3$s, subject, body_text, body_html, raw_message, sender, reply_to, cc, bcc,
+    headers, attachments, not_before, expires_at, priority, ordering_key, dedup_key, dedup_ttl, on_doubt, route, tenant, locale, traceparent, tracestate)::outbox.notification);
+END $body$ $sql$,
+      payload, CASE payload WHEN 'text' THEN 'DEFAULT NULL' ELSE '' END,
+      CASE payload WHEN 'text' THEN 'CASE WHEN payload IS NOT NULL THEN outbox.to_payload(''outbox.enqueue'', payload) END' WHEN 'json' THEN 'payload' ELSE 'payload::json' END);
+  END LOOP;
+END $migration$;
 
 INSERT INTO outbox.privilege (roles, privileges, names) VALUES ('outbox_relay', 'EXECUTE', '{parked_is_sound}');
 SELECT outbox.grant_roles();
