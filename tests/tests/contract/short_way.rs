@@ -106,6 +106,7 @@ fn doors(notification: &Map<String, Value>) -> [String; 3] {
 }
 
 /// Values at and around the edge of the short way, for each argument.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn edges() -> Vec<(&'static str, Vec<Value>)> {
     let local = |n: usize| format!("{}@example.org", "l".repeat(n));
     let addresses = [
