@@ -13,5 +13,6 @@ mod contract {
     mod observing;
     mod privileges;
     mod refusals;
+    mod short_way;
     mod support;
 }

@@ -48,6 +48,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     16 "0016_ordering_key.sql",
     17 "0017_identity.sql",
     18 "0018_hot.sql",
+    19 "0019_enqueue_speed.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.
