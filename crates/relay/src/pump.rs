@@ -1,7 +1,7 @@
 //! Claims exactly as many deliveries as there are free permits, lane by lane, and hands them to their routes.
 //!
-//! Polling adapts: at once after a claim that found something, `poll_interval_min` while something happened lately,
-//! backing off to `poll_interval_max`. A claim that comes back short, and every rescan interval, begins at the start of
+//! Polling adapts (`idle.rs`): at once after a claim that found something, `poll_interval_min` while something happened
+//! lately, backing off to `poll_interval_max`; a relay with little to do may be woken instead. A claim that comes back short, and every rescan interval, begins at the start of
 //! the index again: rows committed late lie behind the cursor.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -10,22 +10,22 @@ use hapax_core::{
     DeliveryKey, MessageId, Outcome, Phase, Token, envelope::Notification, fault, outcome::Cause, policy::Priority,
 };
 use hapax_store::{Claimed, Cursor, Release, Settlement, Verdict};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     config::RelayConfig,
     courier::{self, Office},
+    ear::Heard,
+    idle::Idle,
     job::{Job, Letter, Permit},
+    reaper::lanes_of,
     route::Route,
     upstream,
 };
 
 /// At least so often every lane is read from its start.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long after the last delivery polling stays at its fastest.
-const ACTIVE_FOR: Duration = Duration::from_secs(1);
 
 pub(crate) struct Pump {
     pub(crate) office: Arc<Office>,
@@ -65,34 +65,34 @@ struct Suspect {
 
 impl Pump {
     /// Runs until the soft token is cancelled.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self, ear: Option<watch::Receiver<Heard>>) {
         let alive = self.office.fatal.alive("pump");
-        let limits = self.office.config.limits;
         let mut cursors = Cursors::default();
-        let mut active_until = Duration::ZERO;
-        let mut pause = limits.poll_interval_min;
+        let mut idle = Idle::new(self.office.config.limits, ear);
         while !self.office.soft.is_cancelled() {
-            let found = match self.round(&mut cursors).await {
-                Ok(found) => found,
+            match self.look_and_round(&mut idle, &mut cursors).await {
+                Ok(true) => self.wait_for_a_permit().await,
+                Ok(false) => idle.rest(self.office.clock.as_ref(), &self.office.soft).await,
                 Err(error) => {
                     let Ok(error) = self.office.fatal.check_guard(error) else { break };
                     tracing::warn!(error = %error, "claiming failed, trying again");
                     self.rest(Duration::from_millis(500)).await;
-                    continue;
                 }
-            };
-            let now = self.office.clock.boottime();
-            if found > 0 {
-                (active_until, pause) = (now + ACTIVE_FOR, limits.poll_interval_min);
-                self.wait_for_a_permit().await;
-                continue;
             }
-            if now >= active_until {
-                pause = pause.mul_f64(1.5).min(limits.poll_interval_max);
-            }
-            self.rest(pause.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
         }
+        idle.end(&self.office.store).await;
         alive.finished();
+    }
+
+    /// A round over the lanes that are worth it. Answers whether to go on at once.
+    async fn look_and_round(&self, idle: &mut Idle, cursors: &mut Cursors) -> Result<bool, hapax_store::Error> {
+        let room = self.permits.available_permits();
+        let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| room.min(route.free()) > 0);
+        let lanes = lanes_of(open.iter().map(|(_, group)| *group));
+        let clock = self.office.clock.as_ref();
+        let due = idle.look(&self.office.store, clock, lanes, closed.is_empty()).await?;
+        let found = if due.is_empty() { 0 } else { self.round(cursors, &due).await? };
+        Ok(idle.found(found, room, clock.boottime()))
     }
 
     async fn rest(&self, pause: Duration) {
@@ -109,8 +109,8 @@ impl Pump {
         }
     }
 
-    /// One look at every lane that has room. Answers how many deliveries were taken.
-    async fn round(&self, cursors: &mut Cursors) -> Result<usize, hapax_store::Error> {
+    /// One claim from every lane of `due` that has room. Answers how many deliveries were taken.
+    async fn round(&self, cursors: &mut Cursors, due: &[i16]) -> Result<usize, hapax_store::Error> {
         let now = self.office.clock.boottime();
         if now >= cursors.rescan_at {
             cursors.lanes.clear();
@@ -126,6 +126,9 @@ impl Pump {
                     continue;
                 }
                 let lane = *group * 4 + priority.lane_offset();
+                if !due.contains(&lane) {
+                    continue;
+                }
                 let from = cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START);
                 let asked = self.office.clock.boottime();
                 fault::point("claim_sent");

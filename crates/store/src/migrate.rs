@@ -47,6 +47,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     15 "0015_send_again.sql",
     16 "0016_ordering_key.sql",
     17 "0017_identity.sql",
+    20 "0020_wake.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -56,6 +56,22 @@ async fn the_claim_walks_its_index_in_order_and_sorts_nothing() {
 }
 
 #[tokio::test]
+async fn the_look_walks_the_same_index_up_to_its_first_hit() {
+    let stage = long_queue().await;
+    for mode in MODES {
+        let plan =
+            plan(&stage, include_str!("../../queries/look.sql"), "int2[], bool, bool", "'{0,1,2}', false, false", mode)
+                .await;
+        assert!(!plan.contains("Seq Scan") && !plan.contains("Sort"), "{mode}:\n{plan}");
+        assert_eq!(plan.matches("using queue_due").count(), 2, "{mode}:\n{plan}");
+        assert!(
+            plan.lines().all(|line| !line.contains("Index Cond") || line.contains("lane = l.lane")),
+            "{mode}:\n{plan}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_other_hot_statements_find_their_rows_by_key() {
     let stage = long_queue().await;
     let array = |of: &str, kind: &str| format!("array_fill({of}::{kind}, ARRAY[128])");
