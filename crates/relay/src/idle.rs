@@ -140,10 +140,15 @@ impl Idle {
     }
 
     /// After a round that found so much, with room for `room`. Answers whether to look again at once.
-    pub(crate) fn found(&mut self, found: usize, room: usize, now: Duration) -> bool {
+    pub(crate) async fn found(&mut self, store: &Store, found: usize, room: usize, now: Duration) -> bool {
         self.full = found > 0 && found * 2 >= room;
         if self.asleep.is_none() {
             self.count(found as u64, now);
+        }
+        if self.full {
+            // At once: it may wait for room for long, and nobody needs to wake it for more.
+            self.not_before = self.not_before.max(now + AWAKE_FOR);
+            self.end(store).await;
         }
         if found > 0 {
             (self.active_until, self.pause) = (now + ACTIVE_FOR, self.limits.poll_interval_min);
@@ -163,8 +168,8 @@ impl Idle {
         if !heard.listening || asleep.connection != heard.connection {
             return self.end(store).await;
         }
-        if self.full || self.traffic > BUSY {
-            self.not_before = now + AWAKE_FOR;
+        if self.traffic > BUSY {
+            self.not_before = self.not_before.max(now + AWAKE_FOR);
             return self.end(store).await;
         }
         if now.saturating_sub(asleep.since) > WAKE_FOR {

@@ -310,7 +310,7 @@ impl Ending {
             self.ledger_tasks.wait(),
         );
         let settled = abandoned == 0 && settled.await.is_ok();
-        let untold = self.memory.untold(SystemClock.boottime(), Some(self.store.incarnation()));
+        let untold = self.memory.untold(Some(self.store.incarnation()));
         if let Err(error) = guard::tell(&self.store, &self.memory, untold).await {
             tracing::warn!(error = %error, "late outcomes of an earlier incarnation could not be told to the database");
         }

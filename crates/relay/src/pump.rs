@@ -92,7 +92,7 @@ impl Pump {
         let clock = self.office.clock.as_ref();
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty()).await?;
         let found = if due.is_empty() { 0 } else { self.round(cursors, &due).await? };
-        Ok(idle.found(found, room, clock.boottime()))
+        Ok(idle.found(&self.office.store, found, room, clock.boottime()).await)
     }
 
     async fn rest(&self, pause: Duration) {
