@@ -69,6 +69,10 @@ impl Pump {
         let alive = self.office.fatal.alive("pump");
         let mut cursors = Cursors::default();
         let mut idle = Idle::new(self.office.config.limits, ear);
+        // Before the first heartbeat every gate is shut: what were claimed now would be tried for nothing.
+        while self.office.heartbeat.last().is_none() && !self.office.soft.is_cancelled() {
+            self.rest(self.office.config.limits.poll_interval_min).await;
+        }
         while !self.office.soft.is_cancelled() {
             match self.look_and_round(&mut idle, &mut cursors).await {
                 Ok(true) => self.wait_for_a_permit().await,
