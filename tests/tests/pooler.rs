@@ -82,6 +82,27 @@ async fn rc03_through_pgbouncer_in_transaction_mode_relays_are_killed_and_the_po
     assert_eq!(stage.count(held).await, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rc03_rc23_a_relay_that_cannot_be_woken_through_pgbouncer_says_so_once_and_polls() {
+    if !available() {
+        return;
+    }
+    let stage = Stage::set().await;
+    let pooler = PgBouncer::start(stage.cluster.port(), 6).await;
+    let settings = stage.settings().set("database.url", pooler.url_for("postgres", "relay"));
+    let relay = settings.set("relay.poll_interval_asleep", "1h").run().await;
+    let said = relay.wait_for_line(|line| line.contains("cannot be woken")).await;
+    assert!(said.contains("pooler in transaction mode"), "{said}");
+    for number in 1..=20 {
+        stage.enqueue(1).await;
+        stage.until("sent", number).await;
+    }
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.sleeper").await, 0, "so no producer notifies for nothing");
+    let warnings = relay.lines().iter().filter(|line| line.contains("cannot be woken")).count();
+    assert_eq!(warnings, 1, "{}", relay.report());
+    Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(20);
+}
+
 async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("it takes a client");
     tokio::spawn(connection);

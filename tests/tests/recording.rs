@@ -229,7 +229,10 @@ async fn rc21_a_batch_of_fifty_with_a_bad_one_in_the_middle_is_forty_nine_single
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rc23_a_wake_up_is_only_a_hint_there_may_be_none_or_a_thousand() {
     let stage = Stage::set().await;
-    let relays = [stage.settings().run().await, stage.settings().set("relay.name", "other").run().await];
+    let relays = [
+        stage.settings().set("relay.wake_up", false).run().await,
+        stage.settings().set("relay.wake_up", false).set("relay.name", "other").run().await,
+    ];
     // None: what is committed is found without being told of.
     stage.enqueue(50).await;
     stage.until("sent", 50).await;
@@ -246,8 +249,29 @@ async fn rc23_a_wake_up_is_only_a_hint_there_may_be_none_or_a_thousand() {
     stage.until("sent", 350).await;
     let listening = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'hapax' AND query ILIKE 'listen%'";
     assert_eq!(stage.count(listening).await, 0, "nobody listens: the queue itself is asked");
-    assert_eq!(stage.server.with_ledger(hapax_testkit::Ledger::count_mail_commands), 350);
-    Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(350);
+    // To one that listens, a thousand more while it sleeps and while it works: it looks, and finds what there is.
+    let woken = stage.settings().set("relay.name", "woken").run().await;
+    eventually(PATIENCE, async || {
+        let asleep = stage.count("SELECT count(*) FROM outbox.sleeper").await;
+        (asleep == 1).then_some(()).ok_or_else(|| woken.report())
+    })
+    .await;
+    for round in 1..=4 {
+        stage
+            .sql
+            .batch_execute("SELECT pg_notify('hapax', n::text) FROM generate_series(1, 300) n")
+            .await
+            .expect("notifies");
+        stage.enqueue(25).await;
+        stage
+            .sql
+            .batch_execute("SELECT pg_notify('hapax', n::text) FROM generate_series(1, 300) n")
+            .await
+            .expect("notifies");
+        stage.until("sent", 350 + 25 * round).await;
+    }
+    assert_eq!(stage.server.with_ledger(hapax_testkit::Ledger::count_mail_commands), 450);
+    Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(450);
 }
 
 /// Peers of the process's TCP sockets, and its UDP sockets and listeners, by port.

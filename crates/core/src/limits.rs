@@ -46,6 +46,8 @@ pub struct Limits {
     pub lease: Duration,
     /// The longest pause between two polls of an idle relay.
     pub poll_interval_max: Duration,
+    /// The longest pause between two polls of an idle relay that has asked to be woken, and hears.
+    pub poll_interval_asleep: Duration,
     /// The pause between two polls while something happened recently.
     pub poll_interval_min: Duration,
     /// From SIGTERM to giving up on what is between end marker and reply.
@@ -68,6 +70,7 @@ impl Default for Limits {
             dead_after: Duration::from_secs(30),
             lease: Duration::from_secs(120),
             poll_interval_max: Duration::from_millis(100),
+            poll_interval_asleep: Duration::from_secs(1),
             poll_interval_min: Duration::from_millis(5),
             shutdown_grace: Duration::from_secs(660),
             margin: Duration::from_secs(30),

@@ -31,6 +31,8 @@ pub struct RelayConfig {
     pub on_doubt: OnDoubt,
     /// Who may get mail from here, and how old it may be.
     pub guards: Guards,
+    /// Ask producers to wake this relay while it has little to do.
+    pub wake_up: bool,
 }
 
 /// One way out.

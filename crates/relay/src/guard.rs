@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use hapax_core::{
-    Incarnation,
+    Incarnation, Token,
     clock::{Clock, SystemClock},
 };
 use hapax_store::{Attempted, ConnectOptions, Reasserted, RelaySeen, Store, Verdict};
@@ -141,10 +141,10 @@ impl Guard<'_> {
         }
         let server = (seen.epoch, seen.found);
         if progress.told.as_ref() != Some(&server) || armed {
-            let all = self.memory.all(SystemClock.boottime());
+            let all = self.memory.all();
             tell(&self.store, self.memory, all).await?;
         } else {
-            let untold = self.memory.untold(SystemClock.boottime(), None);
+            let untold = self.memory.untold(None);
             tell(&self.store, self.memory, untold).await?;
         }
         if armed {
@@ -180,7 +180,7 @@ impl Guard<'_> {
             () = shutdown.hard.cancelled() => {}
             () = tokio::time::sleep(self.shutdown_grace) => {}
         }
-        let untold = self.memory.untold(SystemClock.boottime(), None);
+        let untold = self.memory.untold(None);
         if let Err(error) = tell(&self.store, self.memory, untold).await {
             tracing::warn!(error = %error, "not everything this relay remembers could be told to the database");
         }
@@ -188,14 +188,15 @@ impl Guard<'_> {
 }
 
 /// Tells a database what this process remembers; what it has taken is durable.
-pub(crate) async fn tell(store: &Store, memory: &Memory, attempts: Vec<Attempted>) -> Result<(), hapax_store::Error> {
+pub(crate) async fn tell(store: &Store, memory: &Memory, attempts: Vec<Token>) -> Result<(), hapax_store::Error> {
     for batch in attempts.chunks(BATCH) {
-        match store.reassert(batch).await {
+        let batch = memory.recall(batch, SystemClock.boottime());
+        match store.reassert(&batch).await {
             Ok(told) => batch.iter().zip(&told).for_each(|(attempt, told)| taken(memory, attempt, told)),
             Err(error) if error.is_transient() || error.is_ambiguous() => return Err(error),
             // One of them is not to the database's liking: the others must not suffer.
             Err(_) => {
-                for attempt in batch {
+                for attempt in &batch {
                     match store.reassert(std::slice::from_ref(attempt)).await {
                         Ok(told) => told.iter().for_each(|told| taken(memory, attempt, told)),
                         Err(error) if error.is_transient() || error.is_ambiguous() => return Err(error),
@@ -254,7 +255,7 @@ fn remembered(attempt: &Attempted) -> &'static str {
 /// Tells the database, until `stop`, what couriers of earlier incarnations have learnt since.
 pub(crate) async fn tell_stragglers(store: Store, memory: Memory, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let untold = memory.untold(SystemClock.boottime(), Some(store.incarnation()));
+        let untold = memory.untold(Some(store.incarnation()));
         if let Err(error) = tell(&store, &memory, untold).await {
             tracing::warn!(error = %error, "late outcomes could not be told to the database, trying again");
         }

@@ -9,10 +9,12 @@
 
 mod config;
 mod courier;
+mod ear;
 mod error;
 mod fatal;
 mod guard;
 mod heartbeat;
+mod idle;
 mod job;
 mod ledger;
 mod memory;
@@ -35,11 +37,15 @@ use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
 pub use memory::Memory;
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     courier::Office,
+    ear::Heard,
     fatal::Fatal,
     ledger::Ledger,
     pump::Pump,
@@ -164,7 +170,12 @@ pub async fn run_with(
         permits: Arc::new(Semaphore::new(pump::places(&config.limits))),
         couriers: couriers.clone(),
     };
-    let pump = watchers.spawn(pump.run());
+    let ear = config.wake_up.then(|| {
+        let (heard, ear) = watch::channel(Heard::default());
+        watchers.spawn(ear::listen(store.clone(), heard, stop.clone()));
+        ear
+    });
+    let pump = watchers.spawn(pump.run(ear));
     tracing::info!(relay.incarnation = %store.incarnation(), relay.name = config.name, routes = routes.len(), "the relay is running");
 
     tokio::select! {
@@ -301,7 +312,7 @@ impl Ending {
             self.ledger_tasks.wait(),
         );
         let settled = abandoned == 0 && settled.await.is_ok();
-        let untold = self.memory.untold(SystemClock.boottime(), Some(self.store.incarnation()));
+        let untold = self.memory.untold(Some(self.store.incarnation()));
         if let Err(error) = guard::tell(&self.store, &self.memory, untold).await {
             tracing::warn!(error = %error, "late outcomes of an earlier incarnation could not be told to the database");
         }

@@ -2,18 +2,23 @@
 //! asked for under, and how it ended. After an asynchronous failover this is the only record of them.
 //!
 //! Bounded: attempts whose outcome is durable are forgotten after [`AGE_MAX`], and the oldest of them when there are more
-//! than [`ATTEMPTS_MAX`]; the others are bounded by the relay's permits. Texts are cut to [`TEXT_CHARS_MAX`] characters:
-//! some 600 bytes an attempt, 60 MB when it is full.
+//! than [`ATTEMPTS_MAX`], or more than [`TEXT_BYTES_MAX`] of what only few have; the others are bounded by the relay's
+//! permits. The usual end, an acceptance, is kept in a fixed form (`compact.rs`): 112 bytes an attempt and 5 to find it.
+
+mod compact;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use hapax_core::{Incarnation, Outcome, Reply, Token};
-use hapax_store::{Attempted, IntendRequest, Settlement, Verdict};
+use hapax_core::{DeliveryKey, Incarnation, Lease, MessageId, Token};
+use hapax_store::{Attempted, IntendRequest, Settlement};
+use hashbrown::HashTable;
 use tokio_util::task::TaskTracker;
+
+use self::compact::{End, Words};
 
 /// How long a durable outcome is remembered, from its intent.
 const AGE_MAX: Duration = Duration::from_secs(15 * 60);
@@ -21,8 +26,11 @@ const AGE_MAX: Duration = Duration::from_secs(15 * 60);
 /// How many attempts are remembered at most.
 const ATTEMPTS_MAX: usize = 100_000;
 
-/// The longest text that is remembered of a reply or a reason.
-const TEXT_CHARS_MAX: usize = 200;
+/// How much may be remembered outside the fixed form: ends that are no acceptance, and replies that are long.
+const TEXT_BYTES_MAX: usize = 8 << 20;
+
+/// By how many attempts the memory grows: exactly, so that it is never much larger than what is in it.
+const GROWTH: usize = 4_096;
 
 /// The memory of a process, over all its incarnations. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -34,18 +42,51 @@ pub struct Memory {
 
 #[derive(Debug, Default)]
 struct Attempts {
-    known: HashMap<Token, Known>,
-    /// In the order of their intents.
-    order: VecDeque<Token>,
+    /// In the order of their intents; what was forgotten out of turn is a gap until it is first.
+    known: VecDeque<Option<Known>>,
+    /// The number of the first in `known`; numbers wrap around, places do not.
+    first: u32,
+    /// The number of each token.
+    numbers: HashTable<u32>,
+    /// Ended and not durable.
+    open_ends: usize,
+    /// Outside the fixed form.
+    text_bytes: usize,
+    relays: Vec<Incarnation>,
+    routes: Words,
+    words: Words,
 }
 
 #[derive(Debug)]
 struct Known {
-    attempted: Attempted,
-    asked_at: Duration,
+    message_id: MessageId,
+    lease: Lease,
+    token: Token,
+    /// CLOCK_BOOTTIME in sixteenths of a second: eight years.
+    asked_at: u32,
+    recipient_no: i16,
+    /// Indexes into `relays` and `routes`.
+    relay: u16,
+    route: u16,
+    granted: bool,
     durable: bool,
     /// It was said that its message is gone: while its reply was outstanding, or at its end.
     mourned: Option<bool>,
+    end: End,
+}
+
+/// Tokens are chance already.
+fn hash(token: Token) -> u64 {
+    let (high, low) = token.0.as_u64_pair();
+    high ^ low
+}
+
+fn sixteenths(time: Duration) -> u32 {
+    u32::try_from(time.as_millis() * 16 / 1000).unwrap_or(u32::MAX)
+}
+
+fn since(now: Duration, asked_at: u32) -> Duration {
+    now.saturating_sub(Duration::from_millis(u64::from(asked_at) * 1000 / 16))
 }
 
 impl Memory {
@@ -55,45 +96,55 @@ impl Memory {
 
     /// An intent is about to be asked for. `now` is CLOCK_BOOTTIME.
     pub(crate) fn asked(&self, request: &IntendRequest, relay: Incarnation, now: Duration) {
-        let attempted = Attempted {
-            relay,
-            key: request.key,
+        let mut attempts = self.lock();
+        let known = Known {
+            message_id: request.key.message_id,
+            recipient_no: request.key.recipient_no,
             lease: request.lease,
             token: request.token,
-            route: request.route.clone(),
-            age: Duration::ZERO,
+            asked_at: sixteenths(now),
+            relay: attempts.relay(relay),
+            route: attempts.routes.index_of(&request.route).unwrap_or_default(),
             granted: false,
-            end: None,
+            durable: false,
+            mourned: None,
+            end: End::Open,
         };
-        let mut attempts = self.lock();
-        attempts.known.insert(request.token, Known { attempted, asked_at: now, durable: false, mourned: None });
-        attempts.order.push_back(request.token);
+        attempts.push(known);
         attempts.forget_old(now);
     }
 
     pub(crate) fn granted(&self, token: Token) {
-        if let Some(known) = self.lock().known.get_mut(&token) {
-            known.attempted.granted = true;
+        if let Some(known) = self.lock().get_mut(token) {
+            known.granted = true;
         }
     }
 
     /// How an attempt ended; nothing for those that never asked for an intent.
     pub(crate) fn ended(&self, settlement: &Settlement) {
-        if let Some(known) = self.lock().known.get_mut(&settlement.token) {
-            known.attempted.end = Some(brief(settlement));
+        let mut attempts = self.lock();
+        let Some(place) = attempts.place(settlement.token) else { return };
+        let end = End::of(settlement, &mut attempts.words);
+        attempts.text_bytes += end.text_bytes();
+        if let Some(Some(known)) = attempts.known.get_mut(place) {
+            let before = std::mem::replace(&mut known.end, end);
+            let news = matches!(before, End::Open) && !known.durable;
+            attempts.text_bytes -= before.text_bytes();
+            attempts.open_ends += usize::from(news);
         }
     }
 
     pub(crate) fn durable(&self, token: Token) {
-        if let Some(known) = self.lock().known.get_mut(&token) {
-            known.durable = true;
-        }
+        let mut attempts = self.lock();
+        let Some(known) = attempts.get_mut(token) else { return };
+        let told = !std::mem::replace(&mut known.durable, true) && !matches!(known.end, End::Open);
+        attempts.open_ends -= usize::from(told);
     }
 
     /// Whether that its message is gone is news: once, and once more when its reply has come since.
     pub(crate) fn mourn(&self, attempt: &Attempted) -> bool {
         let ended = Some(attempt.end.is_some());
-        self.lock().known.get_mut(&attempt.token).is_none_or(|known| {
+        self.lock().get_mut(attempt.token).is_none_or(|known| {
             let news = known.mourned < ended;
             known.mourned = known.mourned.max(ended);
             news
@@ -101,83 +152,131 @@ impl Memory {
     }
 
     pub(crate) fn forget(&self, token: Token) {
-        self.lock().known.remove(&token);
+        let mut attempts = self.lock();
+        if let Some(place) = attempts.place(token) {
+            attempts.remove(place);
+        }
     }
 
     /// Everything that has ended or may have left, in the order of the intents.
-    pub(crate) fn all(&self, now: Duration) -> Vec<Attempted> {
-        self.some(now, |known| known.attempted.granted || known.attempted.end.is_some())
+    pub(crate) fn all(&self) -> Vec<Token> {
+        self.lock().some(|known| known.granted || !matches!(known.end, End::Open))
     }
 
     /// What has ended and is not durable, of other incarnations than `present`.
-    pub(crate) fn untold(&self, now: Duration, present: Option<Incarnation>) -> Vec<Attempted> {
-        self.some(now, |known| {
-            known.attempted.end.is_some() && !known.durable && Some(known.attempted.relay) != present
+    pub(crate) fn untold(&self, present: Option<Incarnation>) -> Vec<Token> {
+        let attempts = self.lock();
+        if attempts.open_ends == 0 || attempts.relays.iter().all(|relay| Some(*relay) == present) {
+            return Vec::new();
+        }
+        let present = attempts.relays.iter().position(|relay| Some(*relay) == present);
+        attempts.some(|known| {
+            !matches!(known.end, End::Open) && !known.durable && Some(usize::from(known.relay)) != present
         })
     }
 
-    fn some(&self, now: Duration, wanted: impl Fn(&Known) -> bool) -> Vec<Attempted> {
+    /// All that is known of these; those that were forgotten meanwhile are left out. `now` is CLOCK_BOOTTIME.
+    pub(crate) fn recall(&self, tokens: &[Token], now: Duration) -> Vec<Attempted> {
         let attempts = self.lock();
-        let known = attempts.order.iter().filter_map(|token| attempts.known.get(token));
-        known
-            .filter(|known| wanted(known))
-            .map(|known| Attempted { age: now.saturating_sub(known.asked_at), ..known.attempted.clone() })
-            .collect()
+        let known = tokens.iter().filter_map(|token| attempts.known[attempts.place(*token)?].as_ref());
+        known.map(|known| attempts.expand(known, now)).collect()
     }
 }
 
 impl Attempts {
+    fn place(&self, token: Token) -> Option<usize> {
+        let place = |number: u32| number.wrapping_sub(self.first) as usize;
+        let is_it = |number: &u32| matches!(self.known.get(place(*number)), Some(Some(known)) if known.token == token);
+        self.numbers.find(hash(token), is_it).map(|number| place(*number))
+    }
+
+    fn get_mut(&mut self, token: Token) -> Option<&mut Known> {
+        let place = self.place(token)?;
+        self.known.get_mut(place)?.as_mut()
+    }
+
+    fn relay(&mut self, relay: Incarnation) -> u16 {
+        let known = self.relays.iter().position(|known| *known == relay).unwrap_or_else(|| {
+            self.relays.push(relay);
+            self.relays.len() - 1
+        });
+        u16::try_from(known).unwrap_or(u16::MAX)
+    }
+
+    fn push(&mut self, known: Known) {
+        if self.known.len() == self.known.capacity() {
+            self.known.reserve_exact(GROWTH);
+        }
+        let number = self.first.wrapping_add(self.known.len() as u32);
+        let token = known.token;
+        self.known.push_back(Some(known));
+        let (first, known) = (self.first, &self.known);
+        let hash_of = |number: &u32| {
+            let place = number.wrapping_sub(first) as usize;
+            known.get(place).and_then(Option::as_ref).map_or(0, |known| hash(known.token))
+        };
+        self.numbers.insert_unique(hash(token), number, hash_of);
+    }
+
+    /// Leaves a gap.
+    fn remove(&mut self, place: usize) -> Option<Known> {
+        let number = self.first.wrapping_add(place as u32);
+        let known = self.known.get_mut(place)?.take()?;
+        if let Ok(found) = self.numbers.find_entry(hash(known.token), |other| *other == number) {
+            found.remove();
+        }
+        self.text_bytes -= known.end.text_bytes();
+        self.open_ends -= usize::from(!known.durable && !matches!(known.end, End::Open));
+        Some(known)
+    }
+
     /// From the front, what is durable and too old or too much. What is not durable stays, behind the others.
     fn forget_old(&mut self, now: Duration) {
         for _ in 0..8 {
-            let Some(token) = self.order.front().copied() else { return };
-            match self.known.get(&token) {
-                None => {}
-                Some(known) => {
-                    let old = now.saturating_sub(known.asked_at) > AGE_MAX || self.known.len() > ATTEMPTS_MAX;
-                    match (old, known.durable) {
-                        (false, _) => return,
-                        (true, true) => drop(self.known.remove(&token)),
-                        (true, false) => self.order.push_back(token),
-                    }
+            let Some(first) = self.known.front() else { return };
+            if let Some(known) = first {
+                let much = self.numbers.len() > ATTEMPTS_MAX || self.text_bytes > TEXT_BYTES_MAX;
+                if !much && since(now, known.asked_at) <= AGE_MAX {
+                    return;
                 }
             }
-            self.order.pop_front();
+            let known = self.remove(0);
+            self.known.pop_front();
+            self.first = self.first.wrapping_add(1);
+            if let Some(known) = known.filter(|known| !known.durable) {
+                self.text_bytes += known.end.text_bytes();
+                self.open_ends += usize::from(!matches!(known.end, End::Open));
+                self.push(known);
+            }
+        }
+    }
+
+    fn some(&self, wanted: impl Fn(&Known) -> bool) -> Vec<Token> {
+        self.known.iter().flatten().filter(|known| wanted(known)).map(|known| known.token).collect()
+    }
+
+    fn expand(&self, known: &Known, now: Duration) -> Attempted {
+        let key = DeliveryKey { message_id: known.message_id, recipient_no: known.recipient_no };
+        let route = self.routes.get(known.route);
+        Attempted {
+            relay: self.relays[usize::from(known.relay)],
+            key,
+            lease: known.lease,
+            token: known.token,
+            route: route.into(),
+            age: since(now, known.asked_at),
+            granted: known.granted,
+            end: known.end.expand(key, known.lease, known.token, route, &self.words),
         }
     }
 }
 
-/// The same with short texts.
-fn brief(settlement: &Settlement) -> Settlement {
-    let cut = |text: &str| text.chars().take(TEXT_CHARS_MAX).collect::<String>();
-    let reply = |reply: &Reply| Reply { text: cut(&reply.text), ..reply.clone() };
-    let outcome = settlement.outcome.as_ref().map(|outcome| match outcome {
-        Outcome::Accepted { reply: said } => Outcome::Accepted { reply: reply(said) },
-        Outcome::Refused { permanent, phase, reply: said } => {
-            Outcome::Refused { permanent: *permanent, phase: *phase, reply: reply(said) }
-        }
-        Outcome::NotSent { phase, cause, reply: said, detail } => {
-            Outcome::NotSent { phase: *phase, cause: *cause, reply: said.as_ref().map(reply), detail: cut(detail) }
-        }
-        Outcome::Unknown { cause, reply: said, detail } => {
-            Outcome::Unknown { cause: *cause, reply: said.as_ref().map(reply), detail: cut(detail) }
-        }
-    });
-    let verdict = match &settlement.verdict {
-        Verdict::Failed(reason) => Verdict::Failed(cut(reason)),
-        Verdict::InDoubt(reason) => Verdict::InDoubt(cut(reason)),
-        Verdict::Held(reason) => Verdict::Held(cut(reason)),
-        Verdict::Poison(reason) => Verdict::Poison(cut(reason)),
-        other => other.clone(),
-    };
-    Settlement { outcome, verdict, server: settlement.server.as_deref().map(cut), ..settlement.clone() }
-}
-
 #[cfg(test)]
 mod tests {
-    use hapax_core::{DeliveryKey, Lease, MessageId};
+    use hapax_core::{Outcome, Reply};
+    use hapax_store::Verdict;
 
-    use super::*;
+    use super::{compact::TEXT_CHARS_MAX, *};
 
     fn request() -> IntendRequest {
         let key = DeliveryKey { message_id: MessageId(Lease::fresh().0), recipient_no: 1 };
@@ -217,10 +316,11 @@ mod tests {
         memory.ended(&settlement(&old, "2.0.0 ok"));
         memory.durable(old.token);
         memory.asked(&request(), relay, AGE_MAX);
-        assert_eq!(memory.all(AGE_MAX).len(), 2, "the third has neither left nor ended");
+        assert_eq!(memory.all().len(), 2, "the third has neither left nor ended");
         memory.asked(&request(), relay, AGE_MAX + Duration::from_millis(1));
-        let left: Vec<Token> = memory.all(AGE_MAX).iter().map(|attempted| attempted.token).collect();
-        assert_eq!(left, [open.token]);
+        assert_eq!(memory.all(), [open.token]);
+        memory.ended(&settlement(&open, "2.0.0 at last"));
+        assert_eq!(memory.untold(None), [open.token], "found where it has gone");
     }
 
     #[test]
@@ -234,9 +334,9 @@ mod tests {
             memory.ended(&settlement(&request, "ok"));
             memory.durable(request.token);
         }
-        let kept = memory.all(Duration::from_secs(1));
+        let kept = memory.all();
         assert_eq!(kept.len(), ATTEMPTS_MAX);
-        assert!(kept.iter().all(|attempted| Some(attempted.token) != first));
+        assert!(kept.iter().all(|token| Some(*token) != first));
     }
 
     #[test]
@@ -245,16 +345,71 @@ mod tests {
         let request = request();
         memory.asked(&request, relay, Duration::ZERO);
         memory.ended(&settlement(&request, &"x".repeat(5_000)));
-        assert!(memory.untold(Duration::ZERO, Some(relay)).is_empty());
-        let untold = memory.untold(Duration::from_secs(3), None);
+        assert!(memory.untold(Some(relay)).is_empty());
+        let untold = memory.recall(&memory.untold(Some(Incarnation::fresh())), Duration::from_secs(3));
         assert_eq!(untold[0].age, Duration::from_secs(3));
         let end = untold[0].end.as_ref().expect("ended");
         let reply = end.outcome.as_ref().and_then(Outcome::reply).expect("a reply");
         assert_eq!(reply.text.len(), TEXT_CHARS_MAX);
         memory.durable(request.token);
-        assert!(memory.untold(Duration::ZERO, None).is_empty());
+        assert!(memory.untold(None).is_empty());
         let outstanding = Attempted { end: None, ..untold[0].clone() };
         let said = [&outstanding, &outstanding, &untold[0], &untold[0], &outstanding].map(|one| memory.mourn(one));
         assert_eq!(said, [true, false, true, false, false], "a lost message is said once, and once more at its end");
+    }
+
+    /// What it takes, by its own account: what only few have is counted, the rest has a fixed size.
+    fn bytes(memory: &Memory) -> usize {
+        let attempts = memory.lock();
+        attempts.known.capacity() * size_of::<Option<Known>>()
+            + attempts.numbers.allocation_size()
+            + attempts.text_bytes
+    }
+
+    fn filled(text: impl Fn(usize) -> String, verdict: &Verdict) -> Memory {
+        let (memory, relay) = (Memory::default(), Incarnation::fresh());
+        for number in 0..ATTEMPTS_MAX + GROWTH {
+            let request = request();
+            memory.asked(&request, relay, Duration::from_millis(number as u64));
+            memory.granted(request.token);
+            let settlement = Settlement { verdict: verdict.clone(), ..settlement(&request, &text(number)) };
+            memory.ended(&settlement);
+            memory.durable(request.token);
+        }
+        memory
+    }
+
+    #[test]
+    fn a_full_one_takes_twelve_megabytes_and_never_more_than_twenty_one() {
+        let postfix = filled(|number| format!("2.0.0 Ok: queued as 4Xyz{number:011}"), &Verdict::Sent);
+        let kept = postfix.all().len();
+        println!("{kept} accepted by Postfix: {} bytes", bytes(&postfix));
+        assert_eq!(kept, ATTEMPTS_MAX);
+        assert!(bytes(&postfix) < 13 << 20);
+        let text = |number| format!("2.0.0 OK  {number} a640c23a62f3a-{number:030} - gsmtp");
+        for (text, verdict) in [(text, Verdict::Sent), (text, Verdict::Failed("x".repeat(500)))] {
+            let memory = filled(text, &verdict);
+            println!("{} with long texts: {} bytes", memory.all().len(), bytes(&memory));
+            assert!(bytes(&memory) < 21 << 20);
+            assert!(memory.all().len() > 8_000, "and what was last is in it");
+        }
+    }
+
+    #[test]
+    fn what_is_forgotten_out_of_turn_leaves_the_others_where_they_are() {
+        let (memory, relay) = (Memory::default(), Incarnation::fresh());
+        let requests: Vec<IntendRequest> = (0..10).map(|_| request()).collect();
+        for request in &requests {
+            memory.asked(request, relay, Duration::ZERO);
+            memory.granted(request.token);
+        }
+        memory.forget(requests[3].token);
+        memory.forget(requests[3].token);
+        memory.ended(&settlement(&requests[7], "2.0.0 ok"));
+        let left: Vec<Token> =
+            requests.iter().map(|request| request.token).filter(|t| *t != requests[3].token).collect();
+        assert_eq!(memory.all(), left);
+        assert_eq!(memory.untold(None), [requests[7].token]);
+        assert!(memory.recall(&[requests[3].token], Duration::ZERO).is_empty());
     }
 }

@@ -2,8 +2,8 @@
 //! flight or one in stock: what is in stock is claimed and read, so that couriers never wait for the database, and a claim
 //! is for many.
 //!
-//! Polling adapts: at once after a claim that found something, `poll_interval_min` while something happened lately,
-//! backing off to `poll_interval_max`. A claim that comes back short, and every rescan interval, begins at the start of
+//! Polling adapts (`idle.rs`): at once after a claim that found something, `poll_interval_min` while something happened
+//! lately, backing off to `poll_interval_max`; a relay with little to do may be woken instead. A claim that comes back short, and every rescan interval, begins at the start of
 //! the index again: rows committed late lie behind the cursor.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -13,22 +13,22 @@ use hapax_core::{
     policy::Priority,
 };
 use hapax_store::{Claimed, Cursor, Release, Settlement, Verdict, Wanted};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     config::RelayConfig,
     courier::{self, Office},
+    ear::Heard,
+    idle::Idle,
     job::{Job, Letter, Permit},
+    reaper::lanes_of,
     route::Route,
     upstream,
 };
 
 /// At least so often every lane is read from its start.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long after the last delivery polling stays at its fastest.
-const ACTIVE_FOR: Duration = Duration::from_secs(1);
 
 pub(crate) struct Pump {
     pub(crate) office: Arc<Office>,
@@ -86,34 +86,38 @@ struct Suspect {
 
 impl Pump {
     /// Runs until the soft token is cancelled.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self, ear: Option<watch::Receiver<Heard>>) {
         let alive = self.office.fatal.alive("pump");
-        let limits = self.office.config.limits;
         let mut cursors = Cursors::default();
-        let mut active_until = Duration::ZERO;
-        let mut pause = limits.poll_interval_min;
+        let mut idle = Idle::new(self.office.config.limits, ear);
+        // Before the first heartbeat every gate is shut: what were claimed now would be tried for nothing.
+        while self.office.heartbeat.last().is_none() && !self.office.soft.is_cancelled() {
+            self.rest(self.office.config.limits.poll_interval_min).await;
+        }
         while !self.office.soft.is_cancelled() {
-            let found = match self.round(&mut cursors).await {
-                Ok(found) => found,
+            match self.look_and_round(&mut idle, &mut cursors).await {
+                Ok(true) => self.wait_for_room().await,
+                Ok(false) => idle.rest(self.office.clock.as_ref(), &self.office.soft).await,
                 Err(error) => {
                     let Ok(error) = self.office.fatal.check_guard(error) else { break };
                     tracing::warn!(error = %error, "claiming failed, trying again");
                     self.rest(Duration::from_millis(500)).await;
-                    continue;
                 }
-            };
-            let now = self.office.clock.boottime();
-            if found > 0 {
-                (active_until, pause) = (now + ACTIVE_FOR, limits.poll_interval_min);
-                self.wait_for_room().await;
-                continue;
             }
-            if now >= active_until {
-                pause = pause.mul_f64(1.5).min(limits.poll_interval_max);
-            }
-            self.rest(pause.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
         }
+        idle.end(&self.office.store).await;
         alive.finished();
+    }
+
+    /// A round over the lanes that are worth it. Answers whether to go on at once.
+    async fn look_and_round(&self, idle: &mut Idle, cursors: &mut Cursors) -> Result<bool, hapax_store::Error> {
+        let room = self.permits.available_permits();
+        let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| room.min(route.free()) > 0);
+        let lanes = lanes_of(open.iter().map(|(_, group)| *group));
+        let clock = self.office.clock.as_ref();
+        let due = idle.look(&self.office.store, clock, lanes, closed.is_empty()).await?;
+        let found = if due.is_empty() { 0 } else { self.round(cursors, &due).await? };
+        Ok(idle.found(&self.office.store, found, room, clock.boottime()).await)
     }
 
     async fn rest(&self, pause: Duration) {
@@ -138,8 +142,8 @@ impl Pump {
         }
     }
 
-    /// One look at every lane that has room. Answers how many deliveries were taken.
-    async fn round(&self, cursors: &mut Cursors) -> Result<usize, hapax_store::Error> {
+    /// One claim from every lane of `due` that has room. Answers how many deliveries were taken.
+    async fn round(&self, cursors: &mut Cursors, due: &[i16]) -> Result<usize, hapax_store::Error> {
         let now = self.office.clock.boottime();
         if now >= cursors.rescan_at {
             cursors.lanes.clear();
@@ -148,7 +152,7 @@ impl Pump {
         cursors.round = cursors.round.wrapping_add(1);
         let free = self.permits.available_permits();
         let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| route.free()).collect();
-        let wanted = self.wanted(cursors, free);
+        let wanted = self.wanted(cursors, free, due);
         if free == 0 || rooms.iter().all(|room| *room == 0) || self.office.soft.is_cancelled() {
             return Ok(0);
         }
@@ -165,13 +169,14 @@ impl Pump {
         Ok(taken)
     }
 
-    /// The lanes in the order of this round. Groups of one route share its room, that of the first of them.
-    fn wanted(&self, cursors: &Cursors, free: usize) -> Vec<Wanted> {
+    /// Those of the `due` lanes in the order of this round. Groups of one route share its room, that of the first of them.
+    fn wanted(&self, cursors: &Cursors, free: usize, due: &[i16]) -> Vec<Wanted> {
         let first_of = |route: &Arc<Route>| self.groups.iter().position(|(other, _)| Arc::ptr_eq(other, route));
         let lanes = order(cursors.round).into_iter().flat_map(|(priority, share)| {
             self.groups.iter().map(move |(route, group)| (*group * 4 + priority.lane_offset(), route, share))
         });
         lanes
+            .filter(|(lane, ..)| due.contains(lane))
             .map(|(lane, route, share)| Wanted {
                 lane,
                 room: first_of(route).unwrap_or(0),

@@ -167,6 +167,7 @@ mod tests {
             kinds: std::collections::BTreeMap::new(),
             on_doubt: hapax_core::OnDoubt::Hold,
             guards: hapax_core::guards::Guards::default(),
+            wake_up: true,
         };
         let id = config.routes[0].upstream().map(|upstream| upstream.id);
         let asked = Duration::from_secs(100);

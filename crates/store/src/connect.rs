@@ -12,7 +12,7 @@ use std::{
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use futures_util::future::{BoxFuture, FutureExt, poll_fn};
 use tokio::task::JoinHandle;
-use tokio_postgres::{AsyncMessage, Client, Config, config::SslMode};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket, config::SslMode, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{error::Error, tls};
@@ -159,6 +159,15 @@ fn prepare(options: &ConnectOptions) -> Result<(Config, Dial), Error> {
     config.tcp_user_timeout(Duration::from_secs(30));
     config.keepalives_idle(Duration::from_secs(30));
     Ok((config, Dial { tls: tls::connector(&verify)?, notices: Notices::default() }))
+}
+
+/// One connection outside any pool, which the caller drives.
+pub(crate) async fn unpooled(
+    options: &ConnectOptions,
+) -> Result<(Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>), Error> {
+    let (config, dial) = prepare(options)?;
+    let connecting = config.connect(dial.tls);
+    connecting.await.map_err(|source| Error::Query { operation: "connect", source })
 }
 
 /// Opens connections whose driver listens to notices.

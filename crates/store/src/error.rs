@@ -41,6 +41,14 @@ pub enum Error {
         /// Why it failed.
         source: tokio_postgres::Error,
     },
+    /// What was sent to this very relay did not arrive.
+    #[error(
+        "notifications do not arrive on this connection (hint: a pooler in transaction mode hands none on: connect past it, or set wake_up = false below [relay])"
+    )]
+    Deaf,
+    /// The connection that heard wake-ups was closed.
+    #[error("the connection that hears wake-ups was closed")]
+    Closed,
     /// The statement was refused because the server is not the one it was meant for.
     #[error(
         "this is not the database the outbox was armed for: {detail} (hint: after a failover or restore, check what was lost, then hapax arm --reason 'why')"

@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod migrate;
 mod rows;
 mod tls;
+mod wake;
 mod watch;
 
 use std::{
@@ -39,6 +40,7 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 use uuid::Uuid;
+pub use wake::{Listener, Look};
 pub use watch::{Doubt, DoubtCursor, Marked, RelaySeen};
 
 /// What the relay was armed for: an argument of claim, intend, settle and heartbeat, compared inside the statements.
@@ -61,6 +63,8 @@ pub struct Store {
     beat: Arc<AtomicI64>,
     notices: connect::Notices,
     statement_timeout: Duration,
+    /// For the connection that hears wake-ups.
+    options: Arc<ConnectOptions>,
 }
 
 /// A parameter with its type: unnamed statements carry their types, so that one round trip is enough.
@@ -82,6 +86,7 @@ impl Store {
             beat: Arc::default(),
             notices,
             statement_timeout: options.statement_timeout,
+            options: Arc::new(options.clone()),
         };
         store.armed = Arc::new(store.read_armed().await?);
         Ok(store)

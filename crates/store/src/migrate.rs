@@ -49,6 +49,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     17 "0017_identity.sql",
     18 "0018_hot.sql",
     19 "0019_enqueue_speed.sql",
+    20 "0020_wake.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -121,10 +121,16 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT * FROM outbox.failover, outbox.arming, outbox.armed_address", "------"),
     ("UPDATE outbox.control SET epoch = gen_random_uuid()", "------"),
     ("SELECT * FROM outbox.drop_partitions_before(now())", "------"),
+    // Being woken.
+    ("INSERT INTO outbox.sleeper VALUES (gen_random_uuid(), now())", "-+----"),
+    ("UPDATE outbox.sleeper SET until = now()", "-+----"),
+    ("DELETE FROM outbox.sleeper", "-+----"),
+    ("SELECT * FROM outbox.sleeper", "-++++-"),
     // Structure.
     ("CREATE TABLE outbox.mine (x int)", "------"),
     ("DROP VIEW outbox.deliveries", "------"),
     ("ALTER TABLE outbox.message DISABLE TRIGGER message_fills_queue", "------"),
+    ("ALTER TABLE outbox.message DISABLE TRIGGER message_wakes_relays", "------"),
     ("TRUNCATE outbox.done", "------"),
     ("SELECT nextval('outbox.order_no')", "------"),
 ];

@@ -121,14 +121,16 @@ fn relay(reader: &mut Reader, root: &mut Map<String, Value>) -> Relay {
         dead_after: section.duration("dead_after", limits.dead_after, 100 * MILLISECOND..=HOUR),
         lease: section.duration("lease", limits.lease, SECOND..=DAY),
         poll_interval_max: section.duration("poll_interval_max", limits.poll_interval_max, MILLISECOND..=60 * SECOND),
+        poll_interval_asleep: section.duration("poll_interval_asleep", limits.poll_interval_asleep, MILLISECOND..=HOUR),
         poll_interval_min: section.duration("poll_interval_min", limits.poll_interval_min, MILLISECOND..=60 * SECOND),
         shutdown_grace: section.duration("shutdown_grace", limits.shutdown_grace, 100 * MILLISECOND..=DAY),
         max_resends: section.number("max_resends", limits.max_resends, 0..=100, "a whole number"),
         ..limits
     };
     let on_doubt = section.word("on_doubt", Some(OnDoubt::default().as_str()), &ON_DOUBT);
+    let wake_up = section.switch("wake_up", true);
     section.finish();
-    Relay { name, limits, timeouts, on_doubt: on_doubt.unwrap_or_default() }
+    Relay { name, limits, timeouts, on_doubt: on_doubt.unwrap_or_default(), wake_up }
 }
 
 fn retry(reader: &mut Reader, root: &mut Map<String, Value>) -> RetryPolicy {

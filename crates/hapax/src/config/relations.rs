@@ -44,6 +44,11 @@ pub(super) fn check(reader: &mut Reader, settings: &Settings) {
         let hint = "the pause grows from the one to the other while nothing happens".to_owned();
         report(reader, "relay.poll_interval_min", limits.poll_interval_min, message, hint);
     }
+    if limits.poll_interval_asleep < limits.poll_interval_max {
+        let message = format!("must be at least relay.poll_interval_max ({})", format(limits.poll_interval_max));
+        let hint = "who is woken need not look more often than who is not".to_owned();
+        report(reader, "relay.poll_interval_asleep", limits.poll_interval_asleep, message, hint);
+    }
     if settings.retry.first > settings.retry.cap {
         let message = format!("must be at most retry.cap ({})", format(settings.retry.cap));
         let hint = "pauses grow from the one to the other".to_owned();

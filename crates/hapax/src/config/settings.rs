@@ -66,6 +66,8 @@ pub(crate) struct Relay {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) on_doubt: OnDoubt,
+    /// Ask producers to wake an idle relay.
+    pub(crate) wake_up: bool,
 }
 
 /// One of `[routes]`.
@@ -149,6 +151,7 @@ impl Settings {
             kinds: self.kinds.clone(),
             on_doubt: self.relay.on_doubt,
             guards: self.guards.clone(),
+            wake_up: self.relay.wake_up,
         }
     }
 }

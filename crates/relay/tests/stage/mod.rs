@@ -30,8 +30,11 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set() -> Self {
+        Self::on(PgCluster::start().await.expect("a cluster")).await
+    }
+
+    pub async fn on(cluster: PgCluster) -> Self {
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-        let cluster = PgCluster::start().await.expect("a cluster");
         Migrator::connect(&options(&cluster)).await.expect("connects").up(|_| {}).await.expect("migrates");
         let sql = cluster.client("postgres").await.expect("a client");
         Self { cluster, server: SmtpServer::start(), sql }
@@ -68,6 +71,7 @@ impl Stage {
             kinds: BTreeMap::new(),
             on_doubt: OnDoubt::Hold,
             guards: Guards::default(),
+            wake_up: false,
         }
     }
 

@@ -26,3 +26,4 @@ mod random;
 mod relay_life;
 mod same_key;
 mod settle;
+mod wake;

@@ -45,6 +45,22 @@ async fn the_release_finds_its_rows_by_key() {
     }
 }
 
+#[tokio::test]
+async fn the_look_walks_the_same_index_up_to_its_first_hit() {
+    let stage = long_queue().await;
+    for mode in ["force_generic_plan", "force_custom_plan"] {
+        let plan =
+            plan(&stage, include_str!("../../queries/look.sql"), "int2[], bool, bool", "'{0,1,2}', false, false", mode)
+                .await;
+        assert!(!plan.contains("Seq Scan") && !plan.contains("Sort"), "{mode}:\n{plan}");
+        assert_eq!(plan.matches("using queue_due").count(), 2, "{mode}:\n{plan}");
+        assert!(
+            plan.lines().all(|line| !line.contains("Index Cond") || line.contains("lane = l.lane")),
+            "{mode}:\n{plan}"
+        );
+    }
+}
+
 /// Index entries read of `outbox.queue`, by index, and how often it was read from end to end.
 async fn reads(stage: &Stage) -> (i64, i64, i64) {
     let sql = "SELECT (SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelid = 'outbox.queue_due'::regclass),

@@ -1,0 +1,2 @@
+-- outbox.listen: on a connection of its own, which no pool hands on.
+LISTEN /* outbox.listen */ hapax
