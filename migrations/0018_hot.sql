@@ -52,8 +52,8 @@ BEGIN
       SET lease = p_lease, lease_until = now() + p_lease_s * interval '1 second', claims = least(q.claims, 32766) + 1
       WHERE q.ctid = ANY (v_rows)
       RETURNING q.lane, q.message_id, q.recipient_no, q.due_at, q.claims, q.attempt_no, q.intents, q.open_doubts, q.pinned_route,
-        extract(epoch FROM now() - q.due_at)::float8,
-        outbox.is_bound(q.same_key_of, q.prev_intent, q.open_doubts), q.upstream, extract(epoch FROM now() - q.first_intent_at)::float8;
+        date_part('epoch', now() - q.due_at),
+        outbox.is_bound(q.same_key_of, q.prev_intent, q.open_doubts), q.upstream, date_part('epoch', now() - q.first_intent_at);
     p_free := p_free - v_count;
     p_rooms[p_room_of[i]] := p_rooms[p_room_of[i]] - v_count;
   END LOOP;
@@ -68,10 +68,10 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mod
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
-  SELECT m.id, (extract(epoch FROM m.created_at) * 1000000)::bigint, m.kind, m.sender, m.reply_to, m.recipients, m.cc, m.bcc,
+  SELECT m.id, round(date_part('epoch', m.created_at) * 1000000)::bigint, m.kind, m.sender, m.reply_to, m.recipients, m.cc, m.bcc,
     m.payload::text, m.subject, m.body_text, m.body_html, m.raw_message, m.headers::text, m.attachments::text,
-    m.priority, extract(epoch FROM m.expires_at - now())::float8,
-    extract(epoch FROM now() - greatest(m.created_at, m.not_before))::float8,
+    m.priority, date_part('epoch', m.expires_at - now()),
+    date_part('epoch', now() - greatest(m.created_at, m.not_before)),
     m.on_doubt, m.route, m.tenant, m.locale
   FROM unnest($1) AS wanted (id) CROSS JOIN LATERAL (SELECT x.* FROM outbox.message x WHERE x.id = ANY (ARRAY[wanted.id])) m;
 END $$;

@@ -27,7 +27,32 @@ COMMENT ON FUNCTION outbox.wake_relays() IS 'Trigger of outbox.message: NOTIFY h
 CREATE TRIGGER message_wakes_relays AFTER INSERT ON outbox.message FOR EACH STATEMENT EXECUTE FUNCTION outbox.wake_relays();
 COMMENT ON TRIGGER message_wakes_relays ON outbox.message IS 'Wakes relays that sleep; costs one look at an empty table while none does.';
 
+CREATE FUNCTION outbox.look(p_lanes smallint[], p_waiting boolean, p_mark boolean)
+RETURNS TABLE (due smallint[], next_in_s float8, oldest bigint, mark bigint, waiting bigint)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT
+    array_agg(l.lane) FILTER (WHERE d.due) AS due, date_part('epoch', min(n.due_at) - now()) AS next_in_s,
+    pg_snapshot_xmin(pg_current_snapshot())::text::int8 AS oldest, CASE WHEN $3 THEN pg_current_xact_id()::text::int8 END AS mark,
+    CASE WHEN $2 THEN (SELECT count(*) FROM pg_locks k
+                       WHERE k.locktype = 'object' AND k.database = 0 AND k.classid = 1262 AND k.objid = 0 AND NOT k.granted) ELSE 0 END AS waiting
+  FROM unnest($1::int2[]) AS l (lane)
+  LEFT JOIN LATERAL (
+    SELECT true AS due FROM outbox.queue c
+    WHERE c.lane = l.lane AND c.due_at <= now() AND c.intent IS NULL AND c.parked IS NULL
+      AND (c.lease IS NULL OR c.lease_until IS NULL OR c.lease_until < now() OR c.lease_until > now() + interval '1 day')
+    ORDER BY c.due_at, c.message_id, c.recipient_no LIMIT 1) d ON true
+  LEFT JOIN LATERAL (
+    SELECT c.due_at FROM outbox.queue c
+    WHERE c.lane = l.lane AND c.due_at > now() AND c.due_at < 'infinity' AND d.due IS NULL
+    ORDER BY c.due_at, c.message_id, c.recipient_no LIMIT 1) n ON true;
+END $$;
+COMMENT ON FUNCTION outbox.look(smallint[], boolean, boolean) IS 'Relays: in which of these lanes a claim would find something, and when the next delivery is due. Planned once, as the hot statements are.';
+
 INSERT INTO outbox.privilege (roles, privileges, names) VALUES
   ('outbox_relay', 'SELECT, INSERT, UPDATE, DELETE', '{sleeper}'),
+  ('outbox_relay', 'EXECUTE', '{look}'),
   ('outbox_operator outbox_viewer outbox_monitor', 'SELECT', '{sleeper}');
 SELECT outbox.grant_roles();

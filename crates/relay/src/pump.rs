@@ -30,6 +30,9 @@ use crate::{
 /// At least so often every lane is read from its start.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long a claim waits for more room than there is.
+const ROOM_WITHIN: Duration = Duration::from_millis(20);
+
 pub(crate) struct Pump {
     pub(crate) office: Arc<Office>,
     pub(crate) routes: Vec<Arc<Route>>,
@@ -58,7 +61,7 @@ impl Cursors {
             }
             let of_lane = || claimed.iter().filter(|claimed| claimed.lane == lane.lane);
             let count = of_lane().count();
-            let last = of_lane().last().filter(|_| count >= asked);
+            let last = of_lane().next_back().filter(|_| count >= asked);
             self.lanes.insert(lane.lane, last.map_or(Cursor::START, |claimed| claimed.cursor));
             free = free.saturating_sub(count);
             rooms[lane.room] = rooms[lane.room].saturating_sub(count);
@@ -127,13 +130,13 @@ impl Pump {
         }
     }
 
-    /// Until a quarter of the places is free, so that a claim is worth its statements; but no longer than the shortest
-    /// pause while there is any: what holds the others may be a server that takes its time.
+    /// Until a quarter of the places is free, so that a claim is worth its statements; but not for long while there is any:
+    /// what holds the others may be a server that takes its time.
     async fn wait_for_room(&self) {
         let enough = u32::try_from((places(&self.office.config.limits) / 4).max(1)).unwrap_or(u32::MAX);
         tokio::select! {
             permits = self.permits.acquire_many(enough) => return drop(permits),
-            () = tokio::time::sleep(self.office.config.limits.poll_interval_min) => {}
+            () = tokio::time::sleep(ROOM_WITHIN) => {}
             () = self.office.soft.cancelled() => return,
         }
         tokio::select! {

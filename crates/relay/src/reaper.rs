@@ -35,7 +35,11 @@ const FREE_ORDERED_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Between two looks for messages that came past the trigger, and how many are looked at in one.
 const UNQUEUED_INTERVAL: Duration = Duration::from_secs(10);
+
 const UNQUEUED_PAGE: i64 = 10_000;
+
+/// Before the first such look.
+const UNQUEUED_FIRST: Duration = Duration::from_secs(5);
 
 /// Doubts looked at in one statement.
 const DOUBTS_PAGE: i64 = 500;
@@ -103,7 +107,8 @@ impl Reaper {
     /// Runs until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let alive = self.fatal.alive("reaper");
-        let mut memory = Memory::default();
+        // Not at once: a relay that starts has better things to do than to read the messages of a day.
+        let mut memory = Memory { next_unqueued: self.clock.boottime() + UNQUEUED_FIRST, ..Memory::default() };
         while !stop.is_cancelled() {
             if let Err(error) = self.round(&mut memory).await {
                 memory.observer.interrupted();

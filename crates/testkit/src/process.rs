@@ -32,6 +32,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::watch;
 
+/// How long threads are given to stop: one in an uninterruptible system call goes on until it is back.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
 use crate::background::{Background, within};
 
 const LINE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -283,6 +286,11 @@ impl HapaxProcess {
     /// SIGSTOP: it stands still, as a suspended machine would.
     pub fn sigstop(&self) {
         self.signal(Signal::STOP);
+        // The signal is sent; each thread stops on its own way back from the kernel.
+        let until = std::time::Instant::now() + STOPS_WITHIN;
+        while !self.is_stopped() && self.status().is_none() && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGCONT: it goes on.

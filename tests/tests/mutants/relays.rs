@@ -68,10 +68,10 @@ async fn a_claim_that_takes_what_is_not_free_is_noticed() {
 /// A relay that fell asleep right behind its intent; another one has put that in doubt, and somebody has decided `resend`.
 async fn asleep_behind_its_intent(stage: &Stage, kind: Kind) -> (HapaxProcess, HapaxProcess) {
     let settings = short(stage);
-    let sleeper = kind.start(&stage, &settings, &[("HAPAX_FAULT", "intended:stop")]).await;
+    let sleeper = kind.start(stage, &settings, &[("HAPAX_FAULT", "intended:stop")]).await;
     stage.enqueue(1).await;
     stage.until("sending", 1).await;
-    let other = kind.start(&stage, &settings.set("relay.name", "other"), &[]).await;
+    let other = kind.start(stage, &settings.set("relay.name", "other"), &[]).await;
     stage.until("in_doubt", 1).await;
     resend(stage).await;
     (sleeper, other)
