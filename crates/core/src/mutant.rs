@@ -78,7 +78,7 @@ const SQL: [(&str, &str, &str, &str); 4] = [
 
 /// Of each mutant that breaks a function of the schema: its name, the fragment that is there, and what is put in its place.
 /// The relay has no right to change functions; who plays the mutant does it ([`in_functions`]).
-const FUNCTIONS: [(&str, &str, &str, &str); 8] = [
+const FUNCTIONS: [(&str, &str, &str, &str); 10] = [
     (
         "intend_asynchronous",
         "intend_batch",
@@ -92,7 +92,9 @@ const FUNCTIONS: [(&str, &str, &str, &str); 8] = [
         "SET intent = NULL, intent_by = NULL, intent_at = NULL, lease = p_lease,",
     ),
     ("claim_takes_intents", "claim_batch", "AND c.intent IS NULL AND c.parked IS NULL", "AND c.parked IS NULL"),
+    ("claim_takes_intents", "look", "AND c.intent IS NULL AND c.parked IS NULL", "AND c.parked IS NULL"),
     ("claim_ignores_leases", "claim_batch", "AND (c.lease IS NULL OR c.lease_until IS NULL OR", "AND (true OR"),
+    ("claim_ignores_leases", "look", "AND (c.lease IS NULL OR c.lease_until IS NULL OR", "AND (true OR"),
     ("settle_without_token", "settle_batch", "(q.intent = i.token OR", "(q.intent IS NOT NULL OR"),
     ("epoch_ignored", "claim_batch", "PERFORM outbox.assert_armed(p_epoch, p_identity);", ""),
     ("epoch_ignored", "intend_batch", "PERFORM outbox.assert_continues(p_epoch, p_identity, p_relay, p_beat);", ""),

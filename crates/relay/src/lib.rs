@@ -66,6 +66,9 @@ pub struct Shutdown {
 /// Between two tries to register.
 const INTRODUCE_PAUSE: Duration = Duration::from_millis(200);
 
+/// Connections opened before work begins: for the pump, intents, outcomes, and one for everything else.
+const CONNECTIONS_AHEAD: usize = 4;
+
 /// How long after a hard shutdown couriers and ledger may take to wind up.
 const WIND_UP: Duration = Duration::from_secs(5);
 
@@ -239,6 +242,7 @@ async fn introduce(
     while let Err(error) = store.register_kinds(&kinds).await {
         try_again(shutdown, "registering the kinds", error).await?;
     }
+    store.warm_up(CONNECTIONS_AHEAD).await;
     let places = pump::route_share(config, pump::places(&config.limits));
     let flights = pump::route_share(config, config.limits.max_in_flight);
     let mut routes = Vec::with_capacity(config.routes.len());

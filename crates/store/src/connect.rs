@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod, Runtime};
 use futures_util::future::{BoxFuture, FutureExt, poll_fn};
 use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket, config::SslMode, tls::MakeTlsConnect};
@@ -133,6 +133,8 @@ pub(crate) fn pool(options: &ConnectOptions) -> Result<(Pool, Notices), Error> {
     let manager = Manager::from_connect(config, dial, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     let pool = Pool::builder(manager)
         .max_size(options.pool_size_max)
+        // The last one used first: its backend has the plans, and the caches are warm.
+        .queue_mode(QueueMode::Lifo)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(options.statement_timeout))
         .create_timeout(Some(options.statement_timeout))

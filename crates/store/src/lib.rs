@@ -128,6 +128,14 @@ impl Store {
         Ok(Armed { epoch: row.get("epoch"), identity })
     }
 
+    /// Opens so many connections ahead, as far as that goes: neither a first intent nor a first outcome should wait for one.
+    pub async fn warm_up(&self, connections: usize) {
+        let opened = futures_util::future::join_all((0..connections).map(|_| self.client("warm up"))).await;
+        if let Some(error) = opened.iter().find_map(|opened| opened.as_ref().err()) {
+            tracing::debug!(error = %error, "not every connection could be opened ahead");
+        }
+    }
+
     /// Runs one statement; `operation` names it in errors and logs.
     async fn rows(&self, operation: &'static str, sql: &str, params: &[Typed<'_>]) -> Result<Vec<Row>, Error> {
         let client = self.client(operation).await?;

@@ -32,12 +32,11 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::watch;
 
-/// How long threads are given to stop: one in an uninterruptible system call goes on until it is back.
-const STOPS_WITHIN: Duration = Duration::from_secs(5);
-
 use crate::background::{Background, within};
 
 const LINE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long threads are given to stop: one in an uninterruptible system call goes on until it is back.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
 /// How long output is waited for after the process has ended; a grandchild may hold the pipe for longer.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 

@@ -99,7 +99,7 @@ pub(crate) const CELLS: &[Cell] = &[
     cell("heartbeat_sent", 3, Life::Slow, Place::BeforeAnyIntent),
     cell("renew_sent", 1, Life::Slow, Place::BeforeAnyIntent),
     cell("claim_sent", 1, Life::Work, Place::BeforeAnyIntent),
-    cell("claim_sent", 9, Life::Work, Place::Anywhere),
+    cell("claim_sent", 3, Life::Work, Place::Anywhere),
     cell("claimed", 1, Life::Work, Place::BeforeAnyIntent),
     cell("claimed", 3, Life::Work, Place::Anywhere),
     cell("rendered", 1, Life::Work, Place::BeforeAnyIntent),

@@ -56,6 +56,8 @@ impl Lane {
             .set("relay.final_reply_timeout", "60s")
             .set("relay.shutdown_grace", "60s")
             .set("relay.max_in_flight", IN_FLIGHT)
+            // Few, so that there are several claims.
+            .set("relay.prefetch", 4)
             .set("routes.default.max_connections", CONNECTIONS)
     }
 
