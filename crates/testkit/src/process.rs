@@ -288,7 +288,7 @@ impl HapaxProcess {
         // The signal is sent; each thread stops on its own way back from the kernel.
         let until = std::time::Instant::now() + STOPS_WITHIN;
         while !self.is_stopped() && self.status().is_none() && std::time::Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 
