@@ -245,8 +245,15 @@ impl Lane {
         .await;
         if play.cell.point == "intend_sent" {
             // The intents are committed, and nobody is told: unless every connection of the pool was waiting for an answer
-            // already, as may be when the relay has just started.
-            let intents = self.count(play, "state = 'sending'").await;
+            // already, as may be when the relay has just started. What was quiet so far may have been others' statements.
+            let mut intents = 0;
+            for _ in 0..30 {
+                intents = self.count(play, "state = 'sending'").await;
+                if intents > 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             INTENTS_WITHOUT_ANSWER.fetch_add(usize::try_from(intents).unwrap_or_default(), Ordering::Relaxed);
         }
         self.proxy.cut_all().await;
