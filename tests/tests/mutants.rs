@@ -98,17 +98,23 @@ async fn play(scenario: impl AsyncFn(Kind) -> Vec<String>, mutants: &[&'static s
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_over_a_broken_relay_is_seen_by_the_oracle() {
-    let plan = Plan {
-        deliveries: 250,
-        kills: 8,
-        duration: Duration::from_secs(6),
-        relays: 2,
-        seed: 7,
-        mutant: Some("intent_after_marker"),
-    };
-    let report = rage(plan).await;
-    println!("{report}");
-    assert!(report.accepted_twice > 0, "{report}");
+    // The kills are random, and must hit a relay between a marker and its intent: some storms have to.
+    for seed in 7..12 {
+        let plan = Plan {
+            deliveries: 250,
+            kills: 12,
+            duration: Duration::from_secs(8),
+            relays: 2,
+            seed,
+            mutant: Some("intent_after_marker"),
+        };
+        let report = rage(plan).await;
+        println!("{report}");
+        if report.accepted_twice > 0 {
+            return;
+        }
+    }
+    panic!("five storms over a broken relay, and nothing was accepted twice");
 }
 
 #[test]
