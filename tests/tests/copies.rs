@@ -70,7 +70,8 @@ async fn rc33_a_dump_and_a_template_copy_are_refused_until_armed_and_then_hold_w
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rc33_a_copy_of_the_whole_server_started_elsewhere_is_noticed_by_its_address() {
-    let stage = Stage::with(SmtpServer::builder().final_reply_delay(Duration::from_millis(15)).start()).await;
+    // Slow enough that much is waiting when the copy is complete.
+    let stage = Stage::with(SmtpServer::builder().final_reply_delay(Duration::from_millis(60)).start()).await;
     let original = stage.settings().run().await;
     stage.enqueue(800).await;
     stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted >= 50).await;
@@ -168,7 +169,7 @@ async fn rc48_data_restored_into_another_outbox_disarms_it_and_messages_past_the
     let of = |user: &str| stage.settings().set("database.url", stage.cluster.url_for("other", user));
     let (code, output) = of("postgres").command(["migrate", "up"]).await;
     assert_eq!(code, 0, "{output}");
-    // Queue rows and all: partitions are filled directly, past the trigger. Rows that are there already are complained about.
+    // Queue rows and all: tables are filled directly, past the doors. Rows that are there already are complained about.
     let restored = stage.cluster.restore_into("postgres", "other", &["--data-only"]).await;
     println!("{restored:?}");
     let other = stage.cluster.client("other").await.expect("a client");
@@ -177,10 +178,10 @@ async fn rc48_data_restored_into_another_outbox_disarms_it_and_messages_past_the
     assert!(due > 0, "everything is due, and nothing may be sent");
     refused_then_held(&stage, &of("relay"), &of("operator"), "data of another outbox").await;
 
-    // Into an outbox that is in use, past the trigger: nothing becomes due, and it is said.
+    // Into an outbox that is in use, past the doors: nothing becomes due, and it is said.
     let relay = of("relay").run().await;
     let past = "SET session_replication_role = replica;
-                INSERT INTO outbox.message (kind, recipients, subject, body_text) VALUES ('note', '{a@example.org}', 'x', 'x')";
+                INSERT INTO outbox.message (created_at, kind, recipients, subject, body_text) VALUES (now(), 'note', '{a@example.org}', 'x', 'x')";
     other.batch_execute(past).await.expect("inserts");
     relay.wait_for_line(|line| line.contains("neither a queue row nor a terminal record")).await;
     assert!(!relay.stderr().contains("could not finish its round"), "{}", relay.report());

@@ -33,7 +33,7 @@ const MAINTAIN_INTERVAL: Duration = Duration::from_secs(3600);
 /// Between two looks for ordering keys without a head.
 const FREE_ORDERED_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Between two looks for messages that came past the trigger, and how many are looked at in one.
+/// Between two looks for messages that came past the doors, and how many are looked at in one.
 const UNQUEUED_INTERVAL: Duration = Duration::from_secs(10);
 
 const UNQUEUED_PAGE: i64 = 10_000;
@@ -158,13 +158,13 @@ impl Reaper {
                 tracing::info!(action, detail, "outbox.maintain");
             }
             memory.next_maintain = now + MAINTAIN_INTERVAL;
-            // From the start of the last day again: what was loaded past the trigger may be older than what is new.
+            // From the start of the last day again: what was loaded past the doors may be older than what is new.
             memory.unqueued_after = Uuid::nil();
         }
         Ok(())
     }
 
-    /// Messages that neither wait nor have ended: loaded past the trigger, nobody will ever send them.
+    /// Messages that neither wait nor have ended: loaded past the doors, nobody will ever send them.
     async fn report_unqueued(&self, memory: &mut Memory) -> Result<(), hapax_store::Error> {
         let page = self.store.unqueued(memory.unqueued_after, UNQUEUED_PAGE).await?;
         memory.unqueued_after = page.last.unwrap_or(memory.unqueued_after);
@@ -173,7 +173,7 @@ impl Reaper {
             tracing::warn!(
                 messages = page.how_many,
                 some = some.join(" "),
-                "messages have neither a queue row nor a terminal record: they were loaded past the trigger (a restore, a replica, \
+                "messages have neither a queue row nor a terminal record: they were loaded past the doors (a restore, a replica, \
                  an INSERT into a partition) and will not be sent (hint: enqueue again what shall be, with outbox.enqueue())"
             );
         }

@@ -165,7 +165,7 @@ async fn a_database_that_is_killed_under_load_costs_no_duplicate_and_nothing_is_
 async fn a_message_that_names_an_unknown_route_is_held_and_says_so() {
     let stage = Stage::set().await;
     let relay = stage.relay(stage.config()).await;
-    stage.sql.batch_execute("INSERT INTO outbox.message (kind, recipients, subject, body_text, route) VALUES ('note', '{a@example.org}', 's', 't', 'pigeon')").await.expect("enqueues");
+    stage.sql.batch_execute("INSERT INTO outbox.notification (kind, recipients, subject, body_text, route) VALUES ('note', '{a@example.org}', 's', 't', 'pigeon')").await.expect("enqueues");
     eventually(DEADLINE, async || stage.count("SELECT count(*) FROM outbox.queue WHERE parked = 'held' AND note LIKE 'route \"pigeon\" is not configured%'").await == 1).await;
     relay.stop().await;
 }

@@ -64,8 +64,9 @@ async fn what_has_expired_is_not_sent_whoever_said_so() {
     let mut config = stage.config();
     let policy = KindPolicy { expires_after: Some(Duration::ZERO), ..KindPolicy::default() };
     config.kinds.insert("fleeting".into(), policy);
-    let insert = "INSERT INTO outbox.message (kind, recipients, subject, body_text, expires_at) VALUES
-        ('note', '{a@example.org}', 's', 't', now() - interval '1 second'), ('fleeting', '{b@example.org}', 's', 't', NULL), ('note', '{c@example.org}', 's', 't', now() + interval '1 day')";
+    let insert = "INSERT INTO outbox.notification (kind, recipients, subject, body_text, expires_at) VALUES
+        ('note', '{a@example.org}', 's', 't', now() + interval '1 hour'), ('fleeting', '{b@example.org}', 's', 't', NULL), ('note', '{c@example.org}', 's', 't', now() + interval '1 day');
+        UPDATE outbox.message SET expires_at = now() - interval '1 second' WHERE recipients = '{a@example.org}'";
     stage.sql.batch_execute(insert).await.expect("enqueues");
     let relay = stage.relay(config).await;
     stage.until_done(3).await;
@@ -84,7 +85,7 @@ async fn deliveries_of_one_ordering_key_go_one_after_another_in_order() {
     let refuse_once =
         Rule::at(Phase::Rcpt, Fault::Custom(b"450 4.2.1 later\r\n".to_vec())).recipient("k3@example.org").times(1);
     stage.server.script(Script::rules([refuse_once]));
-    let insert = "INSERT INTO outbox.message (kind, recipients, subject, body_text, ordering_key) SELECT 'note', ARRAY['k' || i || '@example.org'], 's', 't', 'key' FROM generate_series(1, 8) i";
+    let insert = "INSERT INTO outbox.notification (kind, recipients, subject, body_text, ordering_key) SELECT 'note', ARRAY['k' || i || '@example.org'], 's', 't', 'key' FROM generate_series(1, 8) i";
     stage.sql.batch_execute(insert).await.expect("enqueues");
     stage.enqueue(20).await;
     let relay = stage.relay(stage.config()).await;
@@ -146,7 +147,7 @@ async fn an_urgent_kind_overtakes_a_backlog() {
     .await;
     stage.enqueue(1_000).await;
     stage.server.wait_until(|ledger| ledger.totals().accepted >= 20).await;
-    stage.sql.batch_execute("INSERT INTO outbox.message (kind, recipients, subject, body_text) VALUES ('password_reset', '{me@example.org}', 's', 't')").await.expect("enqueues");
+    stage.sql.batch_execute("INSERT INTO outbox.notification (kind, recipients, subject, body_text) VALUES ('password_reset', '{me@example.org}', 's', 't')").await.expect("enqueues");
     stage.server.wait_until(|ledger| ledger.count_rcpt_commands("me@example.org") == 1).await;
     let before = stage.server.with_ledger(|ledger| ledger.totals().accepted);
     assert!(before < 900, "{before} of the backlog went first");

@@ -113,7 +113,7 @@ async fn what_was_written_before_it_fell_asleep_and_committed_afterwards_is_foun
     // It has asked whether anybody sleeps, nobody did, and its commit takes a while.
     client
         .batch_execute(
-            "BEGIN; INSERT INTO outbox.message (kind, recipients, subject, body_text) VALUES ('note', '{r1@example.org}', 'a', 'b')",
+            "BEGIN; INSERT INTO outbox.notification (kind, recipients, subject, body_text) VALUES ('note', '{r1@example.org}', 'a', 'b')",
         )
         .await
         .expect("enqueues");
@@ -139,7 +139,7 @@ async fn what_becomes_due_while_it_sleeps_is_sent_at_its_time() {
     stage
         .sql
         .batch_execute(
-            "INSERT INTO outbox.message (kind, recipients, subject, body_text, not_before)
+            "INSERT INTO outbox.notification (kind, recipients, subject, body_text, not_before)
              VALUES ('note', '{r1@example.org}', 'a', 'b', now() + interval '3 s')",
         )
         .await
@@ -173,7 +173,7 @@ async fn a_producer_notifies_nobody_unless_a_relay_sleeps_and_then_once_a_transa
     }
     sleeper("1 minute").await;
     let three = "BEGIN;
-        INSERT INTO outbox.message (kind, recipients, subject, body_text) VALUES ('note', '{a@example.org}', 'a', 'b');
+        INSERT INTO outbox.notification (kind, recipients, subject, body_text) VALUES ('note', '{a@example.org}', 'a', 'b');
         SELECT outbox.enqueue('note', '{a@example.org}', subject => 'a', body_text => 'b');
         INSERT INTO outbox.notification (kind, recipients, subject, body_text) VALUES ('note', '{a@example.org}', 'a', 'b');
         COMMIT";
@@ -306,7 +306,7 @@ async fn a_relay_that_sees_producers_wait_for_each_other_asks_no_longer() {
         let client = stage.cluster.client("postgres").await.expect("a client");
         producers.push(tokio::spawn(async move {
             client
-                .batch_execute("INSERT INTO outbox.message (kind, recipients, subject, body_text) VALUES ('note', '{a@example.org}', 'a', 'b')")
+                .batch_execute("INSERT INTO outbox.notification (kind, recipients, subject, body_text) VALUES ('note', '{a@example.org}', 'a', 'b')")
                 .await
         }));
     }

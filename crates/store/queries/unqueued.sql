@@ -1,4 +1,4 @@
--- outbox.unqueued: messages behind a cursor that have neither a queue row nor a terminal record: they came past the trigger
+-- outbox.unqueued: messages behind a cursor that have neither a queue row nor a terminal record: they came past the doors
 -- (an INSERT into a leaf partition, session_replication_role = replica) and would never be sent. A bounded page by key; a
 -- message and its queue rows are one transaction, and so are a queue row's end and its terminal record.
 WITH page AS MATERIALIZED (

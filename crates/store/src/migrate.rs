@@ -50,6 +50,8 @@ pub const MIGRATIONS: &[Migration] = embedded![
     18 "0018_hot.sql",
     19 "0019_enqueue_speed.sql",
     20 "0020_wake.sql",
+    21 "0021_direct.sql",
+    22 "0022_raw_digest.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

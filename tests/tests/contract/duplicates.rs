@@ -14,10 +14,8 @@ async fn hello(outbox: &Outbox, recipients: &str, more: &str) -> uuid::Uuid {
 async fn age(outbox: &Outbox, id: uuid::Uuid, interval: &str) {
     let older = format!(
         "DO $$ DECLARE older uuid := outbox.uuid_floor(now() - interval '{interval}'); BEGIN
-           ALTER TABLE outbox.message DISABLE TRIGGER message_fills_queue;
            UPDATE outbox.message SET id = older, created_at = now() - interval '{interval}' WHERE id = '{id}';
            UPDATE outbox.queue SET message_id = older WHERE message_id = '{id}';
-           ALTER TABLE outbox.message ENABLE TRIGGER message_fills_queue;
          END $$"
     );
     outbox.db.batch_execute(&older).await.unwrap();

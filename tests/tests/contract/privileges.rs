@@ -34,6 +34,10 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT outbox.take_key('x', NULL)", "------"),
     ("SELECT * FROM outbox.put_many('[]')", "------"),
     ("SELECT outbox.is_plain('x', '{}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)", "------"),
+    ("SELECT outbox.are_plain(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)", "------"),
+    ("SELECT outbox.queue_deliveries('{}', now())", "------"),
+    ("SELECT outbox.wake_relays()", "------"),
+    ("SELECT outbox.canonical_raw('')", "------"),
     ("SELECT outbox.read_plain_document('[]')", "------"),
     ("SELECT outbox.address_hash_of('{}')", "------"),
     ("SELECT outbox.parked_is_sound('held', 'infinity', NULL, NULL)", "-+----"),
@@ -129,8 +133,7 @@ const MATRIX: &[(&str, &str)] = &[
     // Structure.
     ("CREATE TABLE outbox.mine (x int)", "------"),
     ("DROP VIEW outbox.deliveries", "------"),
-    ("ALTER TABLE outbox.message DISABLE TRIGGER message_fills_queue", "------"),
-    ("ALTER TABLE outbox.message DISABLE TRIGGER message_wakes_relays", "------"),
+    ("ALTER TABLE outbox.message ALTER COLUMN created_at SET DEFAULT now()", "------"),
     ("TRUNCATE outbox.done", "------"),
     ("SELECT nextval('outbox.order_no')", "------"),
 ];

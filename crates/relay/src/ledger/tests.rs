@@ -77,7 +77,7 @@ impl Desk {
 
     /// A fresh delivery, claimed.
     async fn claimed(&self) -> IntendRequest {
-        let insert = "INSERT INTO outbox.message (kind, recipients, subject, body_text)
+        let insert = "INSERT INTO outbox.notification (kind, recipients, subject, body_text)
                       VALUES ('note', ARRAY['ada@example.org'], 'Hello', 'Hello') RETURNING id";
         let id = self.sql.query_one(insert, &[]).await.expect("enqueues").get(0);
         let key = DeliveryKey { message_id: MessageId(id), recipient_no: 1 };

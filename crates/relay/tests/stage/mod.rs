@@ -84,7 +84,7 @@ impl Stage {
     }
 
     pub async fn enqueue(&self, count: i32) {
-        let insert = "INSERT INTO outbox.message (kind, recipients, subject, body_text)
+        let insert = "INSERT INTO outbox.notification (kind, recipients, subject, body_text)
                       SELECT 'note', ARRAY['r' || i || '@example.org'], 'Hello ' || i, E'one\\n.two\\n' FROM generate_series(1, $1) i";
         self.sql.execute(insert, &[&count]).await.expect("enqueues");
     }

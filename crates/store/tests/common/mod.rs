@@ -164,7 +164,7 @@ impl Stage {
 
     /// Commits `count` notifications with one recipient each.
     pub(crate) async fn enqueue(&self, count: i32) -> Vec<DeliveryKey> {
-        let insert = "INSERT INTO outbox.message (kind, recipients, subject, body_text)
+        let insert = "INSERT INTO outbox.notification (kind, recipients, subject, body_text)
             SELECT 'note', ARRAY['r' || i || '@example.org'], 'Hello', 'Hello' FROM generate_series(1, $1) i RETURNING id";
         let rows = self.sql.query(insert, &[&count]).await.expect("enqueues");
         rows.iter().map(|row| DeliveryKey { message_id: MessageId(row.get(0)), recipient_no: 1 }).collect()
@@ -387,7 +387,7 @@ async fn relay(url: &str) -> Store {
 
 /// Inserts one notification in a transaction of the caller's.
 pub(crate) async fn enqueue_in(client: &Client, recipients: i32, ordering_key: Option<&str>) -> Vec<DeliveryKey> {
-    let insert = "INSERT INTO outbox.message (kind, recipients, subject, body_text, ordering_key)
+    let insert = "INSERT INTO outbox.notification (kind, recipients, subject, body_text, ordering_key)
         SELECT 'note', ARRAY(SELECT 'r' || i || '@example.org' FROM generate_series(1, $1) i), 'Hello', 'Hello', $2 RETURNING id";
     let id: Uuid = client.query_one(insert, &[&recipients, &ordering_key]).await.expect("enqueues").get(0);
     let last = i16::try_from(recipients).expect("few recipients");

@@ -196,7 +196,7 @@ async fn only_the_asked_lane_is_claimed() {
     let stage = Stage::set().await;
     stage
         .run(
-            "INSERT INTO outbox.message (kind, recipients, subject, body_text, priority)
+            "INSERT INTO outbox.notification (kind, recipients, subject, body_text, priority)
                SELECT 'note', ARRAY['a@example.org'], 'x', 'x', unnest(ARRAY['urgent', 'normal', 'bulk'])",
         )
         .await;

@@ -151,7 +151,7 @@ async fn what_is_not_due_before_some_time_is_freed_for_that_time() {
     let head = stage.enqueue_one(1, Some("k")).await[0];
     stage
         .run(
-            "INSERT INTO outbox.message (kind, recipients, subject, body_text, ordering_key, not_before)
+            "INSERT INTO outbox.notification (kind, recipients, subject, body_text, ordering_key, not_before)
                VALUES ('note', ARRAY['a@example.org'], 'x', 'x', 'k', now() + interval '1 hour')",
         )
         .await;

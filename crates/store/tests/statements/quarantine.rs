@@ -1,4 +1,4 @@
-//! What is held after a failover, what is not, and how it goes on; and messages that came past the trigger.
+//! What is held after a failover, what is not, and how it goes on; and messages that came past the doors.
 
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ async fn rc34_everything_that_may_ever_have_been_due_is_held_and_nothing_else() 
     set(5, "intent = gen_random_uuid()").await;
     let later = |at: &str| {
         format!(
-            "INSERT INTO outbox.message (kind, recipients, subject, body_text, not_before) VALUES ('note', '{{z@example.org}}', 'x', 'x', now() + interval '{at}') RETURNING id"
+            "INSERT INTO outbox.notification (kind, recipients, subject, body_text, not_before) VALUES ('note', '{{z@example.org}}', 'x', 'x', now() + interval '{at}') RETURNING id"
         )
     };
     let soon: Uuid = stage.sql.query_one(&later("30 minutes"), &[]).await.expect("enqueues").get(0);
@@ -207,7 +207,7 @@ async fn a_long_queue_is_held_in_short_transactions_while_producers_and_operator
 }
 
 #[tokio::test]
-async fn rc48_messages_that_came_past_the_trigger_are_found_and_not_sent() {
+async fn rc48_messages_that_came_past_the_doors_are_found_and_not_sent() {
     let stage = Stage::set().await;
     stage.enqueue(3).await;
     let doubtful = stage.doubtful().await;
@@ -215,7 +215,7 @@ async fn rc48_messages_that_came_past_the_trigger_are_found_and_not_sent() {
     assert!(stage.settle(&sent, accepted()).await);
     let page = stage.store.unqueued(Uuid::nil(), 1_000).await.expect("looks");
     assert_eq!((page.looked, page.how_many, page.missing.len()), (5, 0, 0), "{doubtful:?} {:?}", unknown());
-    let row = "(kind, recipients, subject, body_text) VALUES ('note', '{a@example.org}', 'x', 'x')";
+    let row = "(created_at, kind, recipients, subject, body_text) VALUES (now(), 'note', '{a@example.org}', 'x', 'x')";
     // As logical replication and pg_restore --disable-triggers do it, and as one does who names a partition.
     stage
         .run(&format!(

@@ -1,0 +1,80 @@
+-- breaking: no
+-- The same content, also as a finished message: what mail libraries make anew each time is not content.
+SET LOCAL lock_timeout = '5s';
+
+-- A retry builds its message again: with another Message-ID, Date and other MIME boundaries, often with other line ends. Those of
+-- the header section go, boundaries are numbered where they delimit, all else counts to the byte. Only what is a boundary parameter
+-- of a multipart Content-Type and also begins a line as a delimiter is taken for one: text that talks about boundaries is text.
+CREATE FUNCTION outbox.canonical_raw(raw_message bytea) RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+  message text := replace(encode(raw_message, 'escape'), E'\r\n', E'\n');
+  ends int := position(E'\n\n' IN message);
+  header text := CASE WHEN ends > 0 THEN left(message, ends - 1) ELSE message END;
+  type text;
+  boundary text;
+  number int := 0;
+BEGIN
+  message := CASE WHEN ends > 0 THEN substr(message, ends) ELSE '' END;
+  header := regexp_replace(E'\n' || header, '\n(?:message-id|date)[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*', '', 'gi');
+  message := header || message;
+  FOR type IN SELECT m[1] FROM regexp_matches(message, '\ncontent-type[ \t]*:([ \t\n]*multipart/[^\n]*(?:\n[ \t][^\n]*)*)', 'gi') m LOOP
+    boundary := coalesce(substring(type FROM '(?i)[; \t\n]boundary="([^"\n]+)"'), substring(type FROM '(?i)[; \t\n]boundary=([^" \t\n;]+)'));
+    CONTINUE WHEN boundary IS NULL OR position(E'\n--' || boundary IN message) = 0;
+    number := number + 1;
+    message := replace(replace(replace(message, E'\n--' || boundary, E'\n--\x01' || number), 'boundary="' || boundary || '"', E'boundary=\x01' || number), 'boundary=' || boundary, E'boundary=\x01' || number);
+  END LOOP;
+  RETURN message;
+END $$;
+COMMENT ON FUNCTION outbox.canonical_raw(bytea) IS 'Private: a raw message as text without Message-ID and Date, line ends as LF, MIME boundaries numbered: the same for a message that a library has built again.';
+
+CREATE FUNCTION outbox.exact_digest_of(n outbox.notification) RETURNS bytea LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  RETURN sha256(convert_to(ARRAY[
+    '1', n.kind, n.recipients::text, n.cc::text, n.bcc::text, n.sender, n.reply_to, n.subject, n.body_text, n.body_html,
+    encode(sha256(n.raw_message), 'hex'), n.payload::jsonb::text, n.headers::text, n.attachments::text]::text, 'UTF8'));
+END $$;
+COMMENT ON FUNCTION outbox.exact_digest_of(outbox.notification) IS 'Private: as outbox.digest_of(), but with every byte of raw_message: what keys taken before migration 0022 remember.';
+
+CREATE OR REPLACE FUNCTION outbox.digest_of(n outbox.notification) RETURNS bytea LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  RETURN sha256(convert_to(ARRAY[
+    '1', n.kind, n.recipients::text, n.cc::text, n.bcc::text, n.sender, n.reply_to, n.subject, n.body_text, n.body_html,
+    encode(sha256(convert_to(outbox.canonical_raw(n.raw_message), 'UTF8')), 'hex'), n.payload::jsonb::text, n.headers::text, n.attachments::text]::text, 'UTF8'));
+END $$;
+COMMENT ON FUNCTION outbox.digest_of(outbox.notification) IS
+'Private: sha256 over kind, addresses and content of a checked notification: what a dedup_key stands for. Message-ID, Date and MIME boundaries of a raw_message are not content.';
+
+CREATE OR REPLACE FUNCTION outbox.take_key(door text, n outbox.notification) RETURNS uuid LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  scope text := coalesce(n.tenant, '');
+  content bytea := outbox.digest_of(n);
+  at timestamptz := clock_timestamp();
+  until timestamptz := at + coalesce(n.dedup_ttl, interval '30 days');
+  known outbox.dedup_key;
+BEGIN
+  LOOP
+    INSERT INTO outbox.dedup_key (tenant, key, digest, message_id, expires_at) VALUES (scope, n.dedup_key, content, n.id, until)
+    ON CONFLICT (tenant, key) DO NOTHING;
+    IF FOUND THEN RETURN n.id; END IF;
+    SELECT * INTO known FROM outbox.dedup_key k WHERE k.tenant = scope AND k.key = n.dedup_key;
+    CONTINUE WHEN NOT FOUND; -- removed between the two statements
+    IF known.expires_at <= at THEN
+      UPDATE outbox.dedup_key k SET digest = content, message_id = n.id, expires_at = until
+      WHERE k.tenant = scope AND k.key = n.dedup_key AND k.expires_at <= at;
+      IF FOUND THEN RETURN n.id; END IF;
+      CONTINUE; -- somebody else was faster
+    END IF;
+    IF known.digest = content THEN RETURN known.message_id; END IF;
+    IF n.raw_message IS NOT NULL AND known.digest = outbox.exact_digest_of(n) THEN RETURN known.message_id; END IF;
+    RAISE EXCEPTION USING ERRCODE = '23H01', MESSAGE = format('%s: dedup_key: was used for other content', door),
+      DETAIL = format('first message: %s, remembered until %s', known.message_id, date_trunc('second', known.expires_at)),
+      HINT = 'use a key that names this very event, or send the same content again; a key of a cancelled or failed message is freed by outbox.release_key()',
+      COLUMN = 'dedup_key', TABLE = 'notification', SCHEMA = 'outbox';
+  END LOOP;
+END $$;
+COMMENT ON COLUMN outbox.notification.dedup_key IS 'Names the event, up to 512 characters, per tenant. The same key with the same content returns the first id and enqueues nothing; with other content it is an error (23H01). Message-ID, Date and MIME boundaries of a raw_message are not content: libraries make them anew.';
+COMMENT ON FUNCTION outbox.find_suspected_duplicates(timestamptz, interval, text, uuid, int) IS
+'Notifications that an application has enqueued twice: the same recipient, kind, tenant, locale and content, at most `within` apart, each with the next of its kind (three of them are two rows). Without address or id: since the given time (the last 7 days when NULL), the newest 200,000 finished and 200,000 unfinished deliveries of it. With an address, or an id (one message and its neighbours), all that is kept. Finished messages (raw_message) are compared without Message-ID, Date and MIME boundaries. Not found, because their content differs: repeats with another order number in their payload. What an operator sent again is not listed. Addresses are masked unless the role may see them. Example:
+  SELECT * FROM outbox.find_suspected_duplicates(now() - interval ''30 days'', interval ''10 minutes'');';
+
+SELECT outbox.grant_roles();
