@@ -1,17 +1,15 @@
-"""An email backend for Django: mail that is sent inside a transaction leaves if the transaction commits, and only then.
+"""An email backend for Django: what is sent inside atomic() leaves if the transaction commits, and only then.
 
-    EMAIL_BACKEND = "shop.django_backend.EmailBackend"    # wherever you put this file
-    HAPAX_DATABASE = "default"                            # alias of the database that has the schema outbox
-    HAPAX_KIND = "email"                                  # kind of messages that name none by X-Hapax-Kind
+    EMAIL_BACKEND = "shop.django_backend.EmailBackend"    # wherever this file lies
+    HAPAX_DATABASE = "default"                            # alias of the database with the schema outbox
+    HAPAX_KIND = "email"                                  # kind of messages without X-Hapax-Kind
 
-send_mail(), EmailMessage.send() and all else that uses the default connection then write the finished message through
-the application's own connection: together with the order inside atomic(), at once outside of it (autocommit). The
-argument dedup_key travels as headers={"X-Hapax-Dedup-Key": ...}, the others alike; message.hapax_id is the id.
+Writes the finished message through the application's own connection; outside of atomic() (autocommit) at once.
+Arguments of the outbox are headers: {"X-Hapax-Dedup-Key": "order-42"}. message.hapax_id is the id.
 
-What is refused raises django.db.DataError (dedup_key used for other content: IntegrityError), SQLSTATE and hint are in
-its __cause__. A savepoint keeps your transaction usable, should you catch that: without it Postgres would answer COMMIT
-with a rollback, and nobody would notice. fail_silently leaves out and logs what the outbox refuses; other errors (no
-connection, a deadlock) are raised all the same, because they are about your transaction, not about the message.
+What is refused raises DataError, a dedup key used for other content IntegrityError; __cause__ has SQLSTATE and hint. A
+savepoint keeps your transaction usable, should you catch that inside atomic(): without it Postgres would answer COMMIT
+with a rollback, unnoticed. fail_silently logs and leaves out what is refused; other errors concern more than a message.
 """
 
 import copy
@@ -22,16 +20,14 @@ from django.conf import settings
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import DataError, IntegrityError, connections, transaction
 
-ARGUMENTS = ("kind", "dedup_key", "dedup_ttl", "priority", "not_before", "expires_at", "ordering_key", "on_doubt",
-             "route", "tenant")  # fmt: skip
-HEADERS = {"x-hapax-" + name.replace("_", "-"): name for name in ARGUMENTS}
+ARGUMENTS = "kind dedup-key dedup-ttl priority not-before expires-at ordering-key on-doubt route tenant"
+HEADERS = {f"x-hapax-{name}": name.replace("-", "_") for name in ARGUMENTS.split()}
 
 
 def bare(address):
-    """"Ada <ada@example.org>" without the name; what is not exactly one address stays, for the outbox to refuse."""
-    text = str(address)
-    found = parseaddr(text)[1]
-    return found if text.endswith(f"<{found}>") else text
+    """An address without its name. What is not exactly one address stays as it is, for the outbox to refuse."""
+    found = parseaddr(str(address))[1]
+    return found if str(address).endswith(f"<{found}>") else str(address)
 
 
 class EmailBackend(BaseEmailBackend):
@@ -42,21 +38,21 @@ class EmailBackend(BaseEmailBackend):
     def send_messages(self, email_messages):
         using, sent = getattr(settings, "HAPAX_DATABASE", "default"), 0
         with transaction.atomic(using):  # all of them or none
-            for message in filter(lambda message: message.recipients(), email_messages):
+            for message in [message for message in email_messages or () if message.recipients()]:
                 try:
                     with transaction.atomic(using, savepoint=self.fail_silently):
-                        message.hapax_id = self.enqueue(message, using)
+                        message.hapax_id = self.enqueue(message, connections[using])
                     sent += 1
-                except (DataError, IntegrityError):
+                except (DataError, IntegrityError) as error:
                     if not self.fail_silently:
                         raise
-                    logging.getLogger(__name__).exception("the outbox refused a message")
+                    reason = str(error).partition("\n")[0]
+                    logging.getLogger(__name__).error("message left out: %s", reason, stack_info=True)
         return sent
 
-    def enqueue(self, message, using):
-        recipients = list(dict.fromkeys(map(bare, message.recipients())))
-        arguments = {"kind": getattr(settings, "HAPAX_KIND", "email"), "recipients": recipients}
-        arguments["sender"] = bare(message.from_email)
+    def enqueue(self, message, connection):
+        arguments = {"kind": getattr(settings, "HAPAX_KIND", "email"), "sender": bare(message.from_email)}
+        arguments["recipients"] = list(dict.fromkeys(map(bare, message.recipients())))
         mail = copy.copy(message)  # the application's own object keeps its headers
         mail.extra_headers = {}
         for name, value in message.extra_headers.items():
@@ -66,11 +62,12 @@ class EmailBackend(BaseEmailBackend):
                 arguments[HEADERS[name.lower()]] = value
             else:
                 raise ValueError(f"{name} is no argument of the outbox; there are {', '.join(HEADERS)}")
-        mime = mail.message()
-        for name in {"message-id", "date", "bcc"} - {name.lower() for name in mail.extra_headers}:
-            del mime[name]  # Django's own; Hapax makes them
+        mime = mail.message()  # Django 6: mail.message(policy=email.policy.SMTP)
+        for name in {"message-id", "date"} - {name.lower() for name in mail.extra_headers}:
+            del mime[name]  # made by Django; Hapax makes its own
+        del mime["bcc"]
         arguments["raw_message"] = mime.as_bytes()
-        with connections[using].cursor() as cursor:
-            named = ", ".join(f"{name} => %s" for name in arguments)
-            cursor.execute(f"SELECT outbox.enqueue({named})", list(arguments.values()))
+        call = ", ".join(f"{name} => %s" for name in arguments)
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT outbox.enqueue({call})", list(arguments.values()))
             return cursor.fetchone()[0]

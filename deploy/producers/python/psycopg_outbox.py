@@ -25,14 +25,16 @@ JSON = {"payload", "headers", "attachments"}
 LISTS = {"recipients", "cc", "bcc"}
 
 
+def _adapted(name, value):
+    if name in JSON and not isinstance(value, str):
+        return Jsonb(value)
+    # A string instead of a list would be repeated in Postgres' own error, with the address.
+    return list(value) if name in LISTS else value
+
+
 def _call(arguments):
     """The statement, and its parameters."""
-    parameters = {}
-    for name, value in arguments.items():
-        if value is None:
-            continue
-        # list(): a string instead of a list would else be repeated in Postgres' own error, with the address.
-        parameters[name] = Jsonb(value) if name in JSON else list(value) if name in LISTS else value
+    parameters = {name: _adapted(name, value) for name, value in arguments.items() if value is not None}
     named = (sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in parameters)
     return sql.SQL("SELECT outbox.enqueue({})").format(sql.SQL(", ").join(named)), parameters
 

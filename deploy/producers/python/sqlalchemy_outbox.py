@@ -23,14 +23,14 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-TEXTS = ("kind subject body_text body_html sender reply_to priority ordering_key dedup_key on_doubt route tenant locale "
-         "traceparent tracestate").split()  # fmt: skip
+TEXTS = "kind subject body_text body_html sender reply_to priority ordering_key dedup_key on_doubt route tenant"
 
 notification = Table(
     "notification",
     MetaData(),
     Column("id", Uuid),  # made by Hapax
-    *(Column(name, Text) for name in TEXTS),
+    *(Column(name, Text) for name in TEXTS.split()),
+    *(Column(name, Text) for name in ("locale", "traceparent", "tracestate")),
     *(Column(name, ARRAY(Text)) for name in ("recipients", "cc", "bcc")),
     *(Column(name, JSONB(none_as_null=True)) for name in ("payload", "headers", "attachments")),
     *(Column(name, DateTime(timezone=True)) for name in ("not_before", "expires_at")),

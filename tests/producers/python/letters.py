@@ -43,7 +43,9 @@ def with_attachments():
     message.attach("invoice 42.pdf", PDF, "application/pdf")
     message.attach("Rechnung für Zoë – 42.pdf", PDF, "application/pdf")
     message.attach('he said "hi" \\ and; left=1.txt', "plain text\n.\n..dots\n", "text/plain")
-    message.attach("日本語の名前のとても長い添付ファイルの名前です、本当に長いのです.csv", "id,näme\n1,Zoë\n", "text/csv")
+    message.attach(
+        "日本語の名前のとても長い添付ファイルの名前です、本当に長いのです.csv", "id,näme\n1,Zoë\n", "text/csv"
+    )
     message.attach("x" * 120 + ".bin", BYTES, "application/octet-stream")
     message.attach("unknown.kind-of-file", b"\x00\x01\x02")
     message.attach("empty.dat", b"", "application/octet-stream")
@@ -87,14 +89,18 @@ def forwarded():
 
 def invitation():
     message = rich(to=[HEIDI], subject="Invitation")
-    lines = ["BEGIN:VCALENDAR", "METHOD:REQUEST", "BEGIN:VEVENT", "UID:1@shop.example", "END:VEVENT", "END:VCALENDAR", ""]
-    message.attach_alternative("\r\n".join(lines), "text/calendar; method=REQUEST")
+    event = "BEGIN:VCALENDAR METHOD:REQUEST BEGIN:VEVENT UID:1@shop.example END:VEVENT END:VCALENDAR "
+    message.attach_alternative(event.replace(" ", "\r\n"), "text/calendar; method=REQUEST")
     return message
 
 
 def readers():
     return rich(
-        to=["Ada Lovelace <ada@example.org>", '"Bob, the \\"Builder\\"" <bob@example.org>', "Ívan Ð. Žižka <ivan@sub.example.org>"],
+        to=[
+            "Ada Lovelace <ada@example.org>",
+            '"Bob, the \\"Builder\\"" <bob@example.org>',
+            "Ívan Ð. Žižka <ivan@sub.example.org>",
+        ],
         cc=["Grace Hopper <grace@example.org>", JUDY, "Ada again <ada@example.org>"],
         bcc=["Heidi Secret <heidi@example.org>", OLIVIA],
         reply_to=["Käthe <help@shop.example>", "Second <second@shop.example>"],
@@ -104,7 +110,7 @@ def readers():
 def headers():
     return plain(
         headers={
-            "List-Unsubscribe": "<https://shop.example/u/" + "0123456789abcdef" * 8 + ">, <mailto:unsubscribe@shop.example>",
+            "List-Unsubscribe": "<https://shop.example/u/" + "0123456789abcdef" * 8 + ">, <mailto:out@shop.example>",
             "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
             "References": " ".join(f"<reference-{n}@shop.example>" for n in range(12)),
             "In-Reply-To": "<reference-11@shop.example>",

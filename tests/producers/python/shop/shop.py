@@ -1,6 +1,6 @@
 """A small Django project in one file, with code that sends mail directly today.
 
-    run shop order N      places N orders by HTTP requests (Django's test client), one transaction each (ATOMIC_REQUESTS)
+    run shop order N      N orders by HTTP requests (Django's test client), one transaction each (ATOMIC_REQUESTS)
 
 What it prints: {"placed": [ids of the committed orders], "declined": d, "failed": {"SMTPRecipientsRefused": 1, ...}}.
 Nothing in it knows of the outbox. The environment alone switches it over:
