@@ -6,8 +6,8 @@
 -- psql -1 ... -f order.sql -f more.sql. Without ON_ERROR_STOP=1 psql goes on after an error and exits with 0.
 --
 -- Values come by -v and are used as :'name', which quotes them; "... '$email' ..." in a script would be a hole.
--- Two more may be given: subject, and dedup_key, which names the event (-v dedup_key=order-42-confirmed): run again with
--- the same content it gives the first id, and nothing is sent twice.
+-- Two more may be given: subject, and dedup_key, which names the event (-v dedup_key=order-42-confirmed): run again
+-- with the same content it gives the first id, and nothing is sent twice.
 \if :{?subject}
 \else
   \set subject 'Your order'
