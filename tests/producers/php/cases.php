@@ -53,7 +53,7 @@ $mails = [
         ->replyTo(new Address('peggy@example.net', 'Hilfe für alle')),
     $letter('long-subject', str_repeat('A subject that goes on and on, ', 6).'mit Größe am Ende')->text('Long.'),
     $letter('hard-lines', 'Hard lines')->text(".\n..\n.leading dot\r\nCR LF before, bare LF after\n"
-        .str_repeat('x', 1500)."\n".str_repeat('word ', 400)."\nFrom here on\n\ttab and trailing space \n=3D equals=\n."),
+        .str_repeat('x', 1500)."\n".str_repeat('word ', 400)."\nFrom here on\n\ttab, trailing space \n=3D equals=\n."),
     $letter('eight-bit', 'Eight bit')->text("Grüße aus Köln, 花火 🎆\n".str_repeat('ä', 700)."\n")
         ->html('<p>'.str_repeat('Größe ', 300).'</p>'),
     $letter('empty', 'Empty-ish')->text(' '),
@@ -64,7 +64,7 @@ $mails = [
 ];
 $mails[] = $headers = $letter('headers', 'Headers')->text('Headers.');
 $headers->getHeaders()
-    ->addTextHeader('List-Unsubscribe', '<https://shop.example/u?i=1&x=%20>, <mailto:no-reply@shop.example?subject=off>')
+    ->addTextHeader('List-Unsubscribe', '<https://shop.example/u?i=1&x=%2>, <mailto:no-reply@shop.example?subject=off>')
     ->addTextHeader('List-Unsubscribe-Post', 'List-Unsubscribe=One-Click')
     ->addTextHeader('References', '<one@shop.example> <two@shop.example>')
     ->addTextHeader('In-Reply-To', '<two@shop.example>')

@@ -33,7 +33,7 @@ class CaseMailer < ActionMailer::Base
     file "with some spaces.pdf", "%PDF-1.4\n".b + BYTES
     file 'a "quoted" name; with=signs.bin', BYTES
     file "Überraschung für Zoë – 花.pdf", BYTES, mime_type: "application/pdf"
-    file "#{'long-' * 30}name.dat", "\x00\xFF".b * 100, mime_type: "application/octet-stream"
+    file "#{'long-' * 30}name.bin", "\x00\xFF".b * 100, mime_type: "application/octet-stream"
     letter "Odd files", text: "Four files.\n", html: "<p>Four files.</p>\n"
   end
 
@@ -98,6 +98,7 @@ class CaseMailer < ActionMailer::Base
     file "forwarded.eml", "From: Bob <bob@example.org>\r\nTo: ada@example.org\r\nSubject: Inner\r\n" \
                           "Message-ID: <inner@example.org>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\n" \
                           "Inner text.\r\n", mime_type: "message/rfc822", encoding: "7bit"
+    file "beside.bin", BYTES # Mail does not count a message among the attachments: alone, the type would be text/plain
     letter "Forwarded", text: "See below.\n"
   end
 
