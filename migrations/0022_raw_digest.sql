@@ -1,10 +1,11 @@
 -- breaking: no
--- The same content, also as a finished message: what mail libraries make anew each time is not content.
+-- Finished messages: what mail libraries make anew each time is not content, and what no relay could send is refused.
 SET LOCAL lock_timeout = '5s';
 
--- A retry builds its message again: with another Message-ID, Date and other MIME boundaries, often with other line ends. Those of
--- the header section go, boundaries are numbered where they delimit, all else counts to the byte. Only what is a boundary parameter
--- of a multipart Content-Type and also begins a line as a delimiter is taken for one: text that talks about boundaries is text.
+-- A retry builds its message again: with another Message-ID, Date, other MIME boundaries and Content-IDs. Those of the header
+-- section go; boundaries are numbered where they delimit, Content-IDs where they are declared and in the URLs (RFC 2392) that
+-- refer to them; all else counts to the byte. Only what is a boundary parameter of a multipart Content-Type and also begins a
+-- line as a delimiter is taken for one: text that talks about boundaries is text.
 CREATE FUNCTION outbox.canonical_raw(raw_message bytea) RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
   message text := replace(encode(raw_message, 'escape'), E'\r\n', E'\n');
@@ -12,6 +13,7 @@ DECLARE
   header text := CASE WHEN ends > 0 THEN left(message, ends - 1) ELSE message END;
   type text;
   boundary text;
+  content_id text;
   number int := 0;
 BEGIN
   message := CASE WHEN ends > 0 THEN substr(message, ends) ELSE '' END;
@@ -23,9 +25,40 @@ BEGIN
     number := number + 1;
     message := replace(replace(replace(message, E'\n--' || boundary, E'\n--\x01' || number), 'boundary="' || boundary || '"', E'boundary=\x01' || number), 'boundary=' || boundary, E'boundary=\x01' || number);
   END LOOP;
+  FOR content_id IN SELECT m[1] FROM regexp_matches(message, '\ncontent-id[ \t]*:[ \t\n]*<([^<> \t\n]+)>', 'gi') m LOOP
+    number := number + 1;
+    message := replace(replace(message, '<' || content_id || '>', E'<\x02' || number || '>'), 'cid:' || content_id, E'cid:\x02' || number);
+    IF position(E'=\n' IN message) > 0 AND length(message) < 1048576 THEN
+      -- Quoted-printable may break the line within the URL.
+      message := regexp_replace(message,
+        replace(regexp_replace(regexp_replace('cid:' || content_id, '(.)', E'\\1\x03', 'g'), E'([^A-Za-z0-9\x03])', '\\\1', 'g'), E'\x03', '(?:=\n)?'),
+        E'cid:\x02' || number, 'g');
+    END IF;
+  END LOOP;
   RETURN message;
 END $$;
-COMMENT ON FUNCTION outbox.canonical_raw(bytea) IS 'Private: a raw message as text without Message-ID and Date, line ends as LF, MIME boundaries numbered: the same for a message that a library has built again.';
+COMMENT ON FUNCTION outbox.canonical_raw(bytea) IS 'Private: a raw message as text without Message-ID and Date, line ends as LF, MIME boundaries and Content-IDs numbered: the same for a message that a library has built again.';
+
+CREATE OR REPLACE FUNCTION outbox.check_raw_message(door text, raw_message bytea) RETURNS void LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  IF length(raw_message) = 0 THEN
+    PERFORM outbox.refuse('22H09', door, 'raw_message', 'is empty', 'give a finished RFC 5322 message, or leave it out');
+  END IF;
+  IF length(raw_message) > 52428800 THEN
+    PERFORM outbox.refuse('22H09', door, 'raw_message', 'is longer than 50 MB', 'send a link instead');
+  END IF;
+  IF encode(substring(raw_message FOR 200), 'escape') !~ '^[A-Za-z0-9][A-Za-z0-9_-]*[ \t]*:'
+     OR (position('\x0d0a0d0a'::bytea IN raw_message) = 0 AND position('\x0a0a'::bytea IN raw_message) = 0) THEN
+    PERFORM outbox.refuse('22H09', door, 'raw_message', 'does not begin with a header block', 'header lines first, then an empty line, then the body');
+  END IF;
+  IF position('\x00'::bytea IN raw_message) > 0 THEN
+    PERFORM outbox.refuse('22H09', door, 'raw_message', 'has a NUL byte', 'let your mail library encode binary parts with base64');
+  END IF;
+  -- As text high bytes are four characters each: only the few lines that look too long are counted exactly.
+  IF EXISTS (SELECT FROM string_to_table(replace(encode(raw_message, 'escape'), E'\r', E'\n'), E'\n') line WHERE length(line) > 998 AND octet_length(decode(line, 'escape')) > 998) THEN
+    PERFORM outbox.refuse('22H09', door, 'raw_message', 'has a line longer than 998 bytes', 'let your mail library encode long lines: quoted-printable or base64 (RFC 5322 section 2.1.1)');
+  END IF;
+END $$;
 
 CREATE FUNCTION outbox.exact_digest_of(n outbox.notification) RETURNS bytea LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN

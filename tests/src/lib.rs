@@ -1,5 +1,6 @@
 //! What several of the whole's test suites share. Each module says what it is for; the suites are in `tests/`.
 
+pub mod anatomy;
 pub mod database;
 pub mod faketime;
 pub mod jail;
@@ -9,6 +10,7 @@ pub mod mailbox;
 pub mod pgbouncer;
 pub mod postfix;
 pub mod producer;
+pub mod recipe;
 pub mod stage;
 pub mod storm;
 pub mod verdict;
