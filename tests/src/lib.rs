@@ -9,6 +9,7 @@ pub mod mailbox;
 pub mod pgbouncer;
 pub mod postfix;
 pub mod producer;
+pub mod shop;
 pub mod stage;
 pub mod storm;
 pub mod verdict;
