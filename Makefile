@@ -6,8 +6,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 # One set of features and one profile for everything that is checked: each library is compiled once, and the binary that
-# the crash tests kill has its fault points. Release builds have none.
-CHECKED := --locked --workspace --features hapax/fault-points
+# the crash tests kill has its fault points. Release builds have none. The client has all its drivers, here as in its tests.
+CHECKED := --locked --workspace --features hapax/fault-points,hapax-client/diesel-async,hapax-client/sqlx
 
 # In CI nothing may stop at the first failure (.ci/run says --keep-going, too).
 NEXTEST_PROFILE := $(if $(CI),ci,default)

@@ -11,6 +11,7 @@ pub mod pgbouncer;
 pub mod postfix;
 pub mod producer;
 pub mod recipe;
+pub mod shop;
 pub mod stage;
 pub mod storm;
 pub mod verdict;
