@@ -21,18 +21,23 @@ BEGIN
   message := header || message;
   FOR type IN SELECT m[1] FROM regexp_matches(message, '\ncontent-type[ \t]*:([ \t\n]*multipart/[^\n]*(?:\n[ \t][^\n]*)*)', 'gi') m LOOP
     boundary := coalesce(substring(type FROM '(?i)[; \t\n]boundary="([^"\n]+)"'), substring(type FROM '(?i)[; \t\n]boundary=([^" \t\n;]+)'));
-    CONTINUE WHEN boundary IS NULL OR position(E'\n--' || boundary IN message) = 0;
+    CONTINUE WHEN boundary IS NULL OR position(E'\n--' || boundary || E'\n' IN message) = 0;
     number := number + 1;
-    message := replace(replace(replace(message, E'\n--' || boundary, E'\n--\x01' || number), 'boundary="' || boundary || '"', E'boundary=\x01' || number), 'boundary=' || boundary, E'boundary=\x01' || number);
+    message := replace(replace(replace(message, E'\n--' || boundary || E'\n', E'\n--\x01' || number || E'\n'), E'\n--' || boundary || '--', E'\n--\x01' || number || '--'),
+      'boundary="' || boundary || '"', E'boundary=\x01' || number);
+    -- Without quotes it may begin another, longer one.
+    message := regexp_replace(message, 'boundary=' || regexp_replace(boundary, '([^A-Za-z0-9])', '\\\1', 'g') || '(?=[; \t\n])', E'boundary=\x01' || number, 'gi');
   END LOOP;
   FOR content_id IN SELECT m[1] FROM regexp_matches(message, '\ncontent-id[ \t]*:[ \t\n]*<([^<> \t\n]+)>', 'gi') m LOOP
     number := number + 1;
-    message := replace(replace(message, '<' || content_id || '>', E'<\x02' || number || '>'), 'cid:' || content_id, E'cid:\x02' || number);
+    message := replace(message, '<' || content_id || '>', E'<\x02' || number || '>');
     IF position(E'=\n' IN message) > 0 AND length(message) < 1048576 THEN
-      -- Quoted-printable may break the line within the URL.
+      -- Quoted-printable may break the line within the URL, or behind it.
       message := regexp_replace(message,
         replace(regexp_replace(regexp_replace('cid:' || content_id, '(.)', E'\\1\x03', 'g'), E'([^A-Za-z0-9\x03])', '\\\1', 'g'), E'\x03', '(?:=\n)?'),
         E'cid:\x02' || number, 'g');
+    ELSE
+      message := replace(message, 'cid:' || content_id, E'cid:\x02' || number);
     END IF;
   END LOOP;
   RETURN message;

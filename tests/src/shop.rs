@@ -13,7 +13,8 @@ use crate::database::migrated_database;
 /// One for the process. It is never dropped; its watchdog stops it when the process ends.
 static CLUSTER: OnceCell<PgCluster> = OnceCell::const_new();
 
-const ORDERS: &str = "CREATE TABLE public.orders (
+/// The table of orders, for the role `producer`.
+pub const ORDERS: &str = "CREATE TABLE public.orders (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text NOT NULL, total text NOT NULL);
     GRANT INSERT, SELECT ON public.orders TO producer";
 

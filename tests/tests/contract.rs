@@ -12,6 +12,7 @@ mod contract {
     mod many;
     mod observing;
     mod privileges;
+    mod raw;
     mod refusals;
     mod short_way;
     mod support;

@@ -12,10 +12,8 @@ use hapax_tests::letters::PEOPLE;
 use hapax_tests::mailbox;
 use hapax_tests::postfix::Postfix;
 use hapax_tests::recipe::{Recipe, recipes};
+use hapax_tests::shop::ORDERS;
 use hapax_tests::stage::{PATIENCE, Stage};
-
-const ORDERS: &str = "CREATE TABLE public.orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text NOT NULL, total text NOT NULL);
-    GRANT SELECT, INSERT ON public.orders TO producer;";
 
 /// What the recipes promise, one after another, and once more by the ledger of the mail server.
 async fn keeps_its_promises(recipe: Recipe) {
@@ -172,7 +170,7 @@ fn difference(expected: &Anatomy, actual: &Anatomy) -> String {
 macro_rules! recipes {
     ($($language:ident { $($name:ident: [$($file:literal),*] $(, $mailer:ident)?;)* })*) => {
         $(mod $language {
-            use super::{Recipe, arrives_as_by_the_frameworks_own_mailer, keeps_its_promises};
+            use super::{Recipe, keeps_its_promises};
             $(mod $name {
                 use super::*;
 
@@ -185,7 +183,7 @@ macro_rules! recipes {
 
                 $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $mailer() {
-                    arrives_as_by_the_frameworks_own_mailer(RECIPE).await;
+                    crate::arrives_as_by_the_frameworks_own_mailer(RECIPE).await;
                 })?
             })*
         })*

@@ -11,9 +11,9 @@ Nothing in it knows of the outbox. The environment alone switches it over:
     SHOP_TO             who orders, comma-separated, used in turn; default: shop1.$TAG@example.org, shop2..., one each
     SHOP_DECLINE_EVERY  n: each nth payment is declined after the mails have been sent: the transaction is rolled back
 
-Each order sends two mails with the header X-Shop-Order: TAG/i (i from 1): a confirmation (text and HTML, an invoice as
-PDF and one as CSV attached, header X-Shop-Mail: confirmation), and send_mail() to warehouse@example.org (SHOP_WAREHOUSE
-is another address; it shows the order in its subject "Pack TAG/i").
+Each order sends two mails: a confirmation (text and HTML, an invoice as PDF and one as CSV attached) with the headers
+X-Shop-Order: TAG/i (i from 1) and X-Shop-Mail: confirmation, and send_mail() to warehouse@example.org (SHOP_WAREHOUSE is
+another address), which shows the order in its subject "Pack TAG/i" only.
 """
 
 import os
