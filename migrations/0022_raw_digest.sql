@@ -3,9 +3,9 @@
 SET LOCAL lock_timeout = '5s';
 
 -- A retry builds its message again: with another Message-ID, Date, other MIME boundaries and Content-IDs. Those of the header
--- section go; boundaries are numbered where they delimit, Content-IDs where they are declared and in the URLs (RFC 2392) that
--- refer to them; all else counts to the byte. Only what is a boundary parameter of a multipart Content-Type and also begins a
--- line as a delimiter is taken for one: text that talks about boundaries is text.
+-- section go; boundaries are numbered where they delimit, Content-IDs where they are declared, as names of parts, and in the
+-- URLs (RFC 2392) that refer to them; all else counts to the byte. Only what is a boundary parameter of a multipart
+-- Content-Type and also begins a line as a delimiter is taken for one: text that talks about boundaries is text.
 CREATE FUNCTION outbox.canonical_raw(raw_message bytea) RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
   message text := replace(encode(raw_message, 'escape'), E'\r\n', E'\n');
@@ -30,7 +30,8 @@ BEGIN
   END LOOP;
   FOR content_id IN SELECT m[1] FROM regexp_matches(message, '\ncontent-id[ \t]*:[ \t\n]*<([^<> \t\n]+)>', 'gi') m LOOP
     number := number + 1;
-    message := replace(message, '<' || content_id || '>', E'<\x02' || number || '>');
+    -- As a name, too: some libraries (Symfony) name the part after it.
+    message := replace(replace(message, '<' || content_id || '>', E'<\x02' || number || '>'), 'name="' || content_id || '"', E'name="\x02' || number || '"');
     IF position(E'=\n' IN message) > 0 AND length(message) < 1048576 THEN
       -- Quoted-printable may break the line within the URL, or behind it.
       message := regexp_replace(message,

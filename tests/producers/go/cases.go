@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"mime"
+	"os"
 	"strings"
 	"time"
 
@@ -17,6 +18,9 @@ func cases() (all []*mail.Message) {
 		m.SetHeader("To", "ada@example.org")
 		m.SetHeader("Subject", "Case "+name)
 		m.SetHeader("X-Case", name)
+		if keyed := os.Getenv("KEYED"); keyed != "" {
+			m.SetHeader("X-Hapax-Dedup-Key", keyed+"-"+name)
+		}
 		fill(m)
 		all = append(all, m)
 	}

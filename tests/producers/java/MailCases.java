@@ -40,9 +40,15 @@ final class MailCases {
             template.setSubject("From a template");
             template.setText("Hello Ada.\n");
             template.copyTo(simple);
-            message.setHeader("X-Case", "simple-message");
+            label(message, "simple-message");
         });
         return cases.messages.size() + 1;
+    }
+
+    private static void label(MimeMessage message, String name) throws Exception {
+        message.setHeader("X-Case", name);
+        String keyed = System.getenv("KEYED");
+        if (keyed != null) message.setHeader("X-Hapax-Dedup-Key", keyed + "-" + name);
     }
 
     private void add(String name, boolean multipart, Content content) throws Exception {
@@ -52,7 +58,7 @@ final class MailCases {
         helper.setTo("ada@example.org");
         helper.setSubject("Case " + name);
         content.fill(helper);
-        message.setHeader("X-Case", name);
+        label(message, name);
         messages.add(message);
     }
 

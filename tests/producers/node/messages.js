@@ -123,5 +123,7 @@ const cases = () => ({
   'text-encoding': { to: 'bob@example.org', subject: 'Schön', text: 'Schöne Grüße\n', textEncoding: 'base64' },
 });
 
+const key = (name) => (process.env.KEYED ? { 'X-Hapax-Dedup-Key': `${process.env.KEYED}-${name}` } : {});
+
 export const messages = () => Object.entries(cases()).map(([name, message]) => (
-  { from: FROM, ...message, headers: { ...message.headers, 'X-Case': name } }));
+  { from: FROM, ...message, headers: { ...message.headers, 'X-Case': name, ...key(name) } }));

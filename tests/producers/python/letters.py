@@ -1,5 +1,6 @@
 """Rich messages, made of Django's own message objects; always the same ones. Each has a header X-Case."""
 
+import os
 from email.mime.application import MIMEApplication
 from email.mime.image import MIMEImage
 from email.mime.multipart import MIMEMultipart
@@ -172,4 +173,6 @@ def letters():
     }
     for name, message in cases.items():
         message.extra_headers = {**message.extra_headers, "X-Case": name}
+        if "KEYED" in os.environ:
+            message.extra_headers["X-Hapax-Dedup-Key"] = f"{os.environ['KEYED']}-{name}"
     return list(cases.values())

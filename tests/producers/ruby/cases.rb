@@ -110,11 +110,14 @@ class CaseMailer < ActionMailer::Base
 
   def file(name, content, into: attachments, **options)
     @files = @files.to_i + 1
-    into[name] = { content: content, content_id: "<#{action_name}.#{@files}@shop.example>", **options }
+    # With dedup keys Mail makes them anew: that must not matter.
+    id = ENV["KEYED"] ? {} : { content_id: "<#{action_name}.#{@files}@shop.example>" }
+    into[name] = { content: content, **id, **options }
   end
 
   def letter(subject, text: nil, html: nil, **fields)
     headers["X-Case"] = action_name
+    headers["X-Hapax-Dedup-Key"] = "#{ENV["KEYED"]}-#{action_name}" if ENV["KEYED"]
     mail(subject: subject, **fields) do |format|
       format.text { render plain: text } if text
       format.html { render html: html.html_safe } if html # rubocop:disable Rails/OutputSafety
