@@ -128,16 +128,66 @@ RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE
 RETURN sha256(convert_to(ARRAY['1', kind, recipients::text, '{}', '{}', sender, reply_to, subject, body_text, body_html, NULL, payload::jsonb::text, headers::text, NULL]::text, 'UTF8'));
 COMMENT ON FUNCTION outbox.digest_of_plain(text, text[], json, text, text, text, text, text, jsonb) IS 'Private: outbox.digest_of() of a notification without copies, attachments and raw_message.';
 
+-- The document as notifications in one pass, and whether they are all plain and without keys; NULL when anything in it needs a
+-- closer look: outbox.read_document() looks.
+DROP FUNCTION outbox.read_plain_document(json);
+CREATE FUNCTION outbox.read_plain_document(notifications json, OUT batch outbox.notification[], OUT plain boolean) LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  fine boolean;
+BEGIN
+  SELECT array_agg(r ORDER BY e.no), count(*) <= 10000 AND bool_and(NOT EXISTS (
+           SELECT FROM json_each(e.doc) k
+           WHERE CASE
+             WHEN k.key = ANY ('{kind,subject,body_text,body_html,sender,reply_to,not_before,expires_at,priority,ordering_key,dedup_key,dedup_ttl,on_doubt,route,tenant,locale,traceparent,tracestate}'::text[])
+               THEN left(k.value::text, 1) NOT IN ('"', 'n')
+             WHEN k.key = ANY ('{recipients,cc,bcc}'::text[]) THEN left(k.value::text, 1) NOT IN ('[', 'n')
+             ELSE k.key <> ALL ('{payload,headers,attachments}'::text[]) END)),
+         -- NULL is not yes.
+         bool_and((outbox.is_plain(r.kind, r.recipients, r.payload, r.subject, r.body_text, r.body_html, r.raw_message, r.sender, r.reply_to, r.cc, r.bcc, r.headers, r.attachments)
+           AND (r.headers IS NULL OR octet_length(r.headers::text) <= 84)
+           AND (r.payload IS NULL OR octet_length(r.payload::text) <= 26214400 AND r.payload::jsonb IS NOT NULL)
+           AND num_nonnulls(r.not_before, r.expires_at, r.ordering_key, r.dedup_key, r.dedup_ttl, r.on_doubt, r.route, r.tenant, r.locale, r.traceparent, r.tracestate) = 0
+           AND coalesce(r.priority, 'normal') = 'normal') IS TRUE)
+  INTO batch, fine, plain
+  FROM json_array_elements(notifications) WITH ORDINALITY AS e(doc, no), json_populate_record(NULL::outbox.notification, e.doc) r;
+  IF NOT coalesce(fine, false) THEN
+    batch := NULL;
+  END IF;
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+  batch := NULL;
+END $$;
+COMMENT ON FUNCTION outbox.read_plain_document(json) IS 'Private: what outbox.read_document() returns, in one pass, and whether all of it is certainly fine and without options; no batch when the document is not certainly well-formed.';
+
 CREATE OR REPLACE FUNCTION outbox.put_many(notifications json) RETURNS TABLE (ordinal int, id uuid) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
-  batch outbox.notification[] := coalesce(outbox.read_plain_document(notifications), outbox.read_document(notifications));
+  batch outbox.notification[];
+  plain boolean;
   n outbox.notification;
   no int := 0;
   ids uuid[] := '{}';
   keyed boolean := false;
   at timestamptz;
 BEGIN
+  SELECT d.batch, d.plain INTO batch, plain FROM outbox.read_plain_document(notifications) d;
+  IF batch IS NOT NULL AND plain THEN
+    at := clock_timestamp();
+    RETURN QUERY
+    WITH e AS MATERIALIZED (
+      SELECT u.no::int AS no, outbox.uuid_v7() AS new_id, u.kind, u.recipients, u.payload, u.subject, u.body_text, u.body_html, u.sender, u.reply_to, u.headers
+      FROM unnest(batch) WITH ORDINALITY AS u(id, kind, recipients, payload, subject, body_text, body_html, raw_message, sender, reply_to, cc, bcc, headers, attachments, not_before, expires_at, priority, ordering_key, dedup_key, dedup_ttl, on_doubt, route, tenant, locale, traceparent, tracestate, no)),
+    m AS (
+      INSERT INTO outbox.message (id, created_at, kind, recipients, payload, subject, body_text, body_html, sender, reply_to, headers)
+      SELECT e.new_id, at, e.kind, e.recipients, e.payload, e.subject, e.body_text, e.body_html, e.sender, e.reply_to, e.headers FROM e),
+    q AS (
+      INSERT INTO outbox.queue (message_id, recipient_no, lane, due_at, address_hash)
+      SELECT e.new_id, 1, outbox.lane(g.group_no, 'normal', k.priority), at, outbox.address_hash_of(e.recipients)
+      FROM e LEFT JOIN outbox.kind k ON k.name = e.kind LEFT JOIN outbox.route g ON g.name = k.route)
+    SELECT e.no, e.new_id FROM e;
+    PERFORM outbox.wake_relays();
+    RETURN;
+  END IF;
+  batch := coalesce(batch, outbox.read_document(notifications));
   FOREACH n IN ARRAY batch LOOP
     no := no + 1;
     IF outbox.is_plain(n.kind, n.recipients, n.payload, n.subject, n.body_text, n.body_html, n.raw_message, n.sender, n.reply_to, n.cc, n.bcc, n.headers, n.attachments)

@@ -23,7 +23,7 @@ const ACCEPTED: &[&str] = &[
     "subject => 'Héllo ☃', body_text => E'many\r\nlines', body_html => '<p>x</p>'",
     r#"subject => 'Only a file', body_text => '', attachments => '[{"filename": "a.txt", "content_base64": "eA=="}]'"#,
     r"raw_message => 'Subject: x\015\012\015\012body'",
-    r"raw_message => 'Subject: x\012\012body \000\377'",
+    r"raw_message => 'Subject: x\012\012body \001\377'",
     // NULL, JSON null and empty containers are absent.
     "payload => '{}', subject => NULL, body_text => NULL, raw_message => NULL, cc => NULL, headers => NULL, dedup_key => NULL, priority => NULL",
     "payload => 'null', subject => 'x', body_text => 'x'",
@@ -274,4 +274,31 @@ async fn only_the_head_of_an_ordering_key_is_due() {
         .await;
     let waits = "pending waits behind its ordering key";
     assert_eq!(seen, ["pending due", waits, waits, "pending due"]);
+}
+
+/// The narrowest producer: a DBA grants the columns that one application needs, and no function.
+#[tokio::test]
+async fn a_role_that_was_granted_some_columns_enqueues_with_those_and_no_others() {
+    let outbox = Outbox::new().await;
+    let group = format!("narrow_{}", outbox.name);
+    let grants = format!(
+        "CREATE ROLE {group}; GRANT USAGE ON SCHEMA outbox TO {group};
+         GRANT INSERT (kind, recipients, subject, body_text), SELECT (id) ON outbox.notification TO {group}"
+    );
+    outbox.db.batch_execute(&grants).await.unwrap();
+    let narrow = outbox.member_of(&group).await;
+    let insert = "INSERT INTO outbox.notification (kind, recipients, subject, body_text) VALUES ('greeting', '{a@example.org}', 's', 't') RETURNING id";
+    let id: uuid::Uuid = narrow.query_one(insert, &[]).await.unwrap().get(0);
+    assert_eq!(outbox.texts("SELECT id FROM outbox.message").await, [id.to_string()]);
+    let refused = [
+        "INSERT INTO outbox.notification (kind, recipients, subject, body_text, bcc) VALUES ('greeting', '{a@example.org}', 's', 't', '{b@example.org}')",
+        "INSERT INTO outbox.notification (kind, recipients, subject, body_text) VALUES ('greeting', '{a@example.org}', 's', 't') RETURNING kind",
+        "SELECT outbox.enqueue('greeting', '{a@example.org}', subject => 's', body_text => 't')",
+        "SELECT * FROM outbox.status(gen_random_uuid())",
+    ];
+    for statement in refused {
+        let error = narrow.batch_execute(statement).await.expect_err(statement);
+        assert_eq!(error.code().unwrap().code(), "42501", "{statement}");
+    }
+    assert_eq!(outbox.number("SELECT count(*) FROM outbox.message").await, 1);
 }

@@ -69,7 +69,7 @@ async fn rc32_other_content_is_an_error_that_names_the_first_message() {
 #[tokio::test]
 async fn settings_do_not_change_what_the_same_content_is() {
     let outbox = Outbox::new().await;
-    let raw = r", raw_message => 'Subject: x\012\012\000\377', dedup_key => 'raw'";
+    let raw = r", raw_message => 'Subject: x\012\012\001\377', dedup_key => 'raw'";
     let first = outbox.enqueue(raw).await;
     for setting in ["bytea_output = escape", "extra_float_digits = 0", "DateStyle = 'German'", "search_path = public"] {
         outbox.db.batch_execute(&format!("SET {setting}")).await.unwrap();
