@@ -11,6 +11,7 @@ mod contract {
     mod duplicates;
     mod many;
     mod observing;
+    mod overtaken;
     mod privileges;
     mod raw;
     mod refusals;
