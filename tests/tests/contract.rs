@@ -11,6 +11,7 @@ mod contract {
     mod duplicates;
     mod many;
     mod observing;
+    mod outbox_test;
     mod overtaken;
     mod privileges;
     mod raw;

@@ -52,6 +52,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     20 "0020_wake.sql",
     21 "0021_direct.sql",
     22 "0022_raw_digest.sql",
+    23 "0023_outbox_test.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -29,6 +29,19 @@ const MATRIX: &[(&str, &str)] = &[
     ("INSERT INTO outbox.message (kind, recipients) VALUES ('greeting', '{a@example.org}')", "------"),
     ("INSERT INTO outbox.message_default (kind, recipients) VALUES ('greeting', '{a@example.org}')", "------"),
     ("INSERT INTO outbox.dedup_key (key, digest, message_id, expires_at) VALUES ('k', '', gen_random_uuid(), now())", "------"),
+    // Testing. Nothing was enqueued, so 22H61 is a yes.
+    ("SELECT outbox_test.assert_enqueued('greeting', 'a@example.org', times => 0)", "+-----"),
+    ("SELECT outbox_test.assert_nothing_enqueued()", "+-----"),
+    ("SELECT * FROM outbox_test.enqueued()", "+-----"),
+    ("SELECT * FROM outbox_test.last()", "+-----"),
+    ("SELECT * FROM outbox_test.rendered(gen_random_uuid())", "+-----"),
+    ("SELECT outbox_test.is_ours('3')", "------"),
+    ("SELECT outbox_test.listed(true, true)", "------"),
+    ("SELECT outbox_test.decoded('')", "------"),
+    ("SELECT outbox_test.raw_text('')", "------"),
+    ("SELECT outbox_test.subject_of('', NULL)", "------"),
+    ("CREATE TABLE outbox_test.mine (x int)", "------"),
+    ("DROP SCHEMA outbox_test CASCADE", "------"),
     // Private functions behind the doors.
     ("SELECT outbox.put('x', NULL)", "------"),
     ("SELECT outbox.take_key('x', NULL)", "------"),
@@ -153,7 +166,7 @@ async fn each_role_may_do_exactly_what_it_is_there_for() {
                 Ok(()) => false,
                 Err(error) => match error.code() {
                     Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => true,
-                    Some(code) if code.code() == "22H51" => false,
+                    Some(code) if ["22H51", "22H61"].contains(&code.code()) => false,
                     // The view takes no UPDATE and no DELETE from anybody.
                     Some(code) if *code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => true,
                     _ => panic!("{role}: {statement}: {error:?}"),
@@ -173,16 +186,17 @@ async fn each_role_may_do_exactly_what_it_is_there_for() {
 async fn nothing_is_granted_to_public() {
     let outbox = Outbox::new().await;
     let sql = "
-        SELECT 'schema ' || nspname FROM pg_namespace n, aclexplode(coalesce(nspacl, acldefault('n', nspowner))) a WHERE nspname = 'outbox' AND a.grantee = 0
+        SELECT 'schema ' || nspname FROM pg_namespace n, aclexplode(coalesce(nspacl, acldefault('n', nspowner))) a
+        WHERE nspname IN ('outbox', 'outbox_test') AND a.grantee = 0
         UNION ALL
         SELECT 'function ' || p.oid::regprocedure FROM pg_proc p, aclexplode(coalesce(proacl, acldefault('f', proowner))) a
-        WHERE pronamespace = 'outbox'::regnamespace AND a.grantee = 0
+        WHERE pronamespace IN ('outbox'::regnamespace, 'outbox_test'::regnamespace) AND a.grantee = 0
         UNION ALL
         SELECT 'relation ' || c.oid::regclass FROM pg_class c, aclexplode(coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\", relowner))) a
-        WHERE relnamespace = 'outbox'::regnamespace AND a.grantee = 0
+        WHERE relnamespace IN ('outbox'::regnamespace, 'outbox_test'::regnamespace) AND a.grantee = 0
         UNION ALL
         SELECT 'column ' || attrelid::regclass || '.' || attname FROM pg_attribute, aclexplode(attacl) a
-        WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'outbox'::regnamespace) AND a.grantee = 0";
+        WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace IN ('outbox'::regnamespace, 'outbox_test'::regnamespace)) AND a.grantee = 0";
     assert_eq!(outbox.texts(sql).await, Vec::<String>::new());
 }
 
@@ -190,17 +204,19 @@ async fn nothing_is_granted_to_public() {
 async fn every_object_has_a_comment() {
     let outbox = Outbox::new().await;
     let sql = "
-        SELECT 'schema outbox' WHERE obj_description('outbox'::regnamespace, 'pg_namespace') IS NULL
+        SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname IN ('outbox', 'outbox_test') AND obj_description(oid, 'pg_namespace') IS NULL
         UNION ALL
-        SELECT 'function ' || oid::regprocedure FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace AND obj_description(oid, 'pg_proc') IS NULL
+        SELECT 'function ' || oid::regprocedure FROM pg_proc
+        WHERE pronamespace IN ('outbox'::regnamespace, 'outbox_test'::regnamespace) AND obj_description(oid, 'pg_proc') IS NULL
         UNION ALL
         -- Indexes of constraints and sequences of identity columns speak through their tables.
-        SELECT relkind::text || ' ' || oid::regclass FROM pg_class c WHERE relnamespace = 'outbox'::regnamespace AND obj_description(oid, 'pg_class') IS NULL
+        SELECT relkind::text || ' ' || oid::regclass FROM pg_class c
+        WHERE relnamespace IN ('outbox'::regnamespace, 'outbox_test'::regnamespace) AND obj_description(oid, 'pg_class') IS NULL
           AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = c.oid)
           AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND classid = 'pg_class'::regclass AND deptype IN ('i', 'P'))
         UNION ALL
         SELECT 'trigger ' || tgname FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
-        WHERE relnamespace = 'outbox'::regnamespace AND NOT tgisinternal AND tgparentid = 0 AND obj_description(t.oid, 'pg_trigger') IS NULL
+        WHERE relnamespace IN ('outbox'::regnamespace, 'outbox_test'::regnamespace) AND NOT tgisinternal AND tgparentid = 0 AND obj_description(t.oid, 'pg_trigger') IS NULL
         UNION ALL
         SELECT 'column outbox.notification.' || attname FROM pg_attribute
         WHERE attrelid = 'outbox.notification'::regclass AND attnum > 0 AND col_description(attrelid, attnum) IS NULL";
@@ -211,7 +227,7 @@ async fn every_object_has_a_comment() {
 #[tokio::test]
 async fn definer_functions_pin_their_search_path() {
     let outbox = Outbox::new().await;
-    let sql = "SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace AND prosecdef \
+    let sql = "SELECT oid::regprocedure FROM pg_proc WHERE pronamespace IN ('outbox'::regnamespace, 'outbox_test'::regnamespace) AND prosecdef \
                AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)";
     assert_eq!(outbox.texts(sql).await, Vec::<String>::new());
 }
