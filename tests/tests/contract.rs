@@ -18,4 +18,5 @@ mod contract {
     mod refusals;
     mod short_way;
     mod support;
+    mod surface;
 }
