@@ -60,6 +60,11 @@ bench: postgres ## how fast it is on this machine and what it costs (a quarter o
 	$(HAPAX_BENCH) old-snapshot --runs $(BENCH_RUNS)
 	$(HAPAX_BENCH) remote-link --runs $(BENCH_RUNS)
 
+.PHONY: producer-cost
+producer-cost: postgres ## what an application pays for an enqueue beside a bare INSERT, by pgbench (five minutes)
+	cargo build --release --locked -p hapax
+	tests/producers/cost
+
 .PHONY: kill-test
 kill-test: postgres ## 2,000 messages, five SIGKILLs: duplicated, never received, in doubt; HAPAX_KILL_RUNS (5)
 	cargo build --release --locked -p hapax
