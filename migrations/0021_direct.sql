@@ -101,7 +101,7 @@ RETURN num_nonnulls(raw_message, cc, bcc, attachments) = 0
     AND reply_to ~ '^(?:[^\u0001-\u0020\u007f-\u009f"<>@,;][^\u0001-\u001f\u007f-\u009f"<>@,;]*<[!#-''*+/-9=?A-Z^-~-]+(?:\.[!#-''*+/-9=?A-Z^-~-]+)*@[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*>|[!#-''*+/-9=?A-Z^-~-]+(?:\.[!#-''*+/-9=?A-Z^-~-]+)*@[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*)$')
   AND (headers IS NULL OR octet_length(headers::text) > 84
     OR headers::text ~ '^\{"[A-Za-z0-9!#$%&''*+.^_`|~-]+": "(?:[^"\\\u0001-\u001f\u007f]|\\["\\])*"(?:, "[A-Za-z0-9!#$%&''*+.^_`|~-]+": "(?:[^"\\\u0001-\u001f\u007f]|\\["\\])*")*\}$'
-      AND lower(headers::text) !~ '"(?:from|to|cc|bcc|date|message-id|subject|sender|mime-version|content-type|content-transfer-encoding|return-path|received|dkim-signature|reply-to)": "');
+      AND lower(headers::text) !~ '"(?:from|to|cc|bcc|date|message-id|subject|sender|mime-version|content-type|content-transfer-encoding|return-path|received|dkim-signature|reply-to|x-hapax-[^"]*)": "');
 COMMENT ON FUNCTION outbox.is_plain(text, text[], json, text, text, text, bytea, text, text, text[], text[], jsonb, jsonb) IS
 'Private: true for a notification to one address whose addresses and content are certainly right, but for payload and for headers longer than 84 bytes, which the caller checks; anything else is for outbox.checked() to look at.';
 

@@ -57,6 +57,10 @@ BEGIN
      OR (position('\x0d0a0d0a'::bytea IN raw_message) = 0 AND position('\x0a0a'::bytea IN raw_message) = 0) THEN
     PERFORM outbox.refuse('22H09', door, 'raw_message', 'does not begin with a header block', 'header lines first, then an empty line, then the body');
   END IF;
+  -- The header section ends at the first empty line; LATIN1 knows every byte but NUL.
+  IF encode(substring(raw_message FOR coalesce(least(nullif(position('\x0d0a0d0a'::bytea IN raw_message), 0), nullif(position('\x0a0a'::bytea IN raw_message), 0)), 1)), 'escape') ~* '(^|\n)x-hapax-' THEN
+    PERFORM outbox.refuse('22H09', door, 'raw_message', 'has an X-Hapax- header, which would be sent to the recipient', 'a mailer takes it out and passes it as an argument (dedup_key, not_before, ...)');
+  END IF;
   IF position('\x00'::bytea IN raw_message) > 0 THEN
     PERFORM outbox.refuse('22H09', door, 'raw_message', 'has a NUL byte', 'let your mail library encode binary parts with base64');
   END IF;

@@ -107,12 +107,14 @@ impl CatcherBuilder {
     /// # Errors
     /// When the port is taken or the directory cannot be made.
     pub async fn start(self) -> io::Result<Catcher> {
+        let mut sequence = 0;
         if let Some(directory) = &self.directory {
             tokio::fs::create_dir_all(directory).await?;
+            sequence = last_number(directory).await?;
         }
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new(self));
+        let shared = Arc::new(Shared::new(self, sequence));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Catcher { address, shared, accepting })
     }
@@ -217,8 +219,9 @@ struct Store {
 }
 
 impl Shared {
-    fn new(options: CatcherBuilder) -> Self {
-        Self { store: Mutex::default(), count: watch::Sender::new(0), options }
+    fn new(options: CatcherBuilder, sequence: u64) -> Self {
+        let store = Store { sequence, ..Store::default() };
+        Self { store: Mutex::new(store), count: watch::Sender::new(0), options }
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -250,6 +253,18 @@ impl Shared {
         self.count.send_modify(|count| *count += 1);
         Ok(sequence)
     }
+}
+
+/// The highest number of a message that lies there already, from an earlier start; 0 when there is none.
+async fn last_number(directory: &Path) -> io::Result<u64> {
+    let mut entries = tokio::fs::read_dir(directory).await?;
+    let mut last = 0;
+    while let Some(entry) = entries.next_entry().await? {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".eml")).and_then(|number| number.parse().ok());
+        last = last.max(number.unwrap_or(0));
+    }
+    Ok(last)
 }
 
 /// Writes under another name and renames, so that a reader of the directory sees whole messages only.

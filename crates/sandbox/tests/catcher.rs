@@ -110,6 +110,21 @@ async fn messages_are_written_to_the_directory() {
 }
 
 #[tokio::test]
+async fn a_catcher_that_starts_again_replaces_no_message_of_before() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("notes.eml"), "not ours").unwrap();
+    for recipient in ["ada@example.com", "bob@example.com"] {
+        let catcher = Catcher::builder().directory(directory.path()).start().await.unwrap();
+        Client::connect(&catcher).await.mail(recipient, "Subject: x\r\n\r\nbody").await;
+        assert_eq!(catcher.count(), 1);
+    }
+    for (number, recipient) in [(1, "ada@example.com"), (2, "bob@example.com")] {
+        let text = std::fs::read_to_string(directory.path().join(format!("{number:08}.eml"))).unwrap();
+        assert!(text.contains(recipient), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn the_oldest_messages_go_when_more_come_than_are_kept() {
     let catcher = Catcher::builder().messages_kept_max(2).start().await.unwrap();
     let mut client = Client::connect(&catcher).await;

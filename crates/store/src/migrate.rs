@@ -53,6 +53,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     21 "0021_direct.sql",
     22 "0022_raw_digest.sql",
     23 "0023_outbox_test.sql",
+    24 "0024_words.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -37,6 +37,12 @@ public class OutboxMailSender extends JavaMailSenderImpl {
         for (MimeMessage message : messages) enqueue(message);
     }
 
+    /** Asks the outbox, not a mail server: Spring Boot's health check calls this. */
+    @Override
+    public void testConnection() {
+        jdbc.queryForObject("SELECT count(*) FROM outbox.notification", Long.class);
+    }
+
     /** As send(), for callers who want the id of the message in the outbox. */
     public UUID enqueue(MimeMessage message) {
         ByteArrayOutputStream raw = new ByteArrayOutputStream();

@@ -19,7 +19,6 @@ const interval = customType({ dataType: () => 'interval' });
 const timestamptz = () => timestamp({ withTimezone: true, mode: 'string' });
 
 // A view of the outbox, explained by `\d+ outbox.notification` in psql. Not exported: drizzle-kit would make it a table.
-// A name that is not here is refused by TypeScript; Drizzle itself would leave it out without a word.
 const notifications = pgSchema('outbox').table('notification', {
   id: uuid().notNull().defaultRandom(), // made by the outbox
   kind: text().notNull(),
@@ -55,6 +54,9 @@ const notifications = pgSchema('outbox').table('notification', {
  * @returns {Promise<string>} the id of the message, the first one's if the dedup_key is known already
  */
 export async function enqueue(tx, notification) {
+  // TypeScript sees it; Drizzle itself would leave it out without a word.
+  const unknown = Object.keys(notification).find((name) => !(name in notifications));
+  if (unknown) throw new TypeError(`${unknown} is no argument of the outbox`);
   try {
     const [{ id }] = await tx.insert(notifications).values(notification).returning({ id: notifications.id });
     return id;

@@ -7,7 +7,8 @@
 --
 -- Values come by -v and are used as :'name', which quotes them; "... '$email' ..." in a script would be a hole.
 -- Two more may be given: subject, and dedup_key, which names the event (-v dedup_key=order-42-confirmed): run again
--- with the same content it gives the first id, and nothing is sent twice.
+-- with the same content it gives the first id, and nothing is sent twice. The order itself is inserted again, unless
+-- your table has a unique key that forbids it.
 \if :{?subject}
 \else
   \set subject 'Your order'

@@ -9,8 +9,8 @@ Dictionaries and lists of them become jsonb, bytes bytea. Outside of a transacti
 autocommit it is enqueued at once, else the implicit transaction begins, which you have to commit.
 
 What is refused raises psycopg.DataError (dedup_key used for other content: IntegrityError) with sqlstate and
-diag.message_hint. A savepoint keeps your transaction usable, should you catch that inside: without it Postgres would
-answer COMMIT with a rollback, and nobody would notice.
+diag.message_hint. In a transaction that has begun, a savepoint keeps it usable, should you catch that inside: without it
+Postgres would answer COMMIT with a rollback, and nobody would notice.
 """
 
 from contextlib import nullcontext

@@ -164,6 +164,8 @@ const CASES: &[Case] = &[
 
     case(&[("payload", "NULL"), ("raw_message", "''")], "22H09", "raw_message", "is empty", "give a finished RFC 5322 message, or leave it out"),
     case(&[("payload", "NULL"), ("raw_message", "'canary'")], "22H09", "raw_message", "does not begin with a header block", RAW),
+    case(&[("headers", r#"'{"X-Hapax-Dedup-Key": "canary"}'"#)], "22H07", "headers", "x-hapax-dedup-key would be sent to the recipient", "options are arguments here (dedup_key, not_before, ...); only the mailers of deploy/producers take them from headers"),
+    case(&[("payload", "NULL"), ("raw_message", r"'Subject: canary\015\012X-HAPAX-Kind: canary\015\012\015\012'")], "22H09", "raw_message", "has an X-Hapax- header, which would be sent to the recipient", "a mailer takes it out and passes it as an argument (dedup_key, not_before, ...)"),
     case(&[("payload", "NULL"), ("raw_message", r"'Subject: canary\012\012\000'")], "22H09", "raw_message", "has a NUL byte", "let your mail library encode binary parts with base64"),
     case(&[("payload", "NULL"), ("raw_message", r"convert_to(E'Subject: canary\n\n' || repeat('x', 999), 'UTF8')")], "22H09", "raw_message", "has a line longer than 998 bytes", "let your mail library encode long lines: quoted-printable or base64 (RFC 5322 section 2.1.1)"),
     case(&[("payload", "NULL"), ("raw_message", r"'Subject: canary\015\012'")], "22H09", "raw_message", "does not begin with a header block", RAW),

@@ -294,6 +294,8 @@ fn headers() -> Vec<Value> {
         json!({"X-A": "1", "rEpLy-To": "a@x.org"}),
         json!({"DKIM-Signature": "x"}),
         json!({"Dates": "x", "Sender-Of": "x"}),
+        json!({"X-Hapax-Dedup-Key": "x"}),
+        json!({"X-A": "1", "x-hAPAX-": "x"}),
         json!({"X-A": "\"from\": \"x\""}),
         json!({"X-A": "a\\b\"c/d", "X-B": "ä 🎉"}),
         json!({"X-A": "1\n2"}),
