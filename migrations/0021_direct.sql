@@ -1,7 +1,7 @@
 -- breaking: no
 -- Producing, directly: the doors write messages and their deliveries themselves, without a trigger and its transition table,
 -- and one expression knows nearly everything that is certainly fine. What is refused, and in which words, stays as it was.
-SET LOCAL lock_timeout = '5s';
+SET LOCAL lock_timeout = '2s';
 
 -- A call that began before this migration and waits for its lock would go on to insert a message that nothing queues. It takes
 -- this default, as does everybody who inserts behind the back of the doors. Restores name every column: they queue nothing.
@@ -88,7 +88,7 @@ CREATE OR REPLACE FUNCTION outbox.is_plain(kind text, recipients text[], payload
   sender text, reply_to text, cc text[], bcc text[], headers jsonb, attachments jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN num_nonnulls(raw_message, cc, bcc, attachments) = 0
   AND CASE WHEN payload IS NULL
-    THEN octet_length(subject) <= 998 AND subject ~ '^[^\u0001-\u0020\u007f][^\u0001-\u001f\u007f]*$'
+    THEN octet_length(subject) <= 998 AND subject ~ '^[^\u0001-\u0020\u007f-\u009f][^\u0001-\u001f\u007f-\u009f]*$'
       AND coalesce(octet_length(body_text), 0) + coalesce(octet_length(body_html), 0) BETWEEN 1 AND 26214400
     ELSE num_nonnulls(subject, body_text, body_html) = 0 AND json_typeof(payload) = 'object' END
   AND octet_length(kind) <= 63 AND kind ~ '^[a-z][a-z0-9_.-]*$'
@@ -100,8 +100,8 @@ RETURN num_nonnulls(raw_message, cc, bcc, attachments) = 0
   AND (reply_to IS NULL OR octet_length(reply_to) <= 64
     AND reply_to ~ '^(?:[^\u0001-\u0020\u007f-\u009f"<>@,;][^\u0001-\u001f\u007f-\u009f"<>@,;]*<[!#-''*+/-9=?A-Z^-~-]+(?:\.[!#-''*+/-9=?A-Z^-~-]+)*@[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*>|[!#-''*+/-9=?A-Z^-~-]+(?:\.[!#-''*+/-9=?A-Z^-~-]+)*@[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*)$')
   AND (headers IS NULL OR octet_length(headers::text) > 84
-    OR headers::text ~ '^\{"[A-Za-z0-9!#$%&''*+.^_`|~-]+": "(?:[^"\\\u0001-\u001f\u007f]|\\["\\])*"(?:, "[A-Za-z0-9!#$%&''*+.^_`|~-]+": "(?:[^"\\\u0001-\u001f\u007f]|\\["\\])*")*\}$'
-      AND lower(headers::text) !~ '"(?:from|to|cc|bcc|date|message-id|subject|sender|mime-version|content-type|content-transfer-encoding|return-path|received|dkim-signature|reply-to|x-hapax-[^"]*)": "');
+    OR headers::text ~ '^\{"[A-Za-z0-9!#$%&''*+.^_`|~-]+": "(?:[^"\\\u0001-\u001f\u007f-\u009f]|\\["\\])*"(?:, "[A-Za-z0-9!#$%&''*+.^_`|~-]+": "(?:[^"\\\u0001-\u001f\u007f-\u009f]|\\["\\])*")*\}$'
+      AND lower(headers::text) !~ '"(?:from|to|cc|bcc|date|message-id|subject|sender|mime-version|content-type|content-transfer-encoding|return-path|received|dkim-signature|reply-to|resent-bcc|x-hapax-[^"]*)": "');
 COMMENT ON FUNCTION outbox.is_plain(text, text[], json, text, text, text, bytea, text, text, text[], text[], jsonb, jsonb) IS
 'Private: true for a notification to one address whose addresses and content are certainly right, but for payload and for headers longer than 84 bytes, which the caller checks; anything else is for outbox.checked() to look at.';
 
@@ -123,10 +123,11 @@ COMMENT ON FUNCTION outbox.are_plain(timestamptz, timestamptz, text, text, text,
 'Private: true for options that outbox.check_options() certainly accepts, without an ordering key; anything else is for it to look at.';
 
 -- outbox.digest_of() of what outbox.is_plain() lets through, as one expression.
-CREATE FUNCTION outbox.digest_of_plain(kind text, recipients text[], payload json, subject text, body_text text, body_html text, sender text, reply_to text, headers jsonb)
+CREATE FUNCTION outbox.digest_of_plain(kind text, recipients text[], payload json, subject text, body_text text, body_html text, sender text, reply_to text, headers jsonb, locale text)
 RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE
-RETURN sha256(convert_to(ARRAY['1', kind, recipients::text, '{}', '{}', sender, reply_to, subject, body_text, body_html, NULL, payload::jsonb::text, headers::text, NULL]::text, 'UTF8'));
-COMMENT ON FUNCTION outbox.digest_of_plain(text, text[], json, text, text, text, text, text, jsonb) IS 'Private: outbox.digest_of() of a notification without copies, attachments and raw_message.';
+RETURN sha256(convert_to((ARRAY['1', kind, recipients::text, '{}', '{}', sender, reply_to, subject, body_text, body_html, NULL, payload::jsonb::text, headers::text, NULL]
+  || CASE WHEN locale IS NULL THEN '{}'::text[] ELSE ARRAY[locale] END)::text, 'UTF8'));
+COMMENT ON FUNCTION outbox.digest_of_plain(text, text[], json, text, text, text, text, text, jsonb, text) IS 'Private: outbox.digest_of() of a notification without copies, attachments and raw_message.';
 
 -- The document as notifications in one pass, and whether they are all plain and without keys; NULL when anything in it needs a
 -- closer look: outbox.read_document() looks.
@@ -257,7 +258,7 @@ DECLARE
       fresh := outbox.uuid_v7();
       WITH taken AS (
         INSERT INTO outbox.dedup_key (tenant, key, digest, message_id, expires_at)
-        VALUES (coalesce(@tenant, ''), @dedup_key, outbox.digest_of_plain(@kind, @recipients, @document, @subject, @body_text, @body_html, @sender, @reply_to, @headers),
+        VALUES (coalesce(@tenant, ''), @dedup_key, outbox.digest_of_plain(@kind, @recipients, @document, @subject, @body_text, @body_html, @sender, @reply_to, @headers, @locale),
           fresh, clock_timestamp() + coalesce(@dedup_ttl, interval '30 days'))
         ON CONFLICT ON CONSTRAINT dedup_key_pkey DO NOTHING RETURNING dedup_key.message_id),
       m AS (INSERT INTO outbox.message (id, created_at, #columns) SELECT t.message_id, clock_timestamp(), #values FROM taken t RETURNING message.id, message.created_at)

@@ -4,6 +4,8 @@
 //! idempotent, and careful: a file that was changed after it was applied is an error, and so is a database that is ahead
 //! by a migration this binary would break on.
 
+use std::time::Duration;
+
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, IsolationLevel, Row, error::SqlState};
 
@@ -61,6 +63,8 @@ const LOCK: i64 = 0x0068_6170_6178;
 
 /// How often a migration that met a lock is tried again.
 const LOCK_RETRIES_MAX: u32 = 20;
+/// Producers queue up behind a migration that waits: between two tries they get on.
+const LOCK_PAUSE: Duration = Duration::from_secs(4);
 
 impl Migration {
     /// sha256 of the text, in hexadecimal.
@@ -193,7 +197,12 @@ impl Migrator {
             match self.apply(migration).await {
                 Err(error) if error.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE) && tries < LOCK_RETRIES_MAX => {
                     tries += 1;
-                    tracing::info!(migration = migration.name, tries, "a lock is held by somebody, trying again");
+                    tracing::info!(
+                        migration = migration.name,
+                        tries,
+                        "a lock is held by somebody, trying again in a moment"
+                    );
+                    tokio::time::sleep(LOCK_PAUSE).await;
                 }
                 other => return other,
             }

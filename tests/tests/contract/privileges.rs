@@ -51,6 +51,8 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT outbox.queue_deliveries('{}', now())", "------"),
     ("SELECT outbox.wake_relays()", "------"),
     ("SELECT outbox.canonical_raw('')", "------"),
+    ("SELECT outbox.mime_parts('', '1', 0)", "------"),
+    ("SELECT outbox.without_content_ids('', '', '{}')", "------"),
     ("SELECT outbox.read_plain_document('[]')", "------"),
     ("SELECT outbox.address_hash_of('{}')", "------"),
     ("SELECT outbox.parked_is_sound('held', 'infinity', NULL, NULL)", "-+----"),

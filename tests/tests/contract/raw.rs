@@ -54,6 +54,35 @@ async fn rc27_a_message_that_a_library_built_again_is_the_same_content() {
     assert_eq!(outbox.texts(pairs).await, [format!("{first} {second}")]);
 }
 
+/// Whatever encoding a library chooses for the part that refers to a Content-ID.
+#[tokio::test]
+async fn rc27_a_content_id_is_a_name_also_where_the_html_is_encoded() {
+    let outbox = Outbox::new().await;
+    let html = |id: &str| format!("<p>\u{43f}\u{440}\u{438}</p><img src=\"cid:{id}\">");
+    let wrapped = |id: &str| {
+        let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, html(id));
+        encoded.as_bytes().chunks(20).map(|line| format!("{}\r\n", String::from_utf8_lossy(line))).collect::<String>()
+    };
+    let quoted = |id: &str| format!("<img src=3D\"cid:{}\">=\r\n", id.replacen('@', "=40", 1));
+    let message = |id: &str, encoding: &str, body: String| {
+        format!(
+            "Subject: x\r\nContent-Type: multipart/related; boundary=\"{id}\"\r\n\r\n--{id}\r\nContent-Type: text/html; charset=utf-8\r\n\
+             Content-Transfer-Encoding: {encoding}\r\n\r\n{body}\r\n--{id}\r\nContent-Type: image/png; name=\"{id}\"\r\nContent-ID: <{id}>\r\n\
+             Content-Disposition: inline; name=\"{id}\"; filename=logo.png\r\n\r\nx\r\n--{id}--\r\n"
+        )
+    };
+    for (encoding, body) in
+        [("base64", &wrapped as &dyn Fn(&str) -> String), ("quoted-printable", &quoted), ("8bit", &html)]
+    {
+        let key = Some(encoding);
+        let first = enqueue(&outbox, message("1a@host.mail", encoding, body("1a@host.mail")), key).await.unwrap();
+        let again = enqueue(&outbox, message("another.77@mail", encoding, body("another.77@mail")), key).await.unwrap();
+        assert_eq!(again, first, "{encoding}");
+        let other = message("1a@host.mail", encoding, body("1a@host.mail")).replace("x\r\n--", "y\r\n--");
+        assert!(refusal(&outbox, other, key).await.starts_with("23H01"));
+    }
+}
+
 #[tokio::test]
 async fn rc28_anything_else_that_differs_is_other_content() {
     let outbox = Outbox::new().await;
@@ -75,6 +104,35 @@ async fn rc28_anything_else_that_differs_is_other_content() {
     for other in others {
         assert_ne!(other, message);
         assert!(refusal(&outbox, &other, Some("k")).await.starts_with("23H01"), "{other}");
+    }
+    // Nothing in a text is structure: all of these were once taken for the same.
+    let texts = [
+        ("Subject: code\n\nYour code:\nContent-ID: <#@x>\n", "111111", "222222"),
+        (
+            "Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n--b\nContent-ID: <invoice-#.pdf>\nContent-Type: a/b; name=\"invoice-#.pdf\"\n\nx\n--b--\n",
+            "42",
+            "43",
+        ),
+        (
+            "Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\nYour token: boundary=# ok\n--b--\n",
+            "S1",
+            "S2",
+        ),
+        ("Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\ntext\n--bad\n#\n--b--\n", "1", "2"),
+        ("Date: x\rSubject: #\n\nx", "AAA", "BBB"),
+        ("From: a@b.c\r\r\n\r\r\nAppointment\r\r\nDate: #\n\nx", "1 May", "9 June"),
+        ("Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\nx\n--b--#\n", "11", "12"),
+        (
+            "Subject: x\nContent-Type: multipart/related; boundary=b\n\n--b\nContent-Type: text/html\n\nplacid:l@x# cid:l@xy#\n--b\nContent-ID: <l@x>\n\nx\n--b--\n",
+            "1",
+            "2",
+        ),
+    ];
+    for (at, (text, one, other)) in texts.iter().enumerate() {
+        let key = format!("text-{at}");
+        enqueue(&outbox, text.replace('#', one), Some(&key)).await.unwrap();
+        let said = refusal(&outbox, text.replace('#', other), Some(&key)).await;
+        assert!(said.starts_with("23H01"), "{text}");
     }
     // Text that talks about boundaries is text.
     let plain =

@@ -307,3 +307,40 @@ async fn the_server_log_of_a_refusal_holds_no_parameter() {
     assert!(log.contains("recipients: element 1 has more than one @"), "the refusal is in the log");
     assert!(!log.contains("swordfish"), "a value reached the server's log");
 }
+
+/// A session's own settings change neither what the checks mean nor what an address is.
+#[tokio::test]
+async fn backslashes_mean_the_same_whatever_the_session_has_set() {
+    let outbox = Outbox::new().await;
+    outbox.db.batch_execute("SET standard_conforming_strings = off; SET escape_string_warning = off").await.unwrap();
+    for recipient in ["v@example.org\\nBcc:x@evil.org", "two words@example.org", "a@exa mple.org"] {
+        let sql = format!(
+            "SELECT outbox.enqueue('greeting', ARRAY['a@example.org', E'{recipient}'], subject => 's', body_text => 'b')"
+        );
+        let error = outbox.db.batch_execute(&sql).await.expect_err(recipient);
+        assert_eq!(error.code().unwrap().code(), "22H03", "{recipient}");
+    }
+    let raw = "SELECT outbox.enqueue('greeting', ARRAY['a@example.org'], raw_message => convert_to(E'Subject: x\\n\\nbody', 'UTF8'))";
+    outbox.db.batch_execute(raw).await.expect("a good one is accepted");
+}
+
+/// An id is a capability: who has it may ask for the message and cancel it. Guessing keys gives none.
+#[tokio::test]
+async fn another_users_message_is_not_learnt_by_guessing_its_key() {
+    let outbox = Outbox::new().await;
+    let (ours, theirs) = (outbox.member_of("outbox_producer").await, outbox.session().await);
+    let other = format!("another_of_{}", outbox.name);
+    outbox.db.batch_execute(&format!("CREATE ROLE {other} LOGIN IN ROLE outbox_producer")).await.unwrap();
+    theirs.batch_execute(&format!("SET SESSION AUTHORIZATION {other}")).await.unwrap();
+    let id = super::support::enqueue(&ours, ", payload => '{}', dedup_key => 'k'").await.unwrap().to_string();
+    for (session, told) in [(&ours, true), (&theirs, false)] {
+        for statement in [
+            "SELECT outbox.enqueue('greeting', '{x@example.org}', '{}', dedup_key => 'k')",
+            "SELECT outbox.release_key('k')",
+        ] {
+            let error = session.batch_execute(statement).await.expect_err(statement);
+            let detail = error.as_db_error().unwrap().detail().unwrap();
+            assert_eq!(detail.contains(&id), told, "{statement}: {detail}");
+        }
+    }
+}

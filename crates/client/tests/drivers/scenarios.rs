@@ -255,7 +255,7 @@ fn everything(keys: &str) -> Vec<(Notification<Any>, Value)> {
     });
     form(notification.into_any(), &key("body"), own);
 
-    let raw: Vec<u8> = b"From: a@example.org\r\nSubject: Hi\r\n\r\n".iter().copied().chain(0..=255).collect();
+    let raw: Vec<u8> = b"From: a@example.org\r\nSubject: Hi\r\n\r\n".iter().copied().chain(1..=255).collect();
     let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
     let notification = with_options(new().raw_message(raw), &key("raw"));
     form(notification.into_any(), &key("raw"), json!({"raw_message": format!("\\x{hex}")}));
