@@ -90,7 +90,14 @@ async fn play(scenario: impl AsyncFn(Kind) -> Vec<String>, mutants: &[&'static s
     let sound = scenario(Kind::SOUND).await;
     assert!(sound.is_empty(), "without a mutant: {sound:#?}");
     for mutant in mutants {
-        let seen = scenario(Kind(Some(mutant))).await;
+        // Some breaches need an instant that a busy machine may miss: one play of three has to show it.
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen = scenario(Kind(Some(mutant))).await;
+            if !seen.is_empty() {
+                break;
+            }
+        }
         println!("mutant {mutant}: {} breaches, for example {:?}", seen.len(), seen.first());
         assert!(!seen.is_empty(), "mutant {mutant} was not noticed");
     }

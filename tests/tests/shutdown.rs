@@ -149,6 +149,12 @@ async fn six_replies_outstanding(stage: &Stage, settings: &Settings) -> (HapaxPr
     hold.wait_for(6).await;
     let standing = between_marker_and_reply(stage);
     assert_eq!(standing.len(), 6);
+    // A reply that was read a moment ago is an outcome once it is committed.
+    eventually(PATIENCE, async || {
+        let sending = stage.count("SELECT count(*) FROM outbox.queue WHERE intent IS NOT NULL").await;
+        if sending == 6 { Ok(()) } else { Err(sending) }
+    })
+    .await;
     (relay, hold, standing)
 }
 

@@ -9,12 +9,13 @@ use super::{Kind, breaches, comes_true, play};
 
 /// Everything that was not flushed when its intents were answered is lost.
 async fn crashed_behind_four_intents(kind: Kind) -> Vec<String> {
-    // Nobody flushes but commits that wait for it: not the WAL writer, not heartbeats.
+    // Nobody flushes but commits that wait for it: not the WAL writer, not heartbeats, nor a relay that asks to be woken.
     let cluster = PgCluster::builder().setting("wal_writer_delay", "10s");
     let mut stage = Stage::on(cluster.start().await.expect("a cluster starts"), SmtpServer::start()).await;
     let hold = stage.server.hold_final_reply();
     let quiet = stage.settings().set("relay.heartbeat_interval", "40s").set("relay.dead_after", "90s");
-    let mut relay = kind.start(&stage, &quiet.set("relay.transmit_deadline", "90s"), &[]).await;
+    let quiet = quiet.set("relay.transmit_deadline", "90s").set("relay.wake_up", false);
+    let mut relay = kind.start(&stage, &quiet, &[]).await;
     relay.wait_for_line(|line| line.contains("the relay is running")).await;
     stage.enqueue(4).await;
     hold.wait_for(4).await;
