@@ -183,6 +183,7 @@ pub(crate) fn enqueue<C: Content, D>(notification: &Notification<C>) -> Result<S
         let separator = if values.len() == 1 { "" } else { ", " };
         // What is bound is text, text[] or bytea; anything else is a cast of text.
         let bound = if matches!(cast, "text[]" | "bytea") { cast } else { "text" };
+        // Writing to a string cannot fail.
         let _ = write!(sql, "{separator}{name} => ${}::{bound}", values.len());
         if cast != bound {
             let _ = write!(sql, "::{cast}");

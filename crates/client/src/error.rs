@@ -27,7 +27,7 @@ pub enum Error<D> {
     /// The dedup key stands for other content (`23H01`): two events share a name, or one event has changed.
     #[error("{message}")]
     DedupConflict {
-        /// The message that was enqueued with this key first.
+        /// The message that was enqueued with this key first; `None` if another user of the database did that.
         first: Option<Uuid>,
         /// Where and what.
         message: String,
