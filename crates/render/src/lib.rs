@@ -17,6 +17,7 @@ mod header;
 mod raw;
 mod source;
 mod stamp;
+mod stream;
 mod templates;
 mod wire;
 
@@ -32,9 +33,11 @@ use crate::{
     templates::{Library, Texts},
 };
 pub use crate::{
+    body::Hole,
     error::{Error, Problem},
     source::Templates,
     stamp::{ORIGINAL_TO, check_stamp_name, stamp},
+    stream::{Normaliser, head_end},
 };
 
 /// What a renderer may use.
@@ -77,6 +80,8 @@ pub struct Rendered {
     pub envelope_sender: Recipient,
     /// The message (RFC 5322): CRLF only, ends with one, lines of at most 998 octets; not dot-stuffed.
     pub bytes: Vec<u8>,
+    /// Where contents of attachments belong that are not here; none for most messages.
+    pub holes: Vec<Hole>,
 }
 
 impl std::fmt::Debug for Rendered {
@@ -112,19 +117,24 @@ impl Renderer {
             None => header::parse(|| "the route's from".to_owned(), route_from)?,
         };
         let identity = Identity::new(notification, sender, hostname_for_message_id)?;
-        let (bytes, message_id_header) = match &notification.content {
-            Content::Raw(raw) => raw::finish(raw, notification, &identity)?,
+        let message_id = || identity.message_id.clone();
+        let ((bytes, holes), message_id_header) = match &notification.content {
+            Content::StoredRaw { .. } => return Err(Error::NotHere),
+            Content::Raw(raw) => {
+                let (bytes, message_id) = raw::finish(raw, notification, &identity)?;
+                ((bytes, Vec::new()), message_id)
+            }
             Content::Ready { subject, text, html } => {
                 let texts = Texts {
                     subject: subject.as_str().into(),
                     text: text.as_deref().map(Cow::Borrowed),
                     html: html.as_deref().map(Cow::Borrowed),
                 };
-                (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
+                (compose::compose(notification, &identity, &texts)?, message_id())
             }
             Content::Payload(payload) => {
                 let texts = self.library.render(&notification.kind, &notification.id.to_string(), payload)?;
-                (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
+                (compose::compose(notification, &identity, &texts)?, message_id())
             }
         };
         if bytes.len() > self.message_bytes_max {
@@ -132,7 +142,7 @@ impl Renderer {
         }
         match wire::first_fault(&bytes) {
             Some((what, line)) => Err(Error::Wire { what, line }),
-            None => Ok(Rendered { message_id_header, envelope_sender: identity.sender, bytes }),
+            None => Ok(Rendered { message_id_header, envelope_sender: identity.sender, bytes, holes }),
         }
     }
 }
