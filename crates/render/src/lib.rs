@@ -12,6 +12,7 @@
 
 mod body;
 mod compose;
+pub mod dkim;
 mod error;
 mod header;
 mod raw;
