@@ -10,6 +10,7 @@
 //! This crate must not: read a clock or chance, touch a disk after [`Renderer::new`], log, or put a payload value, an
 //! address, a subject or a body into an error.
 
+mod author;
 mod body;
 mod compose;
 pub mod dkim;
@@ -76,6 +77,9 @@ pub struct Rendered {
     pub message_id_header: String,
     /// MAIL FROM: the notification's sender, or the route's `from`.
     pub envelope_sender: Recipient,
+    /// The domain of the From field, in ASCII and lower case, which decides who may sign (DKIM). `None` where a raw
+    /// message's From names no mailbox, or one with an address literal.
+    pub author_domain: Option<String>,
     /// The message (RFC 5322): CRLF only, ends with one, lines of at most 998 octets; not dot-stuffed.
     pub bytes: Vec<u8>,
 }
@@ -113,8 +117,13 @@ impl Renderer {
             None => header::parse(|| "the route's from".to_owned(), route_from)?,
         };
         let identity = Identity::new(notification, sender, hostname_for_message_id)?;
+        let mut author_domain = author::domain(&identity.sender);
         let (bytes, message_id_header) = match &notification.content {
-            Content::Raw(raw) => raw::finish(raw, notification, &identity)?,
+            Content::Raw(raw) => {
+                let finished = raw::finish(raw, notification, &identity)?;
+                author_domain = author::domain_of_from(&finished.0);
+                finished
+            }
             Content::Ready { subject, text, html } => {
                 let texts = Texts {
                     subject: subject.as_str().into(),
@@ -133,7 +142,7 @@ impl Renderer {
         }
         match wire::first_fault(&bytes) {
             Some((what, line)) => Err(Error::Wire { what, line }),
-            None => Ok(Rendered { message_id_header, envelope_sender: identity.sender, bytes }),
+            None => Ok(Rendered { message_id_header, envelope_sender: identity.sender, author_domain, bytes }),
         }
     }
 }

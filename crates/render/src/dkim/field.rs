@@ -4,9 +4,9 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{BodyHash, Key};
 
-/// The fields that are signed where they are there, in the order of `h=`: RFC 6376 section 5.4.1 and what Gmail and Yahoo
-/// want to see signed (List-Unsubscribe and List-Unsubscribe-Post, RFC 8058 section 4; Feedback-ID). `true`: once more than
-/// they are there.
+/// The fields that are signed where they are there, in the order of `h=`: RFC 6376 section 5.4.1 and what Gmail and
+/// Yahoo want to see signed (List-Unsubscribe and List-Unsubscribe-Post, RFC 8058 section 4; Feedback-ID). `true`: once
+/// more than they are there.
 const SIGNED: [(&str, bool); 18] = [
     ("From", true),
     ("To", true),

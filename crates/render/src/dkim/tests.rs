@@ -210,13 +210,14 @@ fn a_signature_is_the_same_at_every_attempt_and_its_lines_are_short() {
 
 #[test]
 fn fields_are_signed_as_often_as_they_are_there_and_the_chief_ones_once_more() {
-    let header = "Received: x\r\nReferences: <a@b>\r\nLIST-UNSUBSCRIBE: <https://x.example>\r\nSubject: a\r\nsubject: b\r\n\
-        List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\nX-Own: y\r\nFrom: a@example.org\r\n";
+    let header = "Received: x\r\nReferences: <a@b>\r\nLIST-UNSUBSCRIBE: <https://x.example>\r\nSubject: a\r\n\
+        subject: b\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\nX-Own: y\r\nFrom: a@example.org\r\n";
     let text = signed(header, "", &[ed25519("example.org", "s")]).replace("\r\n ", "");
     let names = text.split("h=").nth(1).and_then(|rest| rest.split(';').next()).expect("h=");
     assert_eq!(
         names,
-        "From:From:To:Subject:Subject:Subject:Date:Message-ID:Reply-To:References:List-Unsubscribe:List-Unsubscribe-Post"
+        "From:From:To:Subject:Subject:Subject:Date:Message-ID:Reply-To:References:List-Unsubscribe:\
+         List-Unsubscribe-Post"
     );
 }
 
