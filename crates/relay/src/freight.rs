@@ -15,7 +15,7 @@ use std::{fs::File, path::PathBuf, sync::Arc, time::Duration};
 
 use hapax_core::envelope::{AttachmentContent, Content, Notification};
 use hapax_mail::Spooled;
-use hapax_render::Rendered;
+use hapax_render::{Rendered, dkim::BodyHash};
 use hapax_store::Store;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -98,7 +98,7 @@ pub(crate) struct Gathered {
     /// None when there is no body.
     pub(crate) body: Option<Spooled>,
     /// Its hash for DKIM.
-    pub(crate) body_hash: [u8; 32],
+    pub(crate) body_hash: BodyHash,
     /// MAIL FROM.
     pub(crate) sender: String,
     /// The domain of From.

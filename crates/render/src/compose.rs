@@ -41,7 +41,11 @@ impl Identity {
 }
 
 /// The bytes of a composed message.
-pub(crate) fn compose(notification: &Notification, identity: &Identity, texts: &Texts<'_>) -> Result<(Vec<u8>, Vec<body::Hole>), Error> {
+pub(crate) fn compose(
+    notification: &Notification,
+    identity: &Identity,
+    texts: &Texts<'_>,
+) -> Result<(Vec<u8>, Vec<body::Hole>), Error> {
     let reply_to = match &notification.reply_to {
         Some(text) => Some(header::parse(|| "reply_to".to_owned(), text)?),
         None => None,

@@ -3,7 +3,11 @@
 use std::{fs::File, io::Read as _};
 
 use hapax_mail::{Spool, Spooled};
-use hapax_render::{Normaliser, dkim::BodyHasher, head_end};
+use hapax_render::{
+    Normaliser,
+    dkim::{BodyHash, BodyHasher},
+    head_end,
+};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::Receiver;
 
@@ -22,7 +26,7 @@ pub(super) struct Assembled {
     /// Of a finished message only: its header section, with the empty line.
     pub(super) head: Vec<u8>,
     pub(super) body: Option<Spooled>,
-    pub(super) body_hash: [u8; 32],
+    pub(super) body_hash: BodyHash,
 }
 
 pub(super) struct Assembly {

@@ -12,7 +12,8 @@ pub(super) fn open(config: &FreightConfig, path: &str) -> Result<File, Trouble> 
     let Some(root) = &config.root else {
         return Err(Trouble::Never("is named by a path, and no directory is allowed (hint: attachments.root)".into()));
     };
-    let readable = |error: std::io::Error| Trouble::Later(format!("cannot be read: {}", error.to_string().to_lowercase()));
+    let readable =
+        |error: std::io::Error| Trouble::Later(format!("cannot be read: {}", error.to_string().to_lowercase()));
     let root = root.canonicalize().map_err(|error| {
         Trouble::Later(format!("cannot be read: attachments.root: {}", error.to_string().to_lowercase()))
     })?;
@@ -73,7 +74,9 @@ impl Remote {
         let url = Url::parse(url).map_err(|_| Trouble::Never("has a url that is none".into()))?;
         let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
         if !self.allows(&host) {
-            return Err(Trouble::Never(format!("is at a host that is not allowed: {host} (hint: attachments.https_hosts)")));
+            return Err(Trouble::Never(format!(
+                "is at a host that is not allowed: {host} (hint: attachments.https_hosts)"
+            )));
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Trouble::Never("has a url with credentials in it".into()));
