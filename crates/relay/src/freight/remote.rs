@@ -10,16 +10,18 @@ use super::{FreightConfig, Piece, Trouble, send};
 /// Opens an attachment's file, wherever links lead, if that is below the root.
 pub(super) fn open(config: &FreightConfig, path: &str) -> Result<File, Trouble> {
     let Some(root) = &config.root else {
-        return Err(Trouble::Never("is named by a path, and no directory is allowed (hint: attachments.root)".into()));
+        return Err(Trouble::Never(
+            "is named by a path, and no directory is allowed (hint: attachments.directory)".into(),
+        ));
     };
     let readable =
         |error: std::io::Error| Trouble::Later(format!("cannot be read: {}", error.to_string().to_lowercase()));
     let root = root.canonicalize().map_err(|error| {
-        Trouble::Later(format!("cannot be read: attachments.root: {}", error.to_string().to_lowercase()))
+        Trouble::Later(format!("cannot be read: attachments.directory: {}", error.to_string().to_lowercase()))
     })?;
     let real = root.join(path).canonicalize().map_err(readable)?;
     if !real.starts_with(&root) {
-        return Err(Trouble::Never("leads out of attachments.root".into()));
+        return Err(Trouble::Never("leads out of attachments.directory".into()));
     }
     let file = File::open(&real).map_err(readable)?;
     let facts = file.metadata().map_err(readable)?;
