@@ -1,6 +1,6 @@
 //! What a relay is told: limits, routes, kinds. Validated by the binary; here it is only held.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hapax_core::{
     OnDoubt, Priority, RetryPolicy,
@@ -52,6 +52,8 @@ pub struct RouteConfig {
     pub connection_age_max: Duration,
     /// Its upstream de-duplicates by a key.
     pub idempotency: Option<Idempotency>,
+    /// Keys for DKIM: of these, those sign that fit the domain of a message's author.
+    pub dkim: Vec<Arc<hapax_render::dkim::Key>>,
 }
 
 /// How an upstream de-duplicates.

@@ -14,13 +14,15 @@ use hapax_core::{
 use hapax_relay::{AfterFailover, KindPolicy};
 
 use super::{
-    guards,
+    dkim, guards,
     reader::Reader,
-    routes, secrets,
+    routes::{self, Shared},
+    secrets,
     settings::{Database, Format, Level, Log, Relay, Route, Settings, host},
 };
 
-const SECTIONS: [&str; 9] = ["database", "relay", "retry", "guards", "templates", "routes", "kinds", "log", "http"];
+const SECTIONS: [&str; 10] =
+    ["database", "relay", "retry", "guards", "templates", "dkim", "routes", "kinds", "log", "http"];
 const ON_DOUBT: [(&str, OnDoubt); 3] = [
     (OnDoubt::Hold.as_str(), OnDoubt::Hold),
     (OnDoubt::Resend.as_str(), OnDoubt::Resend),
@@ -40,8 +42,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// The longest name of a kind or route.
-const NAME_BYTES_MAX: usize = 63;
+/// The longest name of a route or key.
+pub(super) const NAME_BYTES_MAX: usize = 63;
 
 /// Reads everything. Problems go to the reader, their keys keep their defaults.
 pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, credentials: Option<&Path>) -> Settings {
@@ -50,7 +52,8 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let retry = retry(reader, &mut root);
     let guards = guards::read(reader, &mut root);
     let templates = templates(reader, &mut root);
-    let routes = routes(reader, &mut root, &relay.timeouts, credentials);
+    let keys = dkim::read(reader, &mut root, credentials);
+    let routes = routes(reader, &mut root, &Shared { timeouts: &relay.timeouts, keys: &keys, credentials });
     let kinds = kinds(reader, &mut root, &routes);
     let log = log(reader, &mut root);
     let mut http = reader.section(&mut root, "", "http");
@@ -165,12 +168,7 @@ fn templates(reader: &mut Reader, root: &mut Map<String, Value>) -> Option<PathB
     directory.map(|(path, _)| path)
 }
 
-fn routes(
-    reader: &mut Reader,
-    root: &mut Map<String, Value>,
-    timeouts: &Timeouts,
-    credentials: Option<&Path>,
-) -> Vec<Route> {
+fn routes(reader: &mut Reader, root: &mut Map<String, Value>, shared: &Shared<'_>) -> Vec<Route> {
     let mut section = reader.section(root, "", "routes");
     let names = section.names();
     let mut table = section.take_table();
@@ -182,7 +180,7 @@ fn routes(
             reader.problems.push(super::origin::Problem::new(path, message));
             continue;
         }
-        if let Some(route) = routes::read(reader, &mut table, name, timeouts, credentials) {
+        if let Some(route) = routes::read(reader, &mut table, name, shared) {
             routes.push(route);
         }
     }
@@ -200,7 +198,8 @@ fn routes(
     routes
 }
 
-fn valid_route_name(name: &str) -> bool {
+/// Whether a route or key may be called so.
+pub(super) fn valid_route_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
     !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(fits)
 }
