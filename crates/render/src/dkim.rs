@@ -5,8 +5,8 @@
 //! while it passes. Both algorithms are deterministic: the same message, time and key give the same bytes.
 //!
 //! Invariants: From, To, Subject, Date, Message-ID and Reply-To are signed once more than they are there, so that another
-//! one breaks the signature. There is no `l=` (all of the body is signed) and no `x=`. A key's
-//! bytes leave this module only as signatures.
+//! one breaks the signature. There is no `l=` (all of the body is signed) and no `x=`. A key's bytes leave this module
+//! only as signatures.
 //!
 //! Must not: read a clock or a file, change the message, sign twice for one domain and selector.
 

@@ -5,6 +5,7 @@
 
 mod assemble;
 mod attachments;
+mod dkim;
 pub(crate) mod duration;
 mod guards;
 mod layers;
@@ -74,7 +75,7 @@ impl Loaded {
     /// # Errors
     /// Every problem of the sections `database` and `log`, and of the file as a whole.
     pub(crate) fn database(self) -> Result<Database, Refusal> {
-        let others = ["relay", "retry", "guards", "templates", "routes", "kinds", "http"];
+        let others = ["relay", "retry", "guards", "templates", "dkim", "routes", "kinds", "http"];
         let section = |problem: &Problem| problem.path.split('.').next().unwrap_or_default().to_owned();
         let concerned: Vec<Problem> =
             self.problems.into_iter().filter(|problem| !others.contains(&section(problem).as_str())).collect();
