@@ -45,7 +45,7 @@ sample.
 
 Examples:
   hapax template render order_confirmed --part text
-  hapax template render order_confirmed --data order.json --locale pt-BR --part html
+  hapax template render order_confirmed --data order.json --part html
   hapax template render order_confirmed --sample long --part eml > order.eml";
 
 const TEMPLATE_PREVIEW: &str = "\
