@@ -72,9 +72,14 @@ pub enum Content {
     },
     /// A finished RFC 5322 message.
     Raw(Vec<u8>),
+    /// The same, too large to have come along.
+    StoredRaw {
+        /// How large.
+        bytes: u64,
+    },
 }
 
-/// One attachment, decoded.
+/// One attachment.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Attachment {
     /// The name a reader sees.
@@ -83,6 +88,51 @@ pub struct Attachment {
     pub content_type: String,
     /// Referred to by `cid:` in the HTML: shown inline.
     pub content_id: Option<String>,
-    /// The bytes.
-    pub content: Vec<u8>,
+    /// What it holds.
+    pub content: AttachmentContent,
+}
+
+/// Where the bytes of an attachment are.
+#[derive(Clone, PartialEq, Eq)]
+pub enum AttachmentContent {
+    /// Here.
+    Bytes(Vec<u8>),
+    /// In the outbox, too large to have come along.
+    Stored {
+        /// Which of the message's attachments, from 1.
+        element: i32,
+        /// How long its base64 text is.
+        base64_bytes: u64,
+    },
+    /// In a file below the relay's directory for attachments.
+    File {
+        /// Relative to it.
+        path: String,
+        /// What it must hash to.
+        sha256: Option<[u8; 32]>,
+    },
+    /// At an https address.
+    Url {
+        /// The address.
+        url: String,
+        /// What it must hash to.
+        sha256: Option<[u8; 32]>,
+    },
+}
+
+impl AttachmentContent {
+    /// How many bytes of it are in memory.
+    #[must_use]
+    pub fn len_here(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
+}
+
+impl From<Vec<u8>> for AttachmentContent {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
 }

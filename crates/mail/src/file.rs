@@ -49,9 +49,9 @@ pub(crate) async fn transmit(
         return aborted(shut);
     }
     let name = file_name(hint);
-    let (path, content) = (temporary_path(directory, &name), message.content());
-    *bytes = content.len();
-    let written = tokio::task::spawn_blocking(move || write(Temporary(path), &content)).await;
+    let (path, message) = (temporary_path(directory, &name), message.clone());
+    *bytes = message.size();
+    let written = tokio::task::spawn_blocking(move || write(Temporary(path), &message.content()?)).await;
     let temporary = match written.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
         Ok(temporary) => temporary,
         Err(error) => return Outcome::not_sent(Phase::Body, Cause::Io, format!("cannot write the file: {error}")),

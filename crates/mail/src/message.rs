@@ -6,26 +6,44 @@
 //!
 //! Invariant: the wire bytes contain no line that is a lone dot, whichever of CR, LF and CRLF a server takes for a line
 //! end, and do not end with the last line's CRLF: that belongs to the end marker ([`MARKER`]).
+//!
+//! A large message has only its beginning in memory; the rest lies in a file without a name ([`crate::Spool`]).
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 use hapax_core::mutant;
+use sha2::{Digest, Sha256};
+
+use crate::spool::{Lines, Spooled};
 
 /// The end of every message: its last line end, and the lone dot (RFC 5321 section 4.1.1.4).
 pub const MARKER: &[u8] = b"\r\n.\r\n";
 
+/// How much of a spool is in memory at once.
+pub(crate) const PIECE_BYTES: usize = 128 << 10;
+
 /// A message ready for the wire.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Message {
     wire: Vec<u8>,
+    rest: Option<Rest>,
     ascii: bool,
     longest_line: usize,
     stuffed: usize,
+}
+
+/// What follows the bytes in memory.
+#[derive(Clone)]
+struct Rest {
+    file: Arc<File>,
+    len: usize,
 }
 
 impl std::fmt::Debug for Message {
     /// Never the content.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Message")
-            .field("wire_len", &self.wire.len())
+            .field("wire_len", &self.wire_len())
             .field("ascii", &self.ascii)
             .finish_non_exhaustive()
     }
@@ -70,36 +88,90 @@ impl Message {
         }
         wire.extend_from_slice(&raw[copied..]);
         let ascii = wire.is_ascii();
-        Self { wire, ascii, longest_line, stuffed }
+        Self { wire, rest: None, ascii, longest_line, stuffed }
     }
 
-    /// The bytes between the 354 and the end marker: what is hashed, compared between attempts, and transmitted.
+    /// `head` (whole lines: the header section and its empty line) in memory, followed by what was spooled.
+    #[must_use]
+    pub fn with_spooled(head: &[u8], spooled: &Spooled) -> Self {
+        let mut lines = Lines::default();
+        let mut wire = Vec::with_capacity(head.len() + 64);
+        lines.push(head, &mut wire);
+        // Its last line end separates it from what follows.
+        wire.extend_from_slice(b"\r\n");
+        let ascii = wire.is_ascii() && spooled.lines.is_ascii();
+        Self {
+            wire,
+            rest: Some(Rest { file: spooled.file.clone(), len: spooled.len }),
+            ascii,
+            longest_line: lines.longest().max(spooled.lines.longest()),
+            stuffed: lines.stuffed() + spooled.lines.stuffed(),
+        }
+    }
+
+    /// The bytes between the 354 and the end marker, as far as they are in memory: all of them, or the beginning.
     #[must_use]
     pub fn wire_bytes(&self) -> &[u8] {
         &self.wire
     }
 
-    /// The message as a server stores it: without the stuffed dots, with its last line end.
+    /// Whether all of it is in memory.
     #[must_use]
-    pub fn content(&self) -> Vec<u8> {
+    pub fn is_in_memory(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    /// The hash of all bytes between the 354 and the end marker: what is compared between attempts. Reads the spool.
+    ///
+    /// # Errors
+    /// The spool cannot be read.
+    pub fn sha256(&self) -> io::Result<[u8; 32]> {
+        let mut hash = Sha256::new_with_prefix(&self.wire);
+        let mut piece = vec![0; self.rest.as_ref().map_or(0, |_| PIECE_BYTES)];
+        let mut at = self.wire.len();
+        while at < self.wire_len() {
+            let got = self.read_at(at, &mut piece)?;
+            hash.update(&piece[..got]);
+            at += got;
+        }
+        Ok(hash.finalize().into())
+    }
+
+    /// Some of the bytes behind those in memory, from `at` of all: never none before the end.
+    pub(crate) fn read_at(&self, at: usize, piece: &mut [u8]) -> io::Result<usize> {
+        let Some(rest) = &self.rest else { return Ok(0) };
+        let within = at - self.wire.len();
+        let wanted = piece.len().min(rest.len - within);
+        rest.file.read_exact_at(&mut piece[..wanted], within as u64)?;
+        Ok(wanted)
+    }
+
+    /// The message as a server stores it: without the stuffed dots, with its last line end. Into memory, all of it.
+    ///
+    /// # Errors
+    /// The spool cannot be read.
+    pub fn content(&self) -> io::Result<Vec<u8>> {
+        let mut wire = self.wire.clone();
+        wire.resize(self.wire_len(), 0);
+        self.read_at(self.wire.len(), &mut wire[self.wire.len()..])?;
         let mut content = Vec::with_capacity(self.size());
-        for line in self.wire.split_inclusive(|byte| *byte == b'\n') {
+        for line in wire.split_inclusive(|byte| *byte == b'\n') {
             content.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
         }
         content.extend_from_slice(b"\r\n");
-        content
+        Ok(content)
     }
 
-    /// The number of [`Message::wire_bytes`].
+    /// How many bytes there are between the 354 and the end marker.
     #[must_use]
     pub fn wire_len(&self) -> usize {
-        self.wire.len()
+        self.wire.len() + self.rest.as_ref().map_or(0, |rest| rest.len)
     }
 
     /// The size to declare (RFC 1870 section 3): line ends counted as CRLF, stuffed dots and the lone dot not counted.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.wire.len() - self.stuffed + 2
+        self.wire_len() - self.stuffed + 2
     }
 
     /// Whether the server needs nothing but 7-bit transport.

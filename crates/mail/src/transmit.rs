@@ -17,6 +17,7 @@
 use std::{
     fmt,
     future::poll_fn,
+    io,
     task::{Context, Poll},
 };
 
@@ -33,7 +34,7 @@ use crate::{
     connection::{Connection, Inner, Session},
     file,
     gate::{Gate, Shut},
-    message::{MARKER, Message},
+    message::{MARKER, Message, PIECE_BYTES},
     wire::Stream,
 };
 
@@ -119,7 +120,9 @@ impl Session {
     async fn transmit(&mut self, message: &Message, gate: &Gate, bytes: &mut usize) -> Outcome {
         let body = message.wire_bytes();
         let joined = match &self.channel.stream {
-            Stream::Plain(_) if body.len() <= JOINED_BYTES_MAX => self.write_joined(body, gate, bytes).await,
+            Stream::Plain(_) if body.len() <= JOINED_BYTES_MAX && message.is_in_memory() => {
+                self.write_joined(body, gate, bytes).await
+            }
             _ => Ok(0),
         };
         let begun = match joined {
@@ -128,6 +131,9 @@ impl Session {
         };
         if begun == 0 {
             if let Err(outcome) = self.write_body(body, gate, bytes).await {
+                return outcome;
+            }
+            if let Err(outcome) = self.write_spooled(message, gate, bytes).await {
                 return outcome;
             }
             fault::point("body_written");
@@ -188,6 +194,32 @@ impl Session {
 
     /// Hands the whole body, or what is left of it, to the kernel, or says how it ended.
     async fn write_body(&mut self, body: &[u8], gate: &Gate, bytes: &mut usize) -> Result<(), Outcome> {
+        self.write_piece(body, 0, gate, bytes).await
+    }
+
+    /// What is not in memory, piece by piece. Should the spool fail, the marker has not begun: certainly not sent.
+    async fn write_spooled(&mut self, message: &Message, gate: &Gate, bytes: &mut usize) -> Result<(), Outcome> {
+        let mut piece = vec![0; if message.is_in_memory() { 0 } else { PIECE_BYTES }];
+        while *bytes < message.wire_len() {
+            let (begin, spool) = (*bytes, message.clone());
+            let read = tokio::task::spawn_blocking(move || spool.read_at(begin, &mut piece).map(|got| (piece, got)));
+            let got = match read.await.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+                Ok((read, got)) => {
+                    piece = read;
+                    got
+                }
+                Err(error) => {
+                    let detail = format!("cannot read the spooled message: {error}");
+                    return Err(Outcome::not_sent(Phase::Body, Cause::Aborted, detail));
+                }
+            };
+            self.write_piece(&piece[..got], begin, gate, bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands a piece of the body that begins at `begin` to the kernel, or what is left of it, or says how it ended.
+    async fn write_piece(&mut self, body: &[u8], begin: usize, gate: &Gate, bytes: &mut usize) -> Result<(), Outcome> {
         match self.channel.pending() {
             Pending::Nothing => {}
             Pending::Bytes => return Err(self.early(*bytes).await),
@@ -198,7 +230,7 @@ impl Session {
         }
         loop {
             let before = self.channel.stream.wire().accepted();
-            let written = timeout(self.timeouts.body, poll_fn(|cx| self.poll_body(cx, body, bytes))).await;
+            let written = timeout(self.timeouts.body, poll_fn(|cx| self.poll_body(cx, body, begin, bytes))).await;
             return match written {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(Stop::Early)) => Err(self.early(*bytes).await),
@@ -213,9 +245,15 @@ impl Session {
         }
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>, body: &[u8], bytes: &mut usize) -> Poll<Result<(), Stop>> {
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &[u8],
+        begin: usize,
+        bytes: &mut usize,
+    ) -> Poll<Result<(), Stop>> {
         loop {
-            let step = match body.get(*bytes..) {
+            let step = match body.get(*bytes - begin..) {
                 Some(rest) if !rest.is_empty() => self.channel.stream.poll_write(cx, rest).map_ok(Some),
                 _ => self.channel.stream.poll_flush(cx).map_ok(|()| None),
             };

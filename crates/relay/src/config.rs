@@ -1,12 +1,14 @@
 //! What a relay is told: limits, routes, kinds. Validated by the binary; here it is only held.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hapax_core::{
     OnDoubt, Priority, RetryPolicy,
     guards::Guards,
     limits::{Limits, Timeouts},
 };
+
+use crate::freight::FreightConfig;
 
 /// Everything a relay process needs to know besides its store and its renderer.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct RelayConfig {
     pub guards: Guards,
     /// Ask producers to wake this relay while it has little to do.
     pub wake_up: bool,
+    /// Where large contents lie, and what may be attached from elsewhere.
+    pub freight: FreightConfig,
 }
 
 /// One way out.
@@ -52,6 +56,8 @@ pub struct RouteConfig {
     pub connection_age_max: Duration,
     /// Its upstream de-duplicates by a key.
     pub idempotency: Option<Idempotency>,
+    /// What its messages are signed with: each key whose domain is the author's, or above it.
+    pub dkim: Vec<Arc<hapax_render::dkim::Key>>,
 }
 
 /// How an upstream de-duplicates.

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::RelayConfig,
     fatal::Fatal,
-    job::{Flight, Job, Parcel, Unfit},
+    freight::Freight,
+    job::{Flight, Job, Maker, Parcel, Unfit},
     ledger::{Intended, Ledger},
     registry::{Hands, Registry},
     route::Route,
@@ -29,6 +30,7 @@ pub(crate) struct Office {
     pub(crate) config: Arc<RelayConfig>,
     pub(crate) store: Store,
     pub(crate) renderer: Arc<Renderer>,
+    pub(crate) freight: Freight,
     pub(crate) ledger: Ledger,
     pub(crate) registry: Registry,
     pub(crate) hands: Hands,
@@ -135,11 +137,20 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
         settle(office, route, job, Ending::unattempted(Verdict::DoubtAgain(upstream::closed()), None));
         return true;
     }
-    let parcel = job.letter.parcel(job.claimed.key, &office.config.guards, &office.renderer, &route.config);
+    let maker = Maker { renderer: &office.renderer, freight: &office.freight, route: &route.config };
+    let parcel = tokio::select! {
+        biased;
+        parcel = job.letter.parcel(job.claimed.key, &office.config.guards, maker) => Some(parcel),
+        () = office.soft.cancelled() => None,
+    };
     let parcel = match parcel {
-        Ok(parcel) => parcel,
-        Err(unfit) => {
-            settle(office, route, job, unfit_ending(unfit));
+        Some(Ok(parcel)) => parcel,
+        Some(Err(unfit)) => {
+            settle(office, route, job, unfit_ending(unfit, began));
+            return true;
+        }
+        None => {
+            give_back(office, job, Duration::ZERO).await;
             return true;
         }
     };
@@ -184,7 +195,7 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
 }
 
 /// What is said of a delivery that is not even tried.
-fn unfit_ending(unfit: Unfit) -> Ending {
+fn unfit_ending(unfit: Unfit, began: Duration) -> Ending {
     match unfit {
         Unfit::Stopped => {
             let reason = "guards.recipients_allow: its recipient is not on the list".to_owned();
@@ -194,6 +205,7 @@ fn unfit_ending(unfit: Unfit) -> Ending {
             let outcome = Outcome::not_sent(Phase::Prepare, Cause::Aborted, reason.clone());
             Ending::unattempted(Verdict::Failed(format!("cannot be rendered: {reason}")), Some(outcome))
         }
+        Unfit::Later(reason) => Ending { began, ..Ending::of(Outcome::not_sent(Phase::Prepare, Cause::Io, reason)) },
     }
 }
 

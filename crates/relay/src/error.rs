@@ -30,6 +30,9 @@ pub enum Error {
         #[source]
         source: hapax_mail::Error,
     },
+    /// Attachments cannot be fetched as configured.
+    #[error("attachments.https_ca_file: {0}")]
+    Attachments(String),
     /// Another process speaks under this incarnation, or the row of this one is gone.
     #[error("another process uses the identity of this relay, or its row in outbox.relay is gone: stopping")]
     Incarnation,

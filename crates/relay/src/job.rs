@@ -11,12 +11,18 @@ use hapax_core::{
     envelope::Notification,
     guards::{Addressee, Guards},
 };
+use hapax_mail::Spooled;
+use hapax_render::{
+    Rendered,
+    dkim::{BodyHash, BodyHasher, Key},
+};
 use hapax_store::Claimed;
 use sha2::{Digest, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, oneshot};
 
 use crate::{
     config::{KindPolicy, RouteConfig},
+    freight::{Freight, Gathered, Trouble},
     registry::InHand,
     upstream,
 };
@@ -56,8 +62,10 @@ pub(crate) struct Letter {
     pub(crate) notification: Notification,
     pub(crate) policy: KindPolicy,
     fetched_at: Duration,
-    /// With the route's `from` it was made for.
+    /// With the route it was made for.
     ready: OnceLock<(String, Result<Arc<Ready>, String>)>,
+    /// The same, of a message whose body lies on disk. Locked while it is gathered: once for all recipients.
+    gathered: Mutex<Option<(String, Arc<Ready>)>>,
 }
 
 /// The bytes of a message, fit for the wire.
@@ -65,14 +73,38 @@ pub(crate) struct Ready {
     pub(crate) message: hapax_mail::Message,
     pub(crate) sha256: [u8; 32],
     pub(crate) sender: Option<String>,
+    /// Of a message whose body lies on disk: its header section and its body.
+    on_disk: Option<(Vec<u8>, Spooled)>,
 }
 
 impl Ready {
     fn new(bytes: &[u8], sender: Option<String>) -> Self {
         let message = hapax_mail::Message::new(bytes);
         let sha256 = Sha256::digest(message.wire_bytes()).into();
-        Self { message, sha256, sender }
+        Self { message, sha256, sender, on_disk: None }
     }
+
+    /// Reads all of the body, for its hash: blocks.
+    fn on_disk(head: Vec<u8>, body: Spooled, sender: Option<String>) -> Result<Self, std::io::Error> {
+        let message = hapax_mail::Message::with_spooled(&head, &body);
+        Ok(Self { sha256: message.sha256()?, message, sender, on_disk: Some((head, body)) })
+    }
+
+    /// The same with fields of one delivery in front.
+    fn stamped(&self, fields: &[(&str, &str)]) -> Result<Self, Unfit> {
+        let broken = |error: hapax_render::Error| Unfit::Broken(chain(&error));
+        if let Some((head, body)) = &self.on_disk {
+            let head = hapax_render::stamp(head, fields).map_err(broken)?;
+            return Self::on_disk(head, body.clone(), self.sender.clone()).map_err(spool_lost);
+        }
+        let content = self.message.content().map_err(spool_lost)?;
+        Ok(Self::new(&hapax_render::stamp(&content, fields).map_err(broken)?, self.sender.clone()))
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn spool_lost(error: std::io::Error) -> Unfit {
+    Unfit::Later(format!("the spool cannot be read: {}", error.to_string().to_lowercase()))
 }
 
 /// What is transmitted for one delivery, and to whom.
@@ -89,11 +121,13 @@ pub(crate) enum Unfit {
     Stopped,
     /// It cannot be rendered.
     Broken(String),
+    /// Something it needs is not to be had now.
+    Later(String),
 }
 
 impl Letter {
     pub(crate) fn new(notification: Notification, policy: KindPolicy, clock: &dyn Clock) -> Self {
-        Self { notification, policy, fetched_at: clock.boottime(), ready: OnceLock::new() }
+        Self { notification, policy, fetched_at: clock.boottime(), ready: OnceLock::new(), gathered: Mutex::default() }
     }
 
     /// Since it first could have been sent.
@@ -125,12 +159,11 @@ impl Letter {
     ///
     /// # Errors
     /// A guard, or why it cannot be rendered; never repeats an address.
-    pub(crate) fn parcel(
+    pub(crate) async fn parcel(
         &self,
         delivery: DeliveryKey,
         guards: &Guards,
-        renderer: &hapax_render::Renderer,
-        route: &RouteConfig,
+        maker: Maker<'_>,
     ) -> Result<Parcel, Unfit> {
         let addressed = self.recipient(delivery.recipient_no).map_err(Unfit::Broken)?;
         let (recipient, original) = match guards.addressee(addressed) {
@@ -138,15 +171,16 @@ impl Letter {
             Addressee::Redirected { to, original } => (to, Some(original.address())),
             Addressee::Stopped => return Err(Unfit::Stopped),
         };
-        let mut ready = self.ready(renderer, route).map_err(Unfit::Broken)?;
+        let mut ready = match Freight::is_wanted(&self.notification) {
+            true => self.gathered(maker).await?,
+            false => self.ready(maker).map_err(Unfit::Broken)?,
+        };
         let key = upstream::key_of(delivery);
         let mut fields = Vec::new();
-        fields.extend(route.idempotency.as_ref().map(|found| (found.header.as_str(), key.as_str())));
+        fields.extend(maker.route.idempotency.as_ref().map(|found| (found.header.as_str(), key.as_str())));
         fields.extend(original.as_deref().map(|address| (hapax_render::ORIGINAL_TO, address)));
         if !fields.is_empty() {
-            let stamped = hapax_render::stamp(&ready.message.content(), &fields);
-            let stamped = stamped.map_err(|error| Unfit::Broken(chain(&error)))?;
-            ready = Arc::new(Ready::new(&stamped, ready.sender.clone()));
+            ready = Arc::new(ready.stamped(&fields)?);
         }
         Ok(Parcel { recipient, ready, redirected: original.is_some() })
     }
@@ -161,18 +195,86 @@ impl Letter {
 
     /// The bytes all recipients have in common, rendered by whoever asks first. A delivery that is bound to another
     /// route than its message's has them made for that one.
-    fn ready(&self, renderer: &hapax_render::Renderer, route: &RouteConfig) -> Result<Arc<Ready>, String> {
-        let (from, made) = self.ready.get_or_init(|| (route.from.clone(), self.render(renderer, &route.from)));
-        if *from == route.from { made.clone() } else { self.render(renderer, &route.from) }
+    fn ready(&self, maker: Maker<'_>) -> Result<Arc<Ready>, String> {
+        let (route, made) = self.ready.get_or_init(|| (maker.route.name.clone(), self.made(maker)));
+        if *route == maker.route.name { made.clone() } else { self.made(maker) }
     }
 
+    fn made(&self, maker: Maker<'_>) -> Result<Arc<Ready>, String> {
+        let rendered = maker.render(&self.notification)?;
+        let mut bytes = rendered.bytes;
+        let mut keys = maker.keys(rendered.author_domain.as_deref()).peekable();
+        if keys.peek().is_some() {
+            let head_end = hapax_render::head_end(&bytes).unwrap_or(bytes.len());
+            let mut hash = BodyHasher::new();
+            hash.update(&bytes[head_end..]);
+            let signatures = self.signatures(&bytes[..head_end], &hash.finish(), keys)?;
+            bytes.splice(..0, signatures);
+        }
+        Ok(Arc::new(Ready::new(&bytes, Some(rendered.envelope_sender.address()))))
+    }
+
+    /// As [`Letter::ready`], of a message whose contents have to be gathered.
+    async fn gathered(&self, maker: Maker<'_>) -> Result<Arc<Ready>, Unfit> {
+        let mut gathered = self.gathered.lock().await;
+        if let Some((route, ready)) = gathered.as_ref()
+            && *route == maker.route.name
+        {
+            return Ok(ready.clone());
+        }
+        let all = maker.freight.gather(&self.notification, |headed| maker.render(headed)).await;
+        let Gathered { mut head, body, body_hash, sender, author_domain } = all.map_err(|trouble| match trouble {
+            Trouble::Later(why) => Unfit::Later(why),
+            Trouble::Never(why) => Unfit::Broken(why),
+        })?;
+        let signatures = self.signatures(&head, &body_hash, maker.keys(author_domain.as_deref()));
+        head.splice(..0, signatures.map_err(Unfit::Broken)?);
+        let Some(body) = body else {
+            return Ok(Arc::new(Ready::new(&head, Some(sender))));
+        };
+        let ready = tokio::task::spawn_blocking(move || Ready::on_disk(head, body, Some(sender))).await;
+        let ready = ready.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).map_err(spool_lost)?;
+        let ready = Arc::new(ready);
+        *gathered = Some((maker.route.name.clone(), ready.clone()));
+        Ok(ready)
+    }
+
+    /// Of the time the notification came into being: the same at every attempt.
+    fn signatures<'k>(
+        &self,
+        head: &[u8],
+        body_hash: &BodyHash,
+        keys: impl Iterator<Item = &'k Key>,
+    ) -> Result<Vec<u8>, String> {
+        let time_s = u64::try_from(self.notification.created_at_us / 1_000_000).unwrap_or(0);
+        hapax_render::dkim::sign(head, body_hash, time_s, keys).map_err(|error| chain(&error))
+    }
+}
+
+/// What makes messages of notifications, for one route.
+#[derive(Clone, Copy)]
+pub(crate) struct Maker<'a> {
+    pub(crate) renderer: &'a hapax_render::Renderer,
+    pub(crate) freight: &'a Freight,
+    pub(crate) route: &'a RouteConfig,
+}
+
+impl<'a> Maker<'a> {
     /// A panic of the renderer fails this delivery alone.
-    fn render(&self, renderer: &hapax_render::Renderer, from: &str) -> Result<Arc<Ready>, String> {
-        let attempt = std::panic::AssertUnwindSafe(|| renderer.render(&self.notification, from, None));
-        let rendered = std::panic::catch_unwind(attempt)
+    fn render(self, notification: &Notification) -> Result<Rendered, String> {
+        let attempt = std::panic::AssertUnwindSafe(|| self.renderer.render(notification, &self.route.from, None));
+        std::panic::catch_unwind(attempt)
             .map_err(|_| "the renderer panicked, see the log".to_owned())?
-            .map_err(|error| chain(&error))?;
-        Ok(Arc::new(Ready::new(&rendered.bytes, Some(rendered.envelope_sender.address()))))
+            .map_err(|error| chain(&error))
+    }
+
+    /// Those that sign for this author.
+    fn keys(self, author_domain: Option<&str>) -> impl Iterator<Item = &'a Key> {
+        self.route
+            .dkim
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(move |key: &&Key| author_domain.is_some_and(|domain| key.signs_for(domain)))
     }
 }
 

@@ -12,6 +12,7 @@ mod courier;
 mod ear;
 mod error;
 mod fatal;
+mod freight;
 mod guard;
 mod heartbeat;
 mod idle;
@@ -28,6 +29,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use config::{Idempotency, KindPolicy, RelayConfig, RouteConfig};
 pub use error::Error;
+pub use freight::FreightConfig;
 pub use guard::{AfterFailover, Guard};
 use hapax_core::{
     clock::{Clock, SystemClock},
@@ -47,6 +49,7 @@ use crate::{
     courier::Office,
     ear::Heard,
     fatal::Fatal,
+    freight::Freight,
     ledger::Ledger,
     pump::Pump,
     reaper::Reaper,
@@ -130,7 +133,9 @@ pub async fn run_with(
         shutdown.hard.clone(),
         &ledger_tasks,
     );
+    let freight = Freight::new(store.clone(), config.freight.clone()).map_err(Error::Attachments)?;
     let office = Arc::new(Office {
+        freight,
         config: config.clone(),
         store: store.clone(),
         renderer,

@@ -202,7 +202,8 @@ impl Pump {
         }
         let mut ids: Vec<MessageId> = claimed.iter().map(|claimed| claimed.key.message_id).collect();
         ids.dedup();
-        let contents = match self.office.store.contents(&ids).await {
+        let inline = self.office.freight.inline_bytes_max();
+        let contents = match self.office.store.letters(&ids, inline).await {
             Ok(contents) => contents,
             Err(error) => {
                 self.release(claimed.iter().map(|claimed| (claimed, None)).collect()).await;

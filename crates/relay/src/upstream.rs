@@ -130,6 +130,7 @@ mod tests {
             messages_per_connection_max: 1,
             connection_age_max: Duration::ZERO,
             idempotency,
+            dkim: Vec::new(),
         }
     }
 
@@ -168,6 +169,7 @@ mod tests {
             on_doubt: hapax_core::OnDoubt::Hold,
             guards: hapax_core::guards::Guards::default(),
             wake_up: true,
+            freight: crate::FreightConfig::default(),
         };
         let id = config.routes[0].upstream().map(|upstream| upstream.id);
         let asked = Duration::from_secs(100);

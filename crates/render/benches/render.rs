@@ -79,7 +79,7 @@ fn render(c: &mut Criterion) {
         filename: "invoice.pdf".to_owned(),
         content_type: "application/pdf".to_owned(),
         content_id: None,
-        content: (0..65_536_u32).map(|at| at.to_le_bytes()[at as usize % 4]).collect(),
+        content: (0..65_536_u32).map(|at| at.to_le_bytes()[at as usize % 4]).collect::<Vec<_>>().into(),
     });
     let plain = notification(ready("Widget"));
     let raw = renderer.render(&plain, FROM, None).expect("it renders").bytes;

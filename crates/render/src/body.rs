@@ -8,7 +8,7 @@
 use std::cell::OnceCell;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hapax_core::envelope::Attachment;
+use hapax_core::envelope::{Attachment, AttachmentContent};
 use mail_builder::{
     headers::{HeaderType, content_type::ContentType, raw::Raw},
     mime::{BodyPart, MimePart},
@@ -16,6 +16,16 @@ use mail_builder::{
 use sha2::{Digest, Sha256};
 
 use crate::{error::Error, wire};
+
+/// A place in a rendered message where the base64 lines of an attachment belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Where, in bytes.
+    pub at: usize,
+    /// Whose: an index into the notification's attachments.
+    pub attachment: usize,
+    word_bytes: usize,
+}
 
 /// What 76 characters of base64 hold.
 const BASE64_LINE_INPUT_BYTES: usize = 57;
@@ -35,8 +45,12 @@ pub(crate) fn build<'a>(
     let (mut inline, mut attached) = (Vec::new(), Vec::new());
     for (index, attachment) in attachments.iter().enumerate() {
         let is_inline = attachment.content_id.is_some() && html.is_some();
-        let part =
-            attachment_part(attachment, is_inline).map_err(|what| Error::Attachment { number: index + 1, what })?;
+        let content = match &attachment.content {
+            AttachmentContent::Bytes(bytes) => base64_lines(bytes),
+            _ => BodyPart::Binary(boundaries.hole(index).into_bytes().into()),
+        };
+        let part = attachment_part(attachment, content, is_inline)
+            .map_err(|what| Error::Attachment { number: index + 1, what })?;
         if is_inline { &mut inline } else { &mut attached }.push(part);
     }
     let html = html.map(|html| match inline.is_empty() {
@@ -56,6 +70,33 @@ pub(crate) fn build<'a>(
     }
     attached.insert(0, body);
     Ok(boundaries.multipart("mixed", attached))
+}
+
+/// Where in the message the contents belong that are not here, in their order. What [`build`] has put there goes.
+pub(crate) fn cut_holes(
+    message: &mut Vec<u8>,
+    id: &str,
+    text: Option<&str>,
+    html: Option<&str>,
+    attachments: &[Attachment],
+) -> Vec<Hole> {
+    let boundaries = Boundaries { seed: OnceCell::new(), of: [id, text.unwrap_or_default(), html.unwrap_or_default()] };
+    let is_elsewhere = |attachment: &Attachment| !matches!(attachment.content, AttachmentContent::Bytes(_));
+    let mut holes: Vec<Hole> = Vec::new();
+    for (index, _) in attachments.iter().enumerate().filter(|(_, attachment)| is_elsewhere(attachment)) {
+        let word = boundaries.hole(index);
+        let at = memchr::memmem::find(message, word.as_bytes());
+        holes.extend(at.map(|at| Hole { at, attachment: index, word_bytes: word.len() }));
+    }
+    // Inline ones stand before the others.
+    holes.sort_by_key(|hole| hole.at);
+    let mut cut = 0;
+    for hole in &mut holes {
+        hole.at -= cut;
+        message.drain(hole.at..hole.at + hole.word_bytes);
+        cut += hole.word_bytes;
+    }
+    holes
 }
 
 /// Boundaries from the hash of the message's id and texts: nobody can write a text that contains one, and `=_` occurs
@@ -79,15 +120,26 @@ impl Boundaries<'_> {
         hashed.clone()
     }
 
-    fn multipart<'x>(&self, subtype: &str, parts: Vec<MimePart<'x>>) -> MimePart<'x> {
+    /// A word that nothing else in the message holds.
+    fn word(&self, purpose: &str) -> String {
         const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-        let hash = self.seed().chain_update(subtype).finalize();
-        let mut boundary = String::with_capacity(34);
-        boundary.push_str("=_");
+        let hash = self.seed().chain_update(purpose).finalize();
+        let mut word = String::with_capacity(34);
+        word.push_str("=_");
         for byte in hash.iter().take(16) {
-            boundary.push(HEX[usize::from(byte >> 4)]);
-            boundary.push(HEX[usize::from(byte & 15)]);
+            word.push(HEX[usize::from(byte >> 4)]);
+            word.push(HEX[usize::from(byte & 15)]);
         }
+        word
+    }
+
+    /// Stands where the content of an attachment belongs that is not here.
+    fn hole(&self, index: usize) -> String {
+        self.word(&format!("hole {index}"))
+    }
+
+    fn multipart<'x>(&self, subtype: &str, parts: Vec<MimePart<'x>>) -> MimePart<'x> {
+        let boundary = self.word(subtype);
         let mut content_type = ContentType::new(format!("multipart/{subtype}")).attribute("boundary", boundary);
         if subtype == "related" {
             content_type = content_type.attribute("type", "text/html");
@@ -110,7 +162,11 @@ fn text_part<'a>(media_type: &'static str, text: &'a str) -> MimePart<'a> {
 }
 
 /// An attachment is opaque: always base64, whatever its type.
-fn attachment_part(attachment: &Attachment, is_inline: bool) -> Result<MimePart<'static>, &'static str> {
+fn attachment_part(
+    attachment: &Attachment,
+    content: BodyPart<'static>,
+    is_inline: bool,
+) -> Result<MimePart<'static>, &'static str> {
     let name = attachment.filename.trim();
     if name.chars().any(char::is_control) {
         return Err("has a control character in its filename");
@@ -119,7 +175,7 @@ fn attachment_part(attachment: &Attachment, is_inline: bool) -> Result<MimePart<
         return Err("has a filename of more than 500 bytes");
     }
     let disposition = disposition(if is_inline { "inline" } else { "attachment" }, name);
-    let mut part = MimePart::new(media_type(&attachment.content_type)?, base64_lines(&attachment.content))
+    let mut part = MimePart::new(media_type(&attachment.content_type)?, content)
         .transfer_encoding("base64")
         .header("Content-Disposition", disposition);
     if let Some(id) = &attachment.content_id {
@@ -128,8 +184,9 @@ fn attachment_part(attachment: &Attachment, is_inline: bool) -> Result<MimePart<
     Ok(part)
 }
 
-/// `Content-Disposition` with a file's name. A name with the beginning of an encoded word is written in the form of RFC 2231:
-/// readers decode such words in quoted strings, too, though RFC 2047 section 5 forbids it, and would show another name.
+/// `Content-Disposition` with a file's name. A name with the beginning of an encoded word is written in the form of
+/// RFC 2231: readers decode such words in quoted strings, too, though RFC 2047 section 5 forbids it, and would show
+/// another name.
 fn disposition(kind: &'static str, name: &str) -> HeaderType<'static> {
     if name.contains("=?") {
         let (mut field, mut rest, mut number) = (format!("{kind};"), name, 0);

@@ -41,7 +41,11 @@ impl Identity {
 }
 
 /// The bytes of a composed message.
-pub(crate) fn compose(notification: &Notification, identity: &Identity, texts: &Texts<'_>) -> Result<Vec<u8>, Error> {
+pub(crate) fn compose(
+    notification: &Notification,
+    identity: &Identity,
+    texts: &Texts<'_>,
+) -> Result<(Vec<u8>, Vec<body::Hole>), Error> {
     let reply_to = match &notification.reply_to {
         Some(text) => Some(header::parse(|| "reply_to".to_owned(), text)?),
         None => None,
@@ -73,14 +77,16 @@ pub(crate) fn compose(notification: &Notification, identity: &Identity, texts: &
     if !bytes.ends_with(b"\r\n") {
         bytes.extend_from_slice(b"\r\n");
     }
-    Ok(bytes)
+    let holes =
+        body::cut_holes(&mut bytes, &id, texts.text.as_deref(), texts.html.as_deref(), &notification.attachments);
+    Ok((bytes, holes))
 }
 
 /// About how large the message will be, so that its buffer need not grow: quoted-printable or base64 for some of the
 /// text, base64 for attachments, fields and boundaries.
 fn size_guess(notification: &Notification, texts: &Texts<'_>) -> usize {
     let text = [&texts.text, &texts.html].into_iter().flatten().map(|text| text.len()).sum::<usize>();
-    let attached = notification.attachments.iter().map(|attachment| attachment.content.len() + 512).sum::<usize>();
+    let attached = notification.attachments.iter().map(|attachment| attachment.content.len_here() + 512).sum::<usize>();
     1_024 + text + text / 8 + attached + attached / 2
 }
 

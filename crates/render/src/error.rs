@@ -88,6 +88,9 @@ pub enum Error {
         /// Where, from 1.
         line: usize,
     },
+    /// The raw message is too large to be rendered whole; a defect of Hapax.
+    #[error("the raw message is not here; please report this")]
+    NotHere,
     /// More bytes than the limit.
     #[error("the message has {actual_bytes} bytes, more than the limit of {limit_bytes}")]
     TooLarge {

@@ -10,13 +10,16 @@
 //! This crate must not: read a clock or chance, touch a disk after [`Renderer::new`], log, or put a payload value, an
 //! address, a subject or a body into an error.
 
+mod author;
 mod body;
 mod compose;
+pub mod dkim;
 mod error;
 mod header;
 mod raw;
 mod source;
 mod stamp;
+mod stream;
 mod templates;
 mod wire;
 
@@ -27,14 +30,16 @@ use hapax_core::{
     envelope::{Content, Notification},
 };
 
-use crate::{
-    compose::Identity,
-    templates::{Library, Texts},
-};
 pub use crate::{
+    body::Hole,
     error::{Error, Problem},
     source::Templates,
     stamp::{ORIGINAL_TO, check_stamp_name, stamp},
+    stream::{Normaliser, head_end},
+};
+use crate::{
+    compose::Identity,
+    templates::{Library, Texts},
 };
 
 /// What a renderer may use.
@@ -75,8 +80,13 @@ pub struct Rendered {
     pub message_id_header: String,
     /// MAIL FROM: the notification's sender, or the route's `from`.
     pub envelope_sender: Recipient,
+    /// The domain of the From field, in ASCII and lower case, which decides who may sign (DKIM). `None` where a raw
+    /// message's From names no mailbox, or one with an address literal.
+    pub author_domain: Option<String>,
     /// The message (RFC 5322): CRLF only, ends with one, lines of at most 998 octets; not dot-stuffed.
     pub bytes: Vec<u8>,
+    /// Where contents of attachments belong that are not here; none for most messages.
+    pub holes: Vec<Hole>,
 }
 
 impl std::fmt::Debug for Rendered {
@@ -112,19 +122,26 @@ impl Renderer {
             None => header::parse(|| "the route's from".to_owned(), route_from)?,
         };
         let identity = Identity::new(notification, sender, hostname_for_message_id)?;
-        let (bytes, message_id_header) = match &notification.content {
-            Content::Raw(raw) => raw::finish(raw, notification, &identity)?,
+        let message_id = || identity.message_id.clone();
+        let mut author_domain = author::domain(&identity.sender);
+        let ((bytes, holes), message_id_header) = match &notification.content {
+            Content::StoredRaw { .. } => return Err(Error::NotHere),
+            Content::Raw(raw) => {
+                let (bytes, message_id) = raw::finish(raw, notification, &identity)?;
+                author_domain = author::domain_of_from(&bytes);
+                ((bytes, Vec::new()), message_id)
+            }
             Content::Ready { subject, text, html } => {
                 let texts = Texts {
                     subject: subject.as_str().into(),
                     text: text.as_deref().map(Cow::Borrowed),
                     html: html.as_deref().map(Cow::Borrowed),
                 };
-                (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
+                (compose::compose(notification, &identity, &texts)?, message_id())
             }
             Content::Payload(payload) => {
                 let texts = self.library.render(&notification.kind, &notification.id.to_string(), payload)?;
-                (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
+                (compose::compose(notification, &identity, &texts)?, message_id())
             }
         };
         if bytes.len() > self.message_bytes_max {
@@ -132,7 +149,10 @@ impl Renderer {
         }
         match wire::first_fault(&bytes) {
             Some((what, line)) => Err(Error::Wire { what, line }),
-            None => Ok(Rendered { message_id_header, envelope_sender: identity.sender, bytes }),
+            None => {
+                let envelope_sender = identity.sender;
+                Ok(Rendered { message_id_header, envelope_sender, author_domain, bytes, holes })
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{compose::Identity, error::Error, header, wire};
 pub(crate) struct Field<'a> {
     /// In lower case.
     pub(crate) name: String,
-    value: &'a [u8],
+    pub(crate) value: &'a [u8],
     pub(crate) whole: &'a [u8],
 }
 
@@ -117,6 +117,6 @@ fn field(whole: &[u8]) -> Field<'_> {
 }
 
 /// The value without its line ends and outer spaces.
-fn unfolded(value: &[u8]) -> String {
+pub(crate) fn unfolded(value: &[u8]) -> String {
     String::from_utf8_lossy(value).replace("\r\n", "").trim().to_owned()
 }

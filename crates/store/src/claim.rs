@@ -6,7 +6,7 @@ use hapax_core::{Lease, MessageId, envelope::Notification};
 use tokio_postgres::types::Type;
 
 use crate::{
-    Store,
+    Store, Typed,
     error::Error,
     rows::{self, Claimed, Cursor},
 };
@@ -92,13 +92,19 @@ impl Store {
         Ok((claimed.last().map_or(from, |claimed| claimed.cursor), claimed))
     }
 
-    /// What the messages say. A message that is gone or unreadable has its error in place; the batch goes on.
+    /// What the messages say. A message that is gone or unreadable has its error in place; the batch goes on. Attachments and
+    /// finished messages beyond `inline_bytes_max` do not come along: see [`Store::attachment_pieces`].
     ///
     /// # Errors
     /// Any of the statement's own.
-    pub async fn contents(&self, ids: &[MessageId]) -> Result<Vec<Result<Notification, Error>>, Error> {
+    pub async fn letters(
+        &self,
+        ids: &[MessageId],
+        inline_bytes_max: i64,
+    ) -> Result<Vec<Result<Notification, Error>>, Error> {
         let ids: Vec<uuid::Uuid> = ids.iter().map(|id| id.0).collect();
-        let rows = self.rows("contents", include_str!("../queries/contents.sql"), &[(&ids, Type::UUID_ARRAY)]).await?;
+        let params: [Typed<'_>; 2] = [(&ids, Type::UUID_ARRAY), (&inline_bytes_max, Type::INT8)];
+        let rows = self.rows("letters", include_str!("../queries/letters.sql"), &params).await?;
         Ok(rows.iter().map(rows::notification).collect())
     }
 }

@@ -16,6 +16,7 @@ mod guard;
 mod hot;
 pub mod inspect;
 pub mod migrate;
+mod pieces;
 mod rows;
 mod tls;
 mod wake;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use hapax_core::{
     DeliveryKey, Lease, MessageId, OnDoubt, Priority,
-    envelope::{Attachment, Content, Notification},
+    envelope::{Attachment, AttachmentContent, Content, Notification},
 };
 use serde::Deserialize;
 use tokio_postgres::{Row, types::FromSql};
@@ -97,15 +97,20 @@ pub(crate) fn claimed(row: &Row, lease: Lease) -> Claimed {
 struct StoredAttachment {
     filename: String,
     content_type: Option<String>,
-    content_base64: String,
     content_id: Option<String>,
+    content_base64: Option<String>,
+    /// In its place, where it is too large to come along.
+    base64_bytes: Option<u64>,
+    path: Option<String>,
+    url: Option<String>,
+    sha256: Option<String>,
 }
 
-/// A row of `outbox.contents_of()`.
+/// A row of `outbox.letters_of()`.
 pub(crate) fn notification(row: &Row) -> Result<Notification, Error> {
     let mut of = Columns(row, 0);
     let id: Uuid = of.next();
-    let unreadable = |reason: String| Error::Row { operation: "contents", key: id.to_string(), reason };
+    let unreadable = |reason: String| Error::Row { operation: "letters", key: id.to_string(), reason };
     let (created_at_us, kind, sender, reply_to) = (of.next(), of.next(), of.next(), of.next());
     let (recipients, cc, bcc) = (of.next(), of.next(), of.next());
     let content = content(&mut of).ok_or_else(|| unreadable("no content".into()))?;
@@ -123,7 +128,7 @@ pub(crate) fn notification(row: &Row) -> Result<Notification, Error> {
     let attachments = of.next::<Option<&str>>().map_or(Ok(Vec::new()), |text| {
         let stored: Vec<StoredAttachment> =
             serde_json::from_str(text).map_err(|error| unreadable(format!("attachments: {error}")))?;
-        stored.into_iter().map(|stored| attachment(stored).map_err(&unreadable)).collect()
+        (1..).zip(stored).map(|(element, stored)| attachment(element, stored).map_err(&unreadable)).collect()
     })?;
     Ok(Notification {
         id: MessageId(id),
@@ -158,8 +163,12 @@ pub(crate) fn notification(row: &Row) -> Result<Notification, Error> {
 fn content(of: &mut Columns<'_>) -> Option<Content> {
     let (payload, subject): (Option<String>, Option<String>) = (of.next(), of.next());
     let (text, html): (Option<String>, Option<String>) = (of.next(), of.next());
-    if let Some(raw) = of.next() {
+    let (raw, raw_bytes): (_, Option<i64>) = (of.next(), of.next());
+    if let Some(raw) = raw {
         return Some(Content::Raw(raw));
+    }
+    if let Some(bytes) = raw_bytes {
+        return Some(Content::StoredRaw { bytes: bytes.unsigned_abs() });
     }
     if let Some(payload) = payload {
         return Some(Content::Payload(payload));
@@ -171,16 +180,39 @@ fn content(of: &mut Columns<'_>) -> Option<Content> {
     })
 }
 
-fn attachment(stored: StoredAttachment) -> Result<Attachment, String> {
-    let compact: String = stored.content_base64.split_whitespace().collect();
-    let content = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, compact)
-        .map_err(|error| format!("attachments: {error}"))?;
+/// One attachment; `element` counts from 1.
+fn attachment(element: i32, stored: StoredAttachment) -> Result<Attachment, String> {
+    let of = |what: &str| format!("attachments: element {element} {what}");
+    let sha256 = stored.sha256.map(|hex| digest(&hex).ok_or_else(|| of("has a malformed sha256"))).transpose()?;
+    let content = match (stored.content_base64, stored.base64_bytes, stored.path, stored.url) {
+        (Some(text), ..) => {
+            let compact: String = text.split_whitespace().collect();
+            let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, compact);
+            AttachmentContent::Bytes(bytes.map_err(|error| format!("attachments: {error}"))?)
+        }
+        (None, Some(base64_bytes), ..) => AttachmentContent::Stored { element, base64_bytes },
+        (None, None, Some(path), _) => AttachmentContent::File { path, sha256 },
+        (None, None, None, Some(url)) => AttachmentContent::Url { url, sha256 },
+        (None, None, None, None) => return Err(of("has no content")),
+    };
     Ok(Attachment {
         filename: stored.filename,
         content_type: stored.content_type.unwrap_or_else(|| "application/octet-stream".into()),
         content_id: stored.content_id,
         content,
     })
+}
+
+/// 64 hexadecimal digits.
+fn digest(hex: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// Seconds of the database as a duration; what lies in the past is zero.

@@ -14,13 +14,14 @@ use hapax_core::{
 use hapax_relay::{AfterFailover, KindPolicy};
 
 use super::{
-    guards,
+    attachments, guards,
     reader::Reader,
     routes, secrets,
     settings::{Database, Format, Level, Log, Relay, Route, Settings, host},
 };
 
-const SECTIONS: [&str; 9] = ["database", "relay", "retry", "guards", "templates", "routes", "kinds", "log", "http"];
+const SECTIONS: [&str; 10] =
+    ["database", "relay", "retry", "guards", "templates", "attachments", "routes", "kinds", "log", "http"];
 const ON_DOUBT: [(&str, OnDoubt); 3] = [
     (OnDoubt::Hold.as_str(), OnDoubt::Hold),
     (OnDoubt::Resend.as_str(), OnDoubt::Resend),
@@ -50,6 +51,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let retry = retry(reader, &mut root);
     let guards = guards::read(reader, &mut root);
     let templates = templates(reader, &mut root);
+    let freight = attachments::read(reader, &mut root, relay.freight.clone());
     let routes = routes(reader, &mut root, &relay.timeouts, credentials);
     let kinds = kinds(reader, &mut root, &routes);
     let log = log(reader, &mut root);
@@ -57,6 +59,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     http.later("listen");
     http.finish();
     reader.unknown_sections(root, &SECTIONS);
+    let relay = Relay { freight, ..relay };
     Settings { database, relay, retry, templates, routes, kinds, guards, log }
 }
 
@@ -129,8 +132,9 @@ fn relay(reader: &mut Reader, root: &mut Map<String, Value>) -> Relay {
     };
     let on_doubt = section.word("on_doubt", Some(OnDoubt::default().as_str()), &ON_DOUBT);
     let wake_up = section.switch("wake_up", true);
+    let freight = attachments::spool(&mut section);
     section.finish();
-    Relay { name, limits, timeouts, on_doubt: on_doubt.unwrap_or_default(), wake_up }
+    Relay { name, limits, timeouts, on_doubt: on_doubt.unwrap_or_default(), wake_up, freight }
 }
 
 fn retry(reader: &mut Reader, root: &mut Map<String, Value>) -> RetryPolicy {

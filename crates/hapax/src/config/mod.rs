@@ -4,6 +4,7 @@
 //! from, and a hint. Invariant: no secret is ever in a problem, a shown value, or a `Debug` of the settings.
 
 mod assemble;
+mod attachments;
 pub(crate) mod duration;
 mod guards;
 mod layers;

@@ -8,7 +8,7 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 use hapax_mail::Transport;
-use hapax_relay::{AfterFailover, Idempotency, KindPolicy, RelayConfig};
+use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, RelayConfig};
 use hapax_store::ConnectOptions;
 
 use super::secrets::Secret;
@@ -68,6 +68,8 @@ pub(crate) struct Relay {
     pub(crate) on_doubt: OnDoubt,
     /// Ask producers to wake an idle relay.
     pub(crate) wake_up: bool,
+    /// Large contents, and those from elsewhere.
+    pub(crate) freight: FreightConfig,
 }
 
 /// One of `[routes]`.
@@ -139,6 +141,7 @@ impl Settings {
             messages_per_connection_max: route.messages_per_connection_max,
             connection_age_max: route.connection_age_max,
             idempotency: route.idempotency.clone(),
+            dkim: Vec::new(),
         });
         RelayConfig {
             name: self.relay.name.clone(),
@@ -152,6 +155,7 @@ impl Settings {
             on_doubt: self.relay.on_doubt,
             guards: self.guards.clone(),
             wake_up: self.relay.wake_up,
+            freight: self.relay.freight.clone(),
         }
     }
 }

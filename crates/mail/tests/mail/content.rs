@@ -65,7 +65,10 @@ async fn every_body_arrives_as_one_message_with_its_line_ends_normalised() {
             let ledger = server.ledger();
             let received = ledger.messages().last().expect("a message").body.clone();
             assert_eq!(received.escape_ascii().to_string(), normal(&raw).as_bytes().escape_ascii().to_string());
-            assert_eq!(received.escape_ascii().to_string(), mail.message.content().escape_ascii().to_string());
+            assert_eq!(
+                received.escape_ascii().to_string(),
+                mail.message.content().expect("in memory").escape_ascii().to_string()
+            );
             assert_eq!(ledger.transactions().last().map(|last| last.body_bytes), Some(mail.message.wire_len() + 2));
         }
         connection.quit().await;

@@ -111,7 +111,7 @@ async fn a_file_route_writes_each_delivery_into_a_file_of_its_own() {
         let transmitted = kit::deliver(connection, &mail).await;
         kit::assert_accepted(&transmitted);
         let file = path.join(name);
-        assert_eq!(std::fs::read(&file).expect("written"), mail.message.content());
+        assert_eq!(std::fs::read(&file).expect("written"), mail.message.content().expect("in memory"));
         let text = format!("2.0.0 written to {}", file.display());
         assert_eq!(transmitted.outcome.reply().map(|reply| reply.text.clone()), Some(text));
         connection = transmitted.connection.expect("kept");

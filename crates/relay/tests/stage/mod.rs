@@ -67,11 +67,13 @@ impl Stage {
                 messages_per_connection_max: 1_000,
                 connection_age_max: Duration::from_secs(600),
                 idempotency: None,
+                dkim: Vec::new(),
             }],
             kinds: BTreeMap::new(),
             on_doubt: OnDoubt::Hold,
             guards: Guards::default(),
             wake_up: false,
+            freight: hapax_relay::FreightConfig::default(),
         }
     }
 

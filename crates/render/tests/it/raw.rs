@@ -124,3 +124,16 @@ fn two_renders_of_a_raw_message_are_byte_identical() {
     let one = notification(Content::Raw(b"Subject: x\n\nbody".to_vec()));
     assert_eq!(try_render(&one).expect("it renders"), try_render(&one).expect("it renders"));
 }
+
+#[test]
+fn the_author_domain_is_that_of_the_from_field_not_of_the_envelope() {
+    let domain = |one| try_render(&one).expect("it renders").author_domain;
+    assert_eq!(domain(ready("x", Some("y"), None)).as_deref(), Some("shop.example"));
+    let mut own = ready("x", Some("y"), None);
+    own.sender = Some("Ada <ada@EXÄMPLE.org>".to_owned());
+    assert_eq!(domain(own).as_deref(), Some("xn--exmple-cua.org"));
+    let raw = |message: &str| domain(notification(Content::Raw(message.as_bytes().to_vec())));
+    assert_eq!(raw(COMPLETE).as_deref(), Some("b.example"));
+    assert_eq!(raw("Subject: x\r\n\r\n").as_deref(), Some("shop.example"), "the one that is added");
+    assert_eq!(raw("From: nobody\r\n\r\n"), None);
+}

@@ -45,7 +45,7 @@ pub(crate) fn attachment(filename: &str, content: &[u8]) -> Attachment {
         filename: filename.to_owned(),
         content_type: "application/octet-stream".to_owned(),
         content_id: None,
-        content: content.to_vec(),
+        content: content.to_vec().into(),
     }
 }
 

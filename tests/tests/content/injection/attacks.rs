@@ -59,7 +59,7 @@ pub(crate) const DOORS: [Door; 25] = [
     door("a recipient's domain", |s| {
         note(json!({"recipients": [format!("ada@{}", s.replace(HARMLESS, "sub.example.org"))]}))
     }),
-    door("a recipient's end", |s| note(json!({"recipients": [format!("ada@example.org{s}")]}))),
+    door("a recipient's end", |s| note(json!({"recipients": [format!("ada@example.org{}", s.replace(HARMLESS, ""))]}))),
     door("a copy's name", |s| note(json!({"cc": [format!("\"{s}\" <bob@example.org>")]}))),
     door("a blind copy's name", |s| note(json!({"bcc": [format!("\"{s}\" <bob@example.org>")]}))),
     door("the sender's name", |s| note(json!({"sender": format!("\"{s}\" <shop@shop.example>")}))),

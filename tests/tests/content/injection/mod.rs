@@ -74,7 +74,8 @@ async fn play(stage: &Stage, settings: Settings) -> Played {
         // As it was written; the address stands last.
         let address =
             recipient.rsplit_once('<').map_or(recipient.as_str(), |(_, address)| address.trim_end_matches('>'));
-        let recipient = address.to_owned();
+        // IDNA ignores a byte order mark in a domain.
+        let recipient = address.trim_end_matches('\u{feff}').to_owned();
         let attack = &taken[&id];
         match state.as_str() {
             "sent" => sent.push((id, recipient)),

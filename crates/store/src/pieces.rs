@@ -1,0 +1,74 @@
+//! Large contents, piece by piece: what is too large to come with its message.
+//!
+//! Each piece is one row, and the rows are read as they are wanted: the driver holds back the server, so that no more than
+//! a few pieces are in memory, however large the whole.
+
+use std::pin::pin;
+
+use deadpool_postgres::Object;
+use futures_util::TryStreamExt;
+use hapax_core::MessageId;
+use tokio::{sync::mpsc::Sender, time::timeout};
+use tokio_postgres::types::Type;
+
+use crate::{Store, Typed, error::Error};
+
+/// How large a piece is: whole lines of base64 (76 characters).
+const PIECE_BYTES: i32 = 76 * 2048;
+
+impl Store {
+    /// The base64 text of an attachment (`element` counts from 1), without line ends: `taker` gets piece after piece, each but
+    /// the last of a multiple of 76 characters. Ends early when nobody listens any more.
+    ///
+    /// # Errors
+    /// Any of the statement's own: what was taken is not all then.
+    pub async fn attachment_pieces<T: Send>(
+        &self,
+        id: MessageId,
+        element: i32,
+        taker: &Sender<T>,
+        wrap: fn(Vec<u8>) -> T,
+    ) -> Result<(), Error> {
+        let params: [Typed<'_>; 3] = [(&id.0, Type::UUID), (&element, Type::INT4), (&PIECE_BYTES, Type::INT4)];
+        self.pieces("attachment_pieces", include_str!("../queries/attachment_pieces.sql"), &params, taker, wrap).await
+    }
+
+    /// A finished message; as [`Store::attachment_pieces`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn raw_pieces<T: Send>(
+        &self,
+        id: MessageId,
+        taker: &Sender<T>,
+        wrap: fn(Vec<u8>) -> T,
+    ) -> Result<(), Error> {
+        let params: [Typed<'_>; 2] = [(&id.0, Type::UUID), (&PIECE_BYTES, Type::INT4)];
+        self.pieces("raw_pieces", include_str!("../queries/raw_pieces.sql"), &params, taker, wrap).await
+    }
+
+    /// The time limit is for each piece. A connection with rows still to come is thrown away.
+    async fn pieces<T: Send>(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: &[Typed<'_>],
+        taker: &Sender<T>,
+        wrap: fn(Vec<u8>) -> T,
+    ) -> Result<(), Error> {
+        // Not back into the pool before all is read.
+        let client = Object::take(self.client(operation).await?);
+        let limit = self.statement_timeout;
+        let elapsed = |_elapsed| Error::Timeout { operation };
+        let failed = |source| Error::query(operation, source);
+        let typed = params.iter().map(|(value, kind)| (*value, kind.clone()));
+        let rows = timeout(limit, client.query_typed_raw(sql, typed)).await.map_err(elapsed)?;
+        let mut rows = pin!(rows.map_err(failed)?);
+        while let Some(row) = timeout(limit, rows.try_next()).await.map_err(elapsed)?.map_err(failed)? {
+            if taker.send(wrap(row.get(0))).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
