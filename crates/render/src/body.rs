@@ -10,7 +10,7 @@ use std::cell::OnceCell;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hapax_core::envelope::{Attachment, AttachmentContent};
 use mail_builder::{
-    headers::{content_type::ContentType, raw::Raw},
+    headers::{HeaderType, content_type::ContentType, raw::Raw},
     mime::{BodyPart, MimePart},
 };
 use sha2::{Digest, Sha256};
@@ -29,6 +29,8 @@ pub struct Hole {
 
 /// What 76 characters of base64 hold.
 const BASE64_LINE_INPUT_BYTES: usize = 57;
+/// How many bytes of a name stand in one section of RFC 2231.
+const FILENAME_SECTION_BYTES: usize = 18;
 /// The longest attachment name and content id, in bytes.
 const NAME_BYTES_MAX: usize = 500;
 
@@ -172,10 +174,7 @@ fn attachment_part(
     if name.len() > NAME_BYTES_MAX {
         return Err("has a filename of more than 500 bytes");
     }
-    let mut disposition = ContentType::new(if is_inline { "inline" } else { "attachment" });
-    if !name.is_empty() {
-        disposition = disposition.attribute("filename", name.to_owned());
-    }
+    let disposition = disposition(if is_inline { "inline" } else { "attachment" }, name);
     let mut part = MimePart::new(media_type(&attachment.content_type)?, content)
         .transfer_encoding("base64")
         .header("Content-Disposition", disposition);
@@ -183,6 +182,34 @@ fn attachment_part(
         part = part.header("Content-ID", Raw::new(format!("<{}>", content_id(id)?)));
     }
     Ok(part)
+}
+
+/// `Content-Disposition` with a file's name. A name with the beginning of an encoded word is written in the form of
+/// RFC 2231: readers decode such words in quoted strings, too, though RFC 2047 section 5 forbids it, and would show
+/// another name.
+fn disposition(kind: &'static str, name: &str) -> HeaderType<'static> {
+    if name.contains("=?") {
+        let (mut field, mut rest, mut number) = (format!("{kind};"), name, 0);
+        while !rest.is_empty() {
+            // No letter is cut in two: some readers decode each section for itself.
+            let (section, behind) = rest.split_at(rest.floor_char_boundary(FILENAME_SECTION_BYTES));
+            let charset = if number == 0 { "utf-8''" } else { "" };
+            let coded: String = section.bytes().map(percent_coded).collect();
+            let end = if behind.is_empty() { "" } else { ";" };
+            field.push_str(&format!(" filename*{number}*={charset}{coded}{end}"));
+            (rest, number) = (behind, number + 1);
+        }
+        return Raw::new(field).into();
+    }
+    let disposition = ContentType::new(kind);
+    match name.is_empty() {
+        true => disposition.into(),
+        false => disposition.attribute("filename", name.to_owned()).into(),
+    }
+}
+
+fn percent_coded(byte: u8) -> String {
+    if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
 }
 
 fn content_id(id: &str) -> Result<&str, &'static str> {

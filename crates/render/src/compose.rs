@@ -95,7 +95,7 @@ fn destinations(notification: &Notification) -> Result<Vec<(&'static str, Header
     let mut fields = Vec::new();
     for (name, field, texts) in [("To", "recipients", &notification.recipients), ("Cc", "cc", &notification.cc)] {
         if !texts.is_empty() {
-            fields.push((name, header::mailboxes(field, texts)?.into()));
+            fields.push((name, header::mailboxes(field, texts)?));
         }
     }
     if fields.is_empty() {

@@ -52,7 +52,7 @@ pub(crate) fn finish(raw: &[u8], notification: &Notification, identity: &Identit
         value.write_header(&mut out, name.len() + 2);
     };
     if missing("from") {
-        add("From", header::mailbox(&identity.sender).into());
+        add("From", header::mailbox(&identity.sender));
     }
     if missing("date") {
         add("Date", Raw::new(identity.date.as_str()).into());
