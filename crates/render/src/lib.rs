@@ -16,6 +16,7 @@ mod compose;
 pub mod dkim;
 mod error;
 mod header;
+mod media;
 mod raw;
 mod source;
 mod stamp;

@@ -177,7 +177,7 @@ fn attachment(stored: StoredAttachment) -> Result<Attachment, String> {
         .map_err(|error| format!("attachments: {error}"))?;
     Ok(Attachment {
         filename: stored.filename,
-        content_type: stored.content_type.unwrap_or_else(|| "application/octet-stream".into()),
+        content_type: stored.content_type.unwrap_or_default(),
         content_id: stored.content_id,
         content,
     })
