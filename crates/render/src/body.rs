@@ -15,7 +15,7 @@ use mail_builder::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{error::Error, wire};
+use crate::{error::Error, media, wire};
 
 /// A place in a rendered message where the base64 lines of an attachment belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +175,7 @@ fn attachment_part(
         return Err("has a filename of more than 500 bytes");
     }
     let disposition = disposition(if is_inline { "inline" } else { "attachment" }, name);
-    let mut part = MimePart::new(media_type(&attachment.content_type)?, content)
+    let mut part = MimePart::new(media::of(&attachment.content_type, name)?, content)
         .transfer_encoding("base64")
         .header("Content-Disposition", disposition);
     if let Some(id) = &attachment.content_id {
@@ -220,40 +220,6 @@ fn content_id(id: &str) -> Result<&str, &'static str> {
         true => Ok(id),
         false => Err("has a content id that is not 1 to 500 printable ASCII characters without spaces and <>"),
     }
-}
-
-/// `type/subtype; key=value ...`, checked (RFC 2045 section 5.1).
-fn media_type(text: &str) -> Result<ContentType<'static>, &'static str> {
-    const SHAPE: &str = "has a content type that is not type/subtype; key=value";
-    let mut pieces = text.split(';').map(str::trim);
-    let name = pieces.next().unwrap_or_default().to_ascii_lowercase();
-    let (kind, subtype) = name.split_once('/').ok_or(SHAPE)?;
-    if !is_token(kind) || !is_token(subtype) {
-        return Err(SHAPE);
-    }
-    match kind {
-        "multipart" => return Err("has a multipart content type, which would need its parts"),
-        // RFC 2046 section 5.2 forbids to encode a message; readers know an .eml file by its name.
-        "message" => return Ok(ContentType::new("application/octet-stream")),
-        _ => {}
-    }
-    let mut content_type = ContentType::new(name.clone());
-    for piece in pieces.filter(|piece| !piece.is_empty()) {
-        let (key, value) = piece.split_once('=').ok_or(SHAPE)?;
-        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
-        let plain = |byte: u8| (b' '..=b'~').contains(&byte) && !matches!(byte, b'"' | b'\\');
-        if !is_token(key) || value.len() > NAME_BYTES_MAX || !value.bytes().all(plain) {
-            return Err(SHAPE);
-        }
-        content_type = content_type.attribute(key.to_ascii_lowercase(), value.to_owned());
-    }
-    Ok(content_type)
-}
-
-/// A token of RFC 2045 of a sane length.
-fn is_token(text: &str) -> bool {
-    let special = |byte: u8| b"()<>@,;:\\\"/[]?=".contains(&byte);
-    (1..=127).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && !special(byte))
 }
 
 fn base64_lines(content: &[u8]) -> BodyPart<'static> {

@@ -8,6 +8,7 @@
 mod catalog;
 mod check;
 mod environment;
+mod leave;
 mod locale;
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -23,6 +24,7 @@ use crate::{
     error::{Error, Problem, quoted},
     kind::Kind,
     source::{self, Files, Source},
+    unsubscribe::UnsubscribeKey,
 };
 
 /// What a notification says: its own texts, or what a payload became.
@@ -30,6 +32,8 @@ pub(crate) struct Texts<'a> {
     pub(crate) subject: Cow<'a, str>,
     pub(crate) text: Option<Cow<'a, str>>,
     pub(crate) html: Option<Cow<'a, str>>,
+    /// Header fields of the kind's own, checked.
+    pub(crate) fields: Vec<(&'static str, String)>,
 }
 
 /// All templates, compiled.
@@ -39,6 +43,7 @@ pub(crate) struct Library {
     /// Where they come from, for errors; `None` when there are none by configuration.
     place: Option<String>,
     output_bytes_max: usize,
+    unsubscribe_key: Option<UnsubscribeKey>,
 }
 
 impl Library {
@@ -60,11 +65,18 @@ impl Library {
                 problems.push(Problem::new(name, error.line(), what));
             }
         }
+        leave::compile(&mut environment, &kinds, options, &mut problems);
         if let Some(place) = place.as_ref().filter(|_| !problems.is_empty()) {
             problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
             return Err(Error::Templates { place: place.clone(), problems });
         }
-        Ok(Self { environment, kinds, place, output_bytes_max: options.template_output_bytes_max })
+        Ok(Self {
+            environment,
+            kinds,
+            place,
+            output_bytes_max: options.template_output_bytes_max,
+            unsubscribe_key: options.unsubscribe_key.clone(),
+        })
     }
 
     /// The kinds, by name.
@@ -85,6 +97,7 @@ impl Library {
         message_id: &str,
         payload: &str,
         locale: Option<&str>,
+        recipient: &str,
     ) -> Result<Texts<'static>, Error> {
         let Some(place) = &self.place else {
             return Err(Error::NoTemplates { kind: quoted(kind) });
@@ -94,7 +107,9 @@ impl Library {
             return Err(Error::NoKind { kind: quoted(kind), place: place.clone(), directory });
         };
         let (files, locale) = entry.locales.choose(locale);
-        let context = context(kind, message_id, &locale, payload)?;
+        let leave = self.leave(kind, message_id, &locale, payload, recipient)?;
+        let about = leave.as_ref().map(|leave| [("recipient", recipient), ("unsubscribe_url", leave.url.as_str())]);
+        let context = context(kind, message_id, &locale, payload, about.as_ref().map_or(&[], |about| &about[..]))?;
         let subject = self.file(&files.subject, &context)?.trim().to_owned();
         let refuse = |what| Err(Error::Template(Problem::new(&files.subject, None, what)));
         if subject.contains(['\r', '\n']) {
@@ -105,7 +120,12 @@ impl Library {
         }
         let text = files.text.as_ref().map(|name| self.file(name, &context)).transpose()?;
         let html = files.html.as_ref().map(|name| self.file(name, &context)).transpose()?;
-        Ok(Texts { subject: subject.into(), text: text.map(Cow::Owned), html: html.map(Cow::Owned) })
+        Ok(Texts {
+            subject: subject.into(),
+            text: text.map(Cow::Owned),
+            html: html.map(Cow::Owned),
+            fields: leave.unwrap_or_default().fields,
+        })
     }
 
     /// The text of one template.
@@ -155,7 +175,7 @@ impl Library {
     }
 }
 
-fn context(kind: &str, message_id: &str, locale: &str, payload: &str) -> Result<Value, Error> {
+fn context(kind: &str, message_id: &str, locale: &str, payload: &str, reader: &[(&str, &str)]) -> Result<Value, Error> {
     let json: serde_json::Value = serde_json::from_str(payload).map_err(|error| {
         // Only the position: serde_json's own text may quote the payload.
         Error::Payload(format!("is not JSON: line {}, column {}", error.line(), error.column()))
@@ -164,7 +184,7 @@ fn context(kind: &str, message_id: &str, locale: &str, payload: &str) -> Result<
         return Err(Error::Payload("is not a JSON object, whose keys a template could use".to_owned()));
     };
     let own = [("kind", kind), ("message_id", message_id), ("locale", locale)];
-    let own = own.map(|(key, text)| (Value::from(key), Value::from(text)));
+    let own = own.iter().chain(reader).map(|(key, text)| (Value::from(*key), Value::from(*text)));
     Ok(Value::from_pairs(object.into_iter().map(|(key, json)| (Value::from(key), value(json))).chain(own)))
 }
 

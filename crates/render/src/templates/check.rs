@@ -9,6 +9,8 @@ use crate::{
 
 /// What the samples are rendered as.
 const MESSAGE_ID: &str = "00000000-0000-7000-8000-000000000000";
+/// Who reads what is checked.
+const RECIPIENT: &str = "reader@example.org";
 
 impl Library {
     /// What is wrong with the kinds of these names, or with all.
@@ -26,7 +28,7 @@ impl Library {
                     name => format!("{kind}/sample.{name}.json"),
                 };
                 for (locale, _) in entry.locales.all() {
-                    if let Err(error) = self.render(kind, MESSAGE_ID, payload, locale) {
+                    if let Err(error) = self.render(kind, MESSAGE_ID, payload, locale, RECIPIENT) {
                         let problem = problem(&file, locale, error);
                         if !problems.contains(&problem) {
                             problems.push(problem);

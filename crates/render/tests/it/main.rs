@@ -9,3 +9,4 @@ mod raw;
 mod stamps;
 mod support;
 mod templates;
+mod unsubscribe;
