@@ -14,6 +14,7 @@ mod body;
 mod compose;
 mod error;
 mod header;
+mod kind;
 mod raw;
 mod source;
 mod stamp;
@@ -33,6 +34,7 @@ use crate::{
 };
 pub use crate::{
     error::{Error, Problem},
+    kind::{KIND_FILE, Kind, KindFile, Line, Unsubscribe},
     source::Templates,
     stamp::{ORIGINAL_TO, check_stamp_name, stamp},
 };
@@ -95,6 +97,30 @@ impl Renderer {
         Ok(Self { library: Library::load(&options)?, message_bytes_max: options.message_bytes_max })
     }
 
+    /// The kinds that have templates, by name.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<Kind> {
+        self.library.kinds().collect()
+    }
+
+    /// A kind's sample payload; the empty name is `sample.json`.
+    #[must_use]
+    pub fn sample(&self, kind: &str, name: &str) -> Option<&str> {
+        self.library.sample(kind, name)
+    }
+
+    /// Renders every kind in every locale with every sample: what is wrong with them, and what is missing.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        self.library.check(|_| true)
+    }
+
+    /// [`Renderer::check`] of one kind.
+    #[must_use]
+    pub fn check_kind(&self, kind: &str) -> Vec<Problem> {
+        self.library.check(|name| name == kind)
+    }
+
     /// The message of a notification. `route_from` is the route's `from` (`Name <address>` or `address`), used when the
     /// notification names no sender. The Message-ID's domain is the sender's unless `hostname_for_message_id` is given,
     /// which must then be the same on every relay and after every restart.
@@ -123,7 +149,12 @@ impl Renderer {
                 (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
             }
             Content::Payload(payload) => {
-                let texts = self.library.render(&notification.kind, &notification.id.to_string(), payload)?;
+                let texts = self.library.render(
+                    &notification.kind,
+                    &notification.id.to_string(),
+                    payload,
+                    notification.locale.as_deref(),
+                )?;
                 (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
             }
         };

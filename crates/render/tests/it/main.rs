@@ -3,6 +3,7 @@
 mod content;
 mod headers;
 mod injection;
+mod kinds;
 mod properties;
 mod raw;
 mod stamps;
