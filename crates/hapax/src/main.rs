@@ -19,6 +19,8 @@ mod output;
 mod preview;
 mod reconcile;
 mod run;
+mod sample;
+mod send_test;
 mod show;
 mod signals;
 mod target;
@@ -86,9 +88,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::SendAgain(options) => decide::send_again(loaded, options).await,
         Command::Arm(options) => arm::run(loaded, options).await,
         Command::Template(Template::Preview(options)) => preview::run(loaded, options).await,
-        Command::Template(_) | Command::SendTest(_) => {
+        Command::Template(_) => {
             Err(failure::Refusal::usage("this command is not in this version", &["hapax template preview"]).into())
         }
+        Command::SendTest(options) => send_test::run(loaded, options).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Bench(options) => bench::run(options).await,
     }

@@ -158,8 +158,9 @@ Exit code 0 when the server accepted it, 1 when it did not, or nobody knows.
 
 Examples:
   hapax send-test order_confirmed --to me@example.com
-  hapax send-test order_confirmed --to me@example.com --sample long --locale de
-  hapax send-test order_confirmed --to me@example.com --data order.json --route marketing";
+  hapax send-test order_confirmed --to me@example.com --locale de
+  hapax send-test order_confirmed --to me@example.com --data order.json \\
+    --route marketing";
 
 /// `hapax send-test`.
 #[derive(Args, Clone, Debug)]

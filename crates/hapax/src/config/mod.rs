@@ -26,7 +26,7 @@ pub(crate) use duration::parse as duration;
 pub(crate) use layers::Inputs;
 pub(crate) use mask::mask;
 pub(crate) use origin::{Problem, Shown};
-pub(crate) use settings::{Database, Format, Level, Log, Settings, Way};
+pub(crate) use settings::{Database, Format, Level, Log, Route, Settings, Way};
 
 use crate::failure::Refusal;
 
@@ -68,6 +68,15 @@ impl Loaded {
     /// Every problem at once, exit code 78.
     pub(crate) fn complete(self) -> Result<Self, Refusal> {
         if self.problems.is_empty() { Ok(self) } else { Err(Refusal::configuration(&self.problems)) }
+    }
+
+    /// The settings, for commands that ask no database.
+    ///
+    /// # Errors
+    /// Every problem but those of the section `database`.
+    pub(crate) fn without_database(mut self) -> Result<Self, Refusal> {
+        self.problems.retain(|problem| problem.path != "database" && !problem.path.starts_with("database."));
+        self.complete()
     }
 
     /// The database's part, for commands that need nothing else.

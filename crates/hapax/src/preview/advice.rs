@@ -36,12 +36,12 @@ pub(super) struct Advice {
     pub(super) remedy: &'static str,
 }
 
-/// Everything that is known to be doubtful in a body, the worst first.
-pub(super) fn advice(html: &str) -> Vec<Advice> {
+/// Everything that is known to be doubtful in a body, the worst first. `cids` are the Content-IDs of its message.
+pub(super) fn advice(html: &str, cids: &[String]) -> Vec<Advice> {
     let pieces = pieces(html);
     let mut found = Found::default();
     found.whole(html, &pieces);
-    let mut counts = Counts::default();
+    let mut counts = Counts { cids, seen: BTreeMap::new() };
     for piece in &pieces {
         match piece {
             Piece::Tag(tag) => counts.tag(tag),
@@ -107,8 +107,10 @@ impl Found {
 }
 
 /// How often what was seen.
-#[derive(Default)]
-struct Counts(BTreeMap<Seen, usize>);
+struct Counts<'a> {
+    cids: &'a [String],
+    seen: BTreeMap<Seen, usize>,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Seen {
@@ -124,12 +126,13 @@ enum Seen {
     Insecure,
     Background,
     Relative,
+    NoPart,
     Svg,
 }
 
-impl Counts {
+impl Counts<'_> {
     fn add(&mut self, seen: Seen) {
-        *self.0.entry(seen).or_default() += 1;
+        *self.seen.entry(seen).or_default() += 1;
     }
 
     fn tag(&mut self, tag: &Tag) {
@@ -169,6 +172,13 @@ impl Counts {
         if tag.get("src").is_some_and(|url| !url.is_empty() && !known(url)) {
             self.add(Seen::Relative);
         }
+        let missing = |url: &str| {
+            let cid = url.strip_prefix("cid:").map(|cid| cid.replace("%40", "@"));
+            cid.is_some_and(|cid| !self.cids.contains(&cid))
+        };
+        if tag.get("src").is_some_and(missing) {
+            self.add(Seen::NoPart);
+        }
         if tag
             .get("src")
             .is_some_and(|url| url.to_ascii_lowercase().ends_with(".svg") || url.starts_with("data:image/svg"))
@@ -197,7 +207,7 @@ impl Counts {
     }
 
     fn report(&self, found: &mut Found) {
-        for (seen, &count) in &self.0 {
+        for (seen, &count) in &self.seen {
             let (weight, what, remedy) = words(*seen, count);
             found.say(weight, what, remedy);
         }
@@ -216,9 +226,7 @@ fn words(seen: Seen, count: usize) -> (Weight, String, &'static str) {
         Seen::Form => {
             (Problem, plural(count, "form field"), "Link to a page with the form: readers drop or disable it.")
         }
-        Seen::Frame => {
-            (Problem, plural(count, "embedded frame or medium"), "Link to it, with an image: readers drop it.")
-        }
+        Seen::Frame => (Problem, plural(count, "embedded element"), "Link to it, with an image: readers drop it."),
         Seen::StyleSheet => (
             Problem,
             plural(count, "external style sheet"),
@@ -257,6 +265,11 @@ fn words(seen: Seen, count: usize) -> (Weight, String, &'static str) {
             format!("{} with a relative address", plural(count, "image")),
             "Write https://..., or cid:FILE for an image of the kind's folder: a message has no place of its own.",
         ),
+        Seen::NoPart => (
+            Problem,
+            format!("{} with a cid: the message does not have", plural(count, "image")),
+            "Put the file into the kind's folder, under the name that follows cid:.",
+        ),
         Seen::Svg => (Note, plural(count, "SVG image"), "Use PNG: Gmail and Outlook show no SVG."),
     }
 }
@@ -275,13 +288,13 @@ mod tests {
     }
 
     fn said(html: &str) -> Vec<String> {
-        advice(html).into_iter().map(|advice| advice.what).collect()
+        advice(html, &["x".to_owned()]).into_iter().map(|advice| advice.what).collect()
     }
 
     #[test]
     fn a_decent_body_gets_no_advice() {
         let body = "<table style=\"position: static\"><tr><td><img src=\"cid:logo.png\" alt=\"\" width=\"40\"></td></tr></table>";
-        assert_eq!(advice(&document(body)), []);
+        assert_eq!(advice(&document(body), &["logo.png".to_owned()]), []);
     }
 
     #[test]
@@ -290,7 +303,7 @@ mod tests {
             ("<script>1</script><script></script>", "2 scripts"),
             ("<p onclick=x>", "1 event handler"),
             ("<form><input></form>", "2 form fields"),
-            ("<iframe></iframe>", "1 embedded frame or medium"),
+            ("<iframe></iframe>", "1 embedded element"),
             ("<link rel=stylesheet href=x.css>", "1 external style sheet"),
             ("<style>@import 'x.css';</style>", "1 external style sheet"),
             ("<p style='top:0; Position : absolute'>", "1 × position in a style"),
@@ -302,6 +315,7 @@ mod tests {
             ("<td style='background-image:url(cid:x)'>", "1 background image"),
             ("<img src='https://x/y.png' alt='' width=1>", "1 image from elsewhere"),
             ("<img src='logo.png' alt='' width=1>", "1 image with a relative address"),
+            ("<img src='cid:no' alt='' width=1>", "1 image with a cid: the message does not have"),
             ("<img src='cid:logo.svg' alt='' width=1>", "1 SVG image"),
         ];
         for (body, what) in cases {
@@ -317,7 +331,7 @@ mod tests {
         assert!(said(&bare)[0].starts_with("hardly any text: "), "{:?}", said(&bare));
         let long = document(&"words and words ".repeat(7_000));
         assert!(said(&long)[0].contains("Gmail clips it at 102 KB"), "{:?}", said(&long));
-        let mixed = advice(&document("<img src=https://x/y.png width=1><script></script>"));
+        let mixed = advice(&document("<img src=https://x/y.png width=1><script></script>"), &[]);
         assert!(mixed.is_sorted_by_key(|advice| advice.weight), "{mixed:?}");
         assert!(mixed.iter().all(|advice| advice.remedy.ends_with('.')));
     }

@@ -9,19 +9,20 @@ use std::{
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use hapax_core::{
-    MessageId, Priority,
-    envelope::{Content, Notification},
-};
 use hapax_render::{Error, Options, Problem, Renderer, Templates};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::sample::{self, Wish, is_plain};
+
 /// Who gets what is shown.
-const READER: &str = "Ada Reader <ada.reader@example.org>";
+pub(super) const READER: &str = "Ada Reader <ada.reader@example.org>";
+/// The same for every message: what is shown changes only when a template or a payload does. The date is that of 1 January
+/// 2026.
+const ID: u128 = 0x0199_aa3e_6f0c_7d2e_9b6f_0d8f_3a1c_2b4d;
+const CREATED_AT_US: i64 = 1_767_225_600_000_000;
 /// How often broken files are left out before the rest is given up.
 const ATTEMPTS_MAX: usize = 8;
 /// Lines shown before and after one with an error.
@@ -57,14 +58,6 @@ pub(super) struct Explained {
     pub(super) what: String,
     /// Line numbers and lines.
     pub(super) lines: Vec<(usize, String)>,
-}
-
-/// What shall be rendered.
-#[derive(Clone, Debug)]
-pub(super) struct Wish {
-    pub(super) kind: String,
-    pub(super) locale: Option<String>,
-    pub(super) payload: String,
 }
 
 impl Catalog {
@@ -106,7 +99,7 @@ impl Catalog {
         for sample in if kind.samples.is_empty() { &default } else { &kind.samples } {
             let payload = self.sample(&kind.name, sample);
             for locale in std::iter::once(None).chain(kind.locales.iter().cloned().map(Some)) {
-                let wish = Wish { kind: kind.name.clone(), locale, payload: payload.clone() };
+                let wish = Wish { kind: kind.name.clone(), locale, payload: payload.clone(), to: READER.to_owned() };
                 let problems = self.render(&wish).err().into_iter().flatten();
                 failures.extend(problems.map(|problem| problem.to_string()));
             }
@@ -116,10 +109,7 @@ impl Catalog {
 
     /// The text of a sample; an empty object when there is none.
     pub(super) fn sample(&self, kind: &str, name: &str) -> String {
-        let file = if name.is_empty() { "sample.json".to_owned() } else { format!("sample.{name}.json") };
-        let known = is_plain(kind) && is_plain(&file);
-        let read = known.then(|| fs::read_to_string(self.directory.join(kind).join(file)).ok()).flatten();
-        read.unwrap_or_else(|| "{}\n".to_owned())
+        sample::read(&self.directory, kind, name).unwrap_or_else(|| "{}\n".to_owned())
     }
 
     /// The bytes of a message.
@@ -134,7 +124,8 @@ impl Catalog {
         }
         let failed = |what: String| vec![Problem { file: String::new(), line: None, what }];
         let Some(renderer) = &self.renderer else { return Err(self.problems.clone()) };
-        let rendered = catch_unwind(AssertUnwindSafe(|| renderer.render(&self.notification(wish), &self.from, None)));
+        let notification = wish.notification(Uuid::from_u128(ID), CREATED_AT_US);
+        let rendered = catch_unwind(AssertUnwindSafe(|| renderer.render(&notification, &self.from, None)));
         match rendered {
             Ok(Ok(rendered)) => Ok(rendered.bytes),
             Ok(Err(error)) => {
@@ -148,30 +139,6 @@ impl Catalog {
                 Err(if shared.is_empty() { own } else { shared })
             }
             Err(_) => Err(failed("the renderer panicked: please report this".to_owned())),
-        }
-    }
-
-    /// The same id for every message: what is shown changes only when a template or a payload does.
-    fn notification(&self, wish: &Wish) -> Notification {
-        Notification {
-            id: MessageId(Uuid::from_u128(0x0199_aa3e_6f0c_7d2e_9b6f_0d8f_3a1c_2b4d)),
-            created_at_us: 1_767_225_600_000_000,
-            kind: wish.kind.clone(),
-            sender: None,
-            reply_to: None,
-            recipients: vec![READER.to_owned()],
-            cc: Vec::new(),
-            bcc: Vec::new(),
-            content: Content::Payload(wish.payload.clone()),
-            headers: Vec::new(),
-            attachments: Vec::new(),
-            priority: Priority::Normal,
-            expires_in: None,
-            age: Duration::ZERO,
-            on_doubt: None,
-            route: None,
-            tenant: None,
-            locale: wish.locale.clone(),
         }
     }
 
@@ -189,11 +156,6 @@ impl Catalog {
         };
         Explained { file: problem.file.clone(), line: problem.line, what: problem.what.clone(), lines }
     }
-}
-
-/// One segment of a path that leads nowhere else.
-fn is_plain(segment: &str) -> bool {
-    !segment.is_empty() && !segment.starts_with('.') && !segment.contains(['/', '\\', '\0'])
 }
 
 /// The names in a directory, sorted, without hidden ones.
@@ -281,7 +243,7 @@ mod tests {
     }
 
     fn wish(kind: &str) -> Wish {
-        Wish { kind: kind.to_owned(), locale: None, payload: "{\"name\":\"Ada\"}".to_owned() }
+        Wish { kind: kind.to_owned(), locale: None, payload: "{\"name\":\"Ada\"}".to_owned(), to: READER.to_owned() }
     }
 
     #[test]

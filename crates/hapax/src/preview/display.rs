@@ -25,7 +25,8 @@ pub(super) fn display(html: &str, base: &str, cids: &[String], scheme: Scheme) -
     let mut shown = with_parts(&without_links(html), base, cids);
     shown = with_scheme(&shown, scheme);
     let end = shown.to_ascii_lowercase().rfind("</body").unwrap_or(shown.len());
-    let mut extra = probe(base);
+    // A link that is clicked opens nothing: a frame like this one may open no window.
+    let mut extra = format!("<base target=\"_blank\">{}", probe(base));
     if scheme == Scheme::Dark {
         extra.push_str(if own_rules {
             "<style>html{color-scheme:dark}</style>"

@@ -30,10 +30,11 @@ use tokio::sync::broadcast::{Receiver, Sender, error::RecvError};
 use uuid::Uuid;
 
 use super::{
-    catalog::{Catalog, Explained, Kind, Wish},
+    catalog::{Catalog, Explained, Kind, READER},
     display::{Scheme, display},
     view::{Shown, View, take_apart},
 };
+use crate::sample::Wish;
 
 /// How many messages are kept for frames: a few more than a person looks at.
 const SHOWN_MAX: usize = 32;
@@ -216,7 +217,7 @@ async fn render(State(desk): State<Arc<Desk>>, Json(asked): Json<Asked>) -> Resu
     let answer = tokio::task::spawn_blocking(move || {
         let payload = asked.payload.unwrap_or_else(|| catalog.sample(&asked.kind, &asked.sample));
         let locale = Some(asked.locale).filter(|locale| !locale.is_empty());
-        match catalog.render(&Wish { kind: asked.kind, locale, payload: payload.clone() }) {
+        match catalog.render(&Wish { kind: asked.kind, locale, payload: payload.clone(), to: READER.to_owned() }) {
             Ok(bytes) => {
                 let (view, shown) = take_apart(&bytes);
                 Answer { version, payload, id: Some(desk.keep(shown)), view: Some(view), problems: Vec::new() }

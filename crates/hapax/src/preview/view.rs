@@ -70,6 +70,7 @@ pub(super) fn take_apart(bytes: &[u8]) -> (View, Shown) {
     let text = body(&message, |part| if let PartType::Text(text) = part { Some(text.clone()) } else { None });
     let html = html.map(|html| html.replace("\r\n", "\n"));
     let text = text.map(|text| text.replace("\r\n", "\n"));
+    let shown = shown(&message, html.clone().unwrap_or_default());
     let cut = bytes.len().min(SOURCE_BYTES_MAX);
     let view = View {
         subject: message.subject().unwrap_or_default().to_owned(),
@@ -82,11 +83,11 @@ pub(super) fn take_apart(bytes: &[u8]) -> (View, Shown) {
         text_bytes: text.as_ref().map_or(0, String::len),
         message_bytes: bytes.len(),
         blocked: html.as_ref().map_or_else(Vec::new, |html| remote(&pieces(html))),
-        advice: html.as_ref().map_or_else(Vec::new, |html| advice(html)),
+        advice: html.as_ref().map_or_else(Vec::new, |html| advice(html, &shown.cids)),
         has_dark_rules: html.as_ref().is_some_and(|html| has_dark_rules(html)),
         text,
     };
-    (view, shown(&message, html.unwrap_or_default()))
+    (view, shown)
 }
 
 /// The first part of the body that is what `pick` picks.

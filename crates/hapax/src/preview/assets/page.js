@@ -344,6 +344,10 @@ byId("sample").onchange = (event) => choose({ sample: event.target.value });
 byId("locale").onchange = (event) => choose({ locale: event.target.value });
 for (const button of document.querySelectorAll("#views button")) button.onclick = () => choose({ view: button.dataset.view });
 document.addEventListener("keydown", onKey);
+// A click into the message gives the frame the keyboard, which has no use for it.
+addEventListener("blur", () => setTimeout(() => {
+  if (document.activeElement?.tagName === "IFRAME") byId("stage").focus({ preventScroll: true });
+}));
 addEventListener("hashchange", () => {
   readAddress();
   choose({});
