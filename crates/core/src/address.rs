@@ -141,13 +141,34 @@ fn valid_local(local: &str) -> bool {
 /// The ASCII form of a domain name, or of an address literal (`[192.0.2.1]`, RFC 5321 section 4.1.3).
 pub(crate) fn ascii_domain(domain: &str) -> Option<String> {
     if let Some(literal) = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let ok = literal.parse::<std::net::Ipv4Addr>().is_ok()
+        let ok = is_ipv4(literal)
             || literal.strip_prefix("IPv6:").is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok());
         return ok.then(|| domain.to_owned());
     }
     let domain = domain.strip_suffix('.').unwrap_or(domain);
-    let ascii = idna::domain_to_ascii_strict(domain).ok()?;
+    // What is ASCII is in its wire form already. IDNA would refuse names that exist: r3---sn.example has hyphens where
+    // only xn-- may have them.
+    let ascii = match domain.is_ascii() {
+        true => domain.split('.').all(is_host_label).then(|| domain.to_ascii_lowercase())?,
+        false => idna::domain_to_ascii_strict(domain).ok()?,
+    };
     (!ascii.is_empty() && ascii.len() <= DOMAIN_MAX && !ascii.split('.').any(str::is_empty)).then_some(ascii)
+}
+
+/// Letters, digits and inner hyphens (RFC 1123 section 2.1).
+fn is_host_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+/// `Snum` four times (RFC 5321 section 4.1.3); unlike the standard library it allows leading zeros.
+fn is_ipv4(literal: &str) -> bool {
+    let number = |text: &str| {
+        (1..=3).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u8>().is_ok()
+    };
+    literal.split('.').count() == 4 && literal.split('.').all(number)
 }
 
 #[cfg(test)]
@@ -165,7 +186,33 @@ mod tests {
         assert_eq!(Recipient::parse("jörg@exämple.org").expect("an address").address(), "jörg@xn--exmple-cua.org");
         assert!(Recipient::parse("jörg@example.org").expect("an address").needs_smtputf8());
         assert!(!Recipient::parse("j@exämple.org").expect("an address").needs_smtputf8());
-        assert_eq!(Recipient::parse("a@[192.0.2.1]").expect("an address").address(), "a@[192.0.2.1]");
+        for literal in ["a@[192.0.2.1]", "a@[192.000.2.010]", "a@[IPv6:2001:db8::1]", "a@[IPv6:::ffff:192.0.2.1]"] {
+            assert_eq!(Recipient::parse(literal).expect("an address").address(), literal);
+        }
+    }
+
+    #[test]
+    fn a_domain_in_ascii_is_taken_as_it_is_another_goes_through_idna() {
+        let domain = |text: &str| Recipient::parse(&format!("a@{text}")).map(|found| found.domain().to_owned());
+        for (text, ascii) in [
+            ("Example.ORG", "example.org"),
+            ("localhost", "localhost"),
+            ("r3---SN.ab--cd.example", "r3---sn.ab--cd.example"),
+            ("xn--exmple-cua.org", "xn--exmple-cua.org"),
+            ("xn--0.org", "xn--0.org"),
+            ("1.2.3.4", "1.2.3.4"),
+            ("BÜCHER.example", "xn--bcher-kva.example"),
+            ("bücher\u{3002}example", "xn--bcher-kva.example"),
+        ] {
+            assert_eq!(domain(text).as_deref(), Ok(ascii), "{text}");
+        }
+        let long = format!("{}.org", "a".repeat(64));
+        let long_in_ascii = format!("{}.org", "ü".repeat(63));
+        let bad =
+            ["-a.org", "a-.org", "a..org", "a_b.org", "ü_b.org", "a.org..", "\u{301}a.org", &long, &long_in_ascii];
+        for text in bad {
+            assert_eq!(domain(text), Err(Error::Domain), "{text}");
+        }
     }
 
     #[test]
@@ -186,6 +233,8 @@ mod tests {
             ("ada@exa mple.org", Error::Domain),
             ("ada@-example..org", Error::Domain),
             ("ada@[300.1.1.1]", Error::Domain),
+            ("ada@[1.2.3.0004]", Error::Domain),
+            ("ada@[1.2.3]", Error::Domain),
             ("ada@example.org\r\nRCPT TO:<x@y.org>", Error::Control),
         ];
         for (text, why) in cases {

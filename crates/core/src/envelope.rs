@@ -84,7 +84,7 @@ pub enum Content {
 pub struct Attachment {
     /// The name a reader sees.
     pub filename: String,
-    /// The media type, `application/octet-stream` when none was given.
+    /// The media type; empty when none was given: then the name decides.
     pub content_type: String,
     /// Referred to by `cid:` in the HTML: shown inline.
     pub content_id: Option<String>,

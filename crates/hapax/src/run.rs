@@ -136,7 +136,7 @@ fn accept_schema(status: &Status) -> Result<(), Refusal> {
 }
 
 /// The transports of the routes in their order; the catchers behind `capture:` routes live as long as their handles.
-async fn transports(settings: &Settings) -> anyhow::Result<(Vec<Transport>, Vec<Catcher>)> {
+pub(crate) async fn transports(settings: &Settings) -> anyhow::Result<(Vec<Transport>, Vec<Catcher>)> {
     let (mut transports, mut catchers) = (Vec::new(), Vec::new());
     for route in &settings.routes {
         match &route.way {

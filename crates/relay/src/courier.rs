@@ -137,7 +137,8 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
         settle(office, route, job, Ending::unattempted(Verdict::DoubtAgain(upstream::closed()), None));
         return true;
     }
-    let maker = Maker { renderer: &office.renderer, freight: &office.freight, route: &route.config };
+    let recipient_no = job.claimed.key.recipient_no;
+    let maker = Maker { renderer: &office.renderer, freight: &office.freight, route: &route.config, recipient_no };
     let parcel = tokio::select! {
         biased;
         parcel = job.letter.parcel(job.claimed.key, &office.config.guards, maker) => Some(parcel),

@@ -196,6 +196,9 @@ impl Letter {
     /// The bytes all recipients have in common, rendered by whoever asks first. A delivery that is bound to another
     /// route than its message's has them made for that one.
     fn ready(&self, maker: Maker<'_>) -> Result<Arc<Ready>, String> {
+        if maker.renderer.is_per_recipient(&self.notification) {
+            return self.made(maker);
+        }
         let (route, made) = self.ready.get_or_init(|| (maker.route.name.clone(), self.made(maker)));
         if *route == maker.route.name { made.clone() } else { self.made(maker) }
     }
@@ -219,6 +222,7 @@ impl Letter {
         let mut gathered = self.gathered.lock().await;
         if let Some((route, ready)) = gathered.as_ref()
             && *route == maker.route.name
+            && !maker.renderer.is_per_recipient(&self.notification)
         {
             return Ok(ready.clone());
         }
@@ -257,12 +261,15 @@ pub(crate) struct Maker<'a> {
     pub(crate) renderer: &'a hapax_render::Renderer,
     pub(crate) freight: &'a Freight,
     pub(crate) route: &'a RouteConfig,
+    /// For whom, where that makes a difference.
+    pub(crate) recipient_no: i16,
 }
 
 impl<'a> Maker<'a> {
     /// A panic of the renderer fails this delivery alone.
     fn render(self, notification: &Notification) -> Result<Rendered, String> {
-        let attempt = std::panic::AssertUnwindSafe(|| self.renderer.render(notification, &self.route.from, None));
+        let render = || self.renderer.render_for(notification, self.recipient_no, &self.route.from, None);
+        let attempt = std::panic::AssertUnwindSafe(render);
         std::panic::catch_unwind(attempt)
             .map_err(|_| "the renderer panicked, see the log".to_owned())?
             .map_err(|error| chain(&error))

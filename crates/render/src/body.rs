@@ -10,12 +10,12 @@ use std::cell::OnceCell;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hapax_core::envelope::{Attachment, AttachmentContent};
 use mail_builder::{
-    headers::{content_type::ContentType, raw::Raw},
+    headers::{HeaderType, content_type::ContentType, raw::Raw},
     mime::{BodyPart, MimePart},
 };
 use sha2::{Digest, Sha256};
 
-use crate::{error::Error, wire};
+use crate::{error::Error, media, wire};
 
 /// A place in a rendered message where the base64 lines of an attachment belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Hole {
 
 /// What 76 characters of base64 hold.
 const BASE64_LINE_INPUT_BYTES: usize = 57;
+/// How many bytes of a name stand in one section of RFC 2231.
+const FILENAME_SECTION_BYTES: usize = 18;
 /// The longest attachment name and content id, in bytes.
 const NAME_BYTES_MAX: usize = 500;
 
@@ -172,17 +174,42 @@ fn attachment_part(
     if name.len() > NAME_BYTES_MAX {
         return Err("has a filename of more than 500 bytes");
     }
-    let mut disposition = ContentType::new(if is_inline { "inline" } else { "attachment" });
-    if !name.is_empty() {
-        disposition = disposition.attribute("filename", name.to_owned());
-    }
-    let mut part = MimePart::new(media_type(&attachment.content_type)?, content)
+    let disposition = disposition(if is_inline { "inline" } else { "attachment" }, name);
+    let mut part = MimePart::new(media::of(&attachment.content_type, name)?, content)
         .transfer_encoding("base64")
         .header("Content-Disposition", disposition);
     if let Some(id) = &attachment.content_id {
         part = part.header("Content-ID", Raw::new(format!("<{}>", content_id(id)?)));
     }
     Ok(part)
+}
+
+/// `Content-Disposition` with a file's name. A name with the beginning of an encoded word is written in the form of
+/// RFC 2231: readers decode such words in quoted strings, too, though RFC 2047 section 5 forbids it, and would show
+/// another name.
+fn disposition(kind: &'static str, name: &str) -> HeaderType<'static> {
+    if name.contains("=?") {
+        let (mut field, mut rest, mut number) = (format!("{kind};"), name, 0);
+        while !rest.is_empty() {
+            // No letter is cut in two: some readers decode each section for itself.
+            let (section, behind) = rest.split_at(rest.floor_char_boundary(FILENAME_SECTION_BYTES));
+            let charset = if number == 0 { "utf-8''" } else { "" };
+            let coded: String = section.bytes().map(percent_coded).collect();
+            let end = if behind.is_empty() { "" } else { ";" };
+            field.push_str(&format!(" filename*{number}*={charset}{coded}{end}"));
+            (rest, number) = (behind, number + 1);
+        }
+        return Raw::new(field).into();
+    }
+    let disposition = ContentType::new(kind);
+    match name.is_empty() {
+        true => disposition.into(),
+        false => disposition.attribute("filename", name.to_owned()).into(),
+    }
+}
+
+fn percent_coded(byte: u8) -> String {
+    if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
 }
 
 fn content_id(id: &str) -> Result<&str, &'static str> {
@@ -193,40 +220,6 @@ fn content_id(id: &str) -> Result<&str, &'static str> {
         true => Ok(id),
         false => Err("has a content id that is not 1 to 500 printable ASCII characters without spaces and <>"),
     }
-}
-
-/// `type/subtype; key=value ...`, checked (RFC 2045 section 5.1).
-fn media_type(text: &str) -> Result<ContentType<'static>, &'static str> {
-    const SHAPE: &str = "has a content type that is not type/subtype; key=value";
-    let mut pieces = text.split(';').map(str::trim);
-    let name = pieces.next().unwrap_or_default().to_ascii_lowercase();
-    let (kind, subtype) = name.split_once('/').ok_or(SHAPE)?;
-    if !is_token(kind) || !is_token(subtype) {
-        return Err(SHAPE);
-    }
-    match kind {
-        "multipart" => return Err("has a multipart content type, which would need its parts"),
-        // RFC 2046 section 5.2 forbids to encode a message; readers know an .eml file by its name.
-        "message" => return Ok(ContentType::new("application/octet-stream")),
-        _ => {}
-    }
-    let mut content_type = ContentType::new(name.clone());
-    for piece in pieces.filter(|piece| !piece.is_empty()) {
-        let (key, value) = piece.split_once('=').ok_or(SHAPE)?;
-        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
-        let plain = |byte: u8| (b' '..=b'~').contains(&byte) && !matches!(byte, b'"' | b'\\');
-        if !is_token(key) || value.len() > NAME_BYTES_MAX || !value.bytes().all(plain) {
-            return Err(SHAPE);
-        }
-        content_type = content_type.attribute(key.to_ascii_lowercase(), value.to_owned());
-    }
-    Ok(content_type)
-}
-
-/// A token of RFC 2045 of a sane length.
-fn is_token(text: &str) -> bool {
-    let special = |byte: u8| b"()<>@,;:\\\"/[]?=".contains(&byte);
-    (1..=127).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && !special(byte))
 }
 
 fn base64_lines(content: &[u8]) -> BodyPart<'static> {

@@ -69,6 +69,12 @@ pub(crate) fn compose(
     if !own.iter().any(|(name, _)| name.eq_ignore_ascii_case("auto-submitted")) {
         message = message.header("Auto-Submitted", Raw::new("auto-generated"));
     }
+    // What the notification itself says of it wins: both fields belong together.
+    if !own.iter().any(|(name, _)| name.to_ascii_lowercase().starts_with("list-unsubscribe")) {
+        for (name, value) in &texts.fields {
+            message = message.header(*name, Raw::new(value.as_str()));
+        }
+    }
     for (name, value) in own {
         message = message.header(name, value);
     }
@@ -95,7 +101,7 @@ fn destinations(notification: &Notification) -> Result<Vec<(&'static str, Header
     let mut fields = Vec::new();
     for (name, field, texts) in [("To", "recipients", &notification.recipients), ("Cc", "cc", &notification.cc)] {
         if !texts.is_empty() {
-            fields.push((name, header::mailboxes(field, texts)?.into()));
+            fields.push((name, header::mailboxes(field, texts)?));
         }
     }
     if fields.is_empty() {

@@ -4,9 +4,9 @@
 //! the same bytes at every attempt, so its signature must follow from the message alone, and a body of 25 MB is hashed
 //! while it passes. Both algorithms are deterministic: the same message, time and key give the same bytes.
 //!
-//! Invariants: From, To, Subject, Date, Message-ID and Reply-To are signed once more than they are there, so that another
-//! one breaks the signature. There is no `l=` (all of the body is signed) and no `x=`. A key's
-//! bytes leave this module only as signatures.
+//! Invariants: From, To, Subject, Date, Message-ID and Reply-To are signed once more than they are there, so that
+//! another one breaks the signature. There is no `l=` (all of the body is signed) and no `x=`. A key's bytes leave this module
+//! only as signatures.
 //!
 //! Must not: read a clock or a file, change the message, sign twice for one domain and selector.
 
@@ -51,8 +51,8 @@ pub enum Error {
 /// The `DKIM-Signature` fields for a message, one a key, each ending with CRLF, to be put in front of its header.
 ///
 /// `header_section` is the header as it will be sent, CRLF only, with or without the empty line behind it; `time_s`
-/// (Unix time) is when the message came into being, not when it is sent. A key whose domain and selector the header has a
-/// signature of already signs nothing.
+/// (Unix time) is when the message came into being, not when it is sent. A key whose domain and selector the header has
+/// a signature of already signs nothing.
 ///
 /// # Errors
 /// [`Error::Sign`], which a key that could be read does not cause.

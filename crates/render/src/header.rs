@@ -121,10 +121,15 @@ pub(crate) fn subject(subject: &str) -> Result<HeaderType<'static>, Error> {
     Ok(Raw::new(if plain { subject } else { encoded_words(&subject) }).into())
 }
 
-/// RFC 2047 "B" words, short enough that each fits on a line of its own with the field's name.
-fn encoded_words(ascii: &str) -> String {
-    let words = ascii.as_bytes().chunks(ENCODED_WORD_TEXT_BYTES);
-    words.map(|word| format!("=?utf-8?B?{}?=", STANDARD.encode(word))).collect::<Vec<_>>().join(" ")
+/// RFC 2047 "B" words, short enough that each fits on a line of its own with the field's name; no letter is cut in two.
+fn encoded_words(text: &str) -> String {
+    let (mut words, mut rest) = (Vec::new(), text);
+    while !rest.is_empty() {
+        let (word, behind) = rest.split_at(rest.floor_char_boundary(ENCODED_WORD_TEXT_BYTES));
+        words.push(format!("=?utf-8?B?{}?=", STANDARD.encode(word)));
+        rest = behind;
+    }
+    words.join(" ")
 }
 
 /// The longest run of spaces or of anything else: what folding cannot break.
@@ -133,10 +138,31 @@ fn longest_run(text: &str) -> usize {
     text.as_bytes().chunk_by(|a, b| is_space(a) == is_space(b)).map(<[u8]>::len).max().unwrap_or(0)
 }
 
-/// One mailbox: the name quoted or encoded, a UTF-8 local part as it is (RFC 6532), the domain in ASCII.
-pub(crate) fn mailbox(recipient: &Recipient) -> Address<'static> {
-    let name = recipient.name().map(|name| name.to_owned().into());
-    Address::Address(EmailAddress { name, email: recipient.address().into() })
+/// One mailbox, or several: names quoted or encoded, UTF-8 local parts as they are (RFC 6532), domains in ASCII.
+///
+/// A name with the beginning of an encoded word is encoded itself: readers decode such words even where RFC 2047 section
+/// 5 forbids it, in quoted strings, and some stumble over the line break that one may hold.
+pub(crate) fn mailbox(recipient: &Recipient) -> HeaderType<'static> {
+    list(std::slice::from_ref(recipient))
+}
+
+fn list(recipients: &[Recipient]) -> HeaderType<'static> {
+    if recipients.iter().filter_map(Recipient::name).any(|name| name.contains("=?")) {
+        let written = recipients.iter().map(|recipient| match recipient.name() {
+            Some(name) => format!("{} <{}>", encoded_words(name), recipient.address()),
+            None => format!("<{}>", recipient.address()),
+        });
+        return Raw::new(written.collect::<Vec<_>>().join(", ")).into();
+    }
+    let addresses = recipients.iter().map(|recipient| {
+        let name = recipient.name().map(|name| name.to_owned().into());
+        Address::Address(EmailAddress { name, email: recipient.address().into() })
+    });
+    let mut addresses: Vec<_> = addresses.collect();
+    match addresses.len() {
+        1 => addresses.remove(0).into(),
+        _ => Address::new_list(addresses).into(),
+    }
 }
 
 /// Parses a mailbox argument.
@@ -145,7 +171,7 @@ pub(crate) fn parse(field: impl FnOnce() -> String, text: &str) -> Result<Recipi
 }
 
 /// A list of mailboxes.
-pub(crate) fn mailboxes(field: &str, texts: &[String]) -> Result<Address<'static>, Error> {
+pub(crate) fn mailboxes(field: &str, texts: &[String]) -> Result<HeaderType<'static>, Error> {
     let parsed = texts.iter().enumerate().map(|(index, text)| parse(|| format!("{field}[{}]", index + 1), text));
-    Ok(Address::new_list(parsed.map(|one| one.map(|one| mailbox(&one))).collect::<Result<_, _>>()?))
+    Ok(list(&parsed.collect::<Result<Vec<_>, _>>()?))
 }

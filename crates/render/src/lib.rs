@@ -16,11 +16,14 @@ mod compose;
 pub mod dkim;
 mod error;
 mod header;
+mod kind;
+mod media;
 mod raw;
 mod source;
 mod stamp;
 mod stream;
 mod templates;
+mod unsubscribe;
 mod wire;
 
 use std::borrow::Cow;
@@ -33,9 +36,11 @@ use hapax_core::{
 pub use crate::{
     body::Hole,
     error::{Error, Problem},
+    kind::{KIND_FILE, Kind, KindFile, Line, Unsubscribe},
     source::Templates,
     stamp::{ORIGINAL_TO, check_stamp_name, stamp},
     stream::{Normaliser, head_end},
+    unsubscribe::UnsubscribeKey,
 };
 use crate::{
     compose::Identity,
@@ -53,6 +58,8 @@ pub struct Options {
     pub template_output_bytes_max: usize,
     /// The largest message, encoded.
     pub message_bytes_max: usize,
+    /// Signs the links of kinds with `[unsubscribe]`; without it such a kind is refused.
+    pub unsubscribe_key: Option<UnsubscribeKey>,
 }
 
 impl Default for Options {
@@ -63,6 +70,7 @@ impl Default for Options {
             template_fuel_max: 500_000,
             template_output_bytes_max: 2 << 20,
             message_bytes_max: 50 << 20,
+            unsubscribe_key: None,
         }
     }
 }
@@ -105,6 +113,30 @@ impl Renderer {
         Ok(Self { library: Library::load(&options)?, message_bytes_max: options.message_bytes_max })
     }
 
+    /// The kinds that have templates, by name.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<Kind> {
+        self.library.kinds().collect()
+    }
+
+    /// A kind's sample payload; the empty name is `sample.json`.
+    #[must_use]
+    pub fn sample(&self, kind: &str, name: &str) -> Option<&str> {
+        self.library.sample(kind, name)
+    }
+
+    /// Renders every kind in every locale with every sample: what is wrong with them, and what is missing.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        self.library.check(|_| true)
+    }
+
+    /// [`Renderer::check`] of one kind.
+    #[must_use]
+    pub fn check_kind(&self, kind: &str) -> Vec<Problem> {
+        self.library.check(|name| name == kind)
+    }
+
     /// The message of a notification. `route_from` is the route's `from` (`Name <address>` or `address`), used when the
     /// notification names no sender. The Message-ID's domain is the sender's unless `hostname_for_message_id` is given,
     /// which must then be the same on every relay and after every restart.
@@ -114,6 +146,28 @@ impl Renderer {
     pub fn render(
         &self,
         notification: &Notification,
+        route_from: &str,
+        hostname_for_message_id: Option<&str>,
+    ) -> Result<Rendered, Error> {
+        self.render_for(notification, 1, route_from, hostname_for_message_id)
+    }
+
+    /// Whether the message differs by recipient, so that it must be rendered with [`Renderer::render_for`]: its kind
+    /// has an `[unsubscribe]`.
+    #[must_use]
+    pub fn is_per_recipient(&self, notification: &Notification) -> bool {
+        matches!(notification.content, Content::Payload(_)) && self.library.is_per_recipient(&notification.kind)
+    }
+
+    /// [`Renderer::render`] for one recipient: its position in `recipients`, `cc` and `bcc`, from 1. Templates know its
+    /// address as `recipient`, and `unsubscribe_url`, where the kind has an `[unsubscribe]`.
+    ///
+    /// # Errors
+    /// As [`Renderer::render`].
+    pub fn render_for(
+        &self,
+        notification: &Notification,
+        recipient_no: i16,
         route_from: &str,
         hostname_for_message_id: Option<&str>,
     ) -> Result<Rendered, Error> {
@@ -136,11 +190,18 @@ impl Renderer {
                     subject: subject.as_str().into(),
                     text: text.as_deref().map(Cow::Borrowed),
                     html: html.as_deref().map(Cow::Borrowed),
+                    fields: Vec::new(),
                 };
                 (compose::compose(notification, &identity, &texts)?, message_id())
             }
             Content::Payload(payload) => {
-                let texts = self.library.render(&notification.kind, &notification.id.to_string(), payload)?;
+                let texts = self.library.render(
+                    &notification.kind,
+                    &notification.id.to_string(),
+                    payload,
+                    notification.locale.as_deref(),
+                    &self.reader(notification, recipient_no)?,
+                )?;
                 (compose::compose(notification, &identity, &texts)?, message_id())
             }
         };
@@ -154,6 +215,18 @@ impl Renderer {
                 Ok(Rendered { message_id_header, envelope_sender, author_domain, bytes, holes })
             }
         }
+    }
+
+    /// The address of a recipient, where it matters.
+    fn reader(&self, notification: &Notification, recipient_no: i16) -> Result<String, Error> {
+        if !self.is_per_recipient(notification) {
+            return Ok(String::new());
+        }
+        let Notification { recipients, cc, bcc, .. } = notification;
+        let place = usize::try_from(recipient_no).ok().and_then(|number| number.checked_sub(1));
+        let mailbox = place.and_then(|place| recipients.iter().chain(cc).chain(bcc).nth(place));
+        let parsed = header::parse(|| format!("recipient {recipient_no}"), mailbox.map_or("", String::as_str))?;
+        Ok(parsed.address())
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct Field<'a> {
     pub(crate) name: String,
     pub(crate) value: &'a [u8],
     pub(crate) whole: &'a [u8],
+    /// Of the message, from 1.
+    line: usize,
 }
 
 /// The bytes to send, and the Message-ID they carry.
@@ -31,6 +33,11 @@ pub(crate) fn finish(raw: &[u8], notification: &Notification, identity: &Identit
         return Err(Error::Raw { what, line });
     }
     let (fields, body) = split(&message)?;
+    // Behind a bare CR the INSERT does not see one.
+    if let Some(field) = fields.iter().find(|field| field.name.starts_with("x-hapax-")) {
+        let what = "an X-Hapax- header, which would be sent to the recipient,";
+        return Err(Error::Raw { what, line: field.line });
+    }
     let given_id = fields.iter().find(|field| field.name == "message-id").map(|field| unfolded(field.value));
     let given_id = given_id.filter(|id| !id.is_empty());
 
@@ -52,7 +59,7 @@ pub(crate) fn finish(raw: &[u8], notification: &Notification, identity: &Identit
         value.write_header(&mut out, name.len() + 2);
     };
     if missing("from") {
-        add("From", header::mailbox(&identity.sender).into());
+        add("From", header::mailbox(&identity.sender));
     }
     if missing("date") {
         add("Date", Raw::new(identity.date.as_str()).into());
@@ -75,7 +82,7 @@ pub(crate) fn finish(raw: &[u8], notification: &Notification, identity: &Identit
 
 /// The header fields, and the body after the empty line. The message has only CRLF line ends and ends with one.
 pub(crate) fn split(message: &[u8]) -> Result<(Vec<Field<'_>>, &[u8]), Error> {
-    let mut fields: Vec<(usize, usize)> = Vec::new();
+    let mut fields: Vec<(usize, usize, usize)> = Vec::new();
     let (mut start, mut line_no) = (0, 0);
     let mut body: &[u8] = b"";
     while start < message.len() {
@@ -93,14 +100,14 @@ pub(crate) fn split(message: &[u8]) -> Result<(Vec<Field<'_>>, &[u8]), Error> {
                 None => return Err(refuse("a continuation line before any header")),
             },
             _ if colon(&message[start..end]).is_none() => return Err(refuse("not a header (`Name: value`)")),
-            _ => fields.push((start, end)),
+            _ => fields.push((start, end, line_no)),
         }
         start = end;
     }
     if fields.is_empty() {
         return Err(Error::Raw { what: "no header", line: 1 });
     }
-    Ok((fields.into_iter().map(|(start, end)| field(&message[start..end])).collect(), body))
+    Ok((fields.into_iter().map(|(start, end, line)| field(&message[start..end], line)).collect(), body))
 }
 
 /// Where the name of a field ends: a colon after a name, with the spaces that RFC 5322 section 4.5 once allowed.
@@ -110,10 +117,10 @@ fn colon(line: &[u8]) -> Option<usize> {
     (!name.is_empty() && name.iter().all(|&byte| header::is_name_byte(byte))).then_some(at)
 }
 
-fn field(whole: &[u8]) -> Field<'_> {
+fn field(whole: &[u8], line: usize) -> Field<'_> {
     let at = colon(whole).unwrap_or(0);
     let name = String::from_utf8_lossy(whole[..at].trim_ascii_end()).to_ascii_lowercase();
-    Field { name, value: &whole[at + 1..], whole }
+    Field { name, value: &whole[at + 1..], whole, line }
 }
 
 /// The value without its line ends and outer spaces.

@@ -9,10 +9,35 @@ use std::{
 
 use crate::error::Problem;
 
-/// The largest template, the most templates, and the deepest directory that are read.
+/// The largest file, all of them, the most files, and the deepest directory that are read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+const TOTAL_BYTES_MAX: usize = 256 << 20;
 const FILES_MAX: usize = 10_000;
 const DEPTH_MAX: usize = 8;
+
+/// What is read as text, and what as it is.
+const TEXTS: [&str; 5] = ["txt", "html", "mjml", "json", "toml"];
+const IMAGES: [(&str, &str); 6] = [
+    ("png", "image/png"),
+    ("jpg", "image/jpeg"),
+    ("jpeg", "image/jpeg"),
+    ("gif", "image/gif"),
+    ("svg", "image/svg+xml"),
+    ("webp", "image/webp"),
+];
+
+/// All files by their path relative to the template directory, with `/`.
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
+
+/// What comes after the last dot of a name.
+pub(crate) fn extension(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, extension)| extension)
+}
+
+/// The media type of an image by its name.
+pub(crate) fn image_type(name: &str) -> Option<&'static str> {
+    IMAGES.iter().find(|(own, _)| *own == extension(name)).map(|(_, media_type)| *media_type)
+}
 
 /// Where to take templates from. Nothing is read before [`Renderer::new`](crate::Renderer::new).
 #[derive(Clone, Default)]
@@ -23,7 +48,7 @@ pub(crate) enum Source {
     #[default]
     None,
     Directory(PathBuf),
-    Memory(BTreeMap<String, String>),
+    Memory(Files),
 }
 
 impl Templates {
@@ -33,17 +58,18 @@ impl Templates {
         Self::default()
     }
 
-    /// `<directory>/<kind>/{subject.txt, body.txt, body.html}` and `<directory>/_layouts/...`. Only `.txt` and `.html`
-    /// files count; names that begin with a dot are skipped (editors' files, and how Kubernetes mounts a ConfigMap).
+    /// `<directory>/<kind>/{subject.txt, body.txt, body.html, ...}` and `<directory>/_layouts/...`. Only files that mean
+    /// something count (`.txt`, `.html`, `.mjml`, `.json`, `.toml` and images); names that begin with a dot are skipped
+    /// (editors' files, and how Kubernetes mounts a ConfigMap).
     #[must_use]
     pub fn from_dir(directory: impl Into<PathBuf>) -> Self {
         Self(Source::Directory(directory.into()))
     }
 
-    /// The same paths, relative and with `/`, and their texts.
+    /// The same paths, relative and with `/`, and what the files hold.
     #[must_use]
-    pub fn from_memory<P: Into<String>, T: Into<String>>(files: impl IntoIterator<Item = (P, T)>) -> Self {
-        Self(Source::Memory(files.into_iter().map(|(path, text)| (path.into(), text.into())).collect()))
+    pub fn from_memory<P: Into<String>, T: Into<Vec<u8>>>(files: impl IntoIterator<Item = (P, T)>) -> Self {
+        Self(Source::Memory(files.into_iter().map(|(path, bytes)| (path.into(), bytes.into())).collect()))
     }
 }
 
@@ -57,9 +83,9 @@ impl std::fmt::Debug for Templates {
     }
 }
 
-/// All templates below `root`, by their path relative to it. What cannot be read becomes a problem.
-pub(crate) fn read(root: &Path, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
-    let mut reader = Reader { real_root: PathBuf::new(), files: BTreeMap::new(), problems };
+/// All files below `root`, by their path relative to it. What cannot be read becomes a problem.
+pub(crate) fn read(root: &Path, problems: &mut Vec<Problem>) -> Files {
+    let mut reader = Reader { real_root: PathBuf::new(), files: BTreeMap::new(), bytes: 0, problems };
     match root.canonicalize() {
         Ok(real_root) => {
             reader.real_root = real_root;
@@ -72,7 +98,8 @@ pub(crate) fn read(root: &Path, problems: &mut Vec<Problem>) -> BTreeMap<String,
 
 struct Reader<'a> {
     real_root: PathBuf,
-    files: BTreeMap<String, String>,
+    files: Files,
+    bytes: usize,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -94,7 +121,7 @@ impl Reader<'_> {
             let relative = if relative.is_empty() { name.to_owned() } else { format!("{relative}/{name}") };
             if path.is_dir() {
                 self.directory(&path, &relative, depth + 1);
-            } else if depth > 0 && (name.ends_with(".txt") || name.ends_with(".html")) {
+            } else if depth > 0 && (TEXTS.contains(&extension(name)) || image_type(name).is_some()) {
                 self.file(&path, relative);
             }
         }
@@ -104,8 +131,14 @@ impl Reader<'_> {
         if self.files.len() >= FILES_MAX {
             return self.problem(&relative, "too many templates");
         }
-        match text_inside(&self.real_root, path) {
-            Ok(text) => drop(self.files.insert(relative, text)),
+        match bytes_inside(&self.real_root, path) {
+            Ok(bytes) if self.bytes + bytes.len() > TOTAL_BYTES_MAX => {
+                self.problem(&relative, "more than 256 MiB of templates and images");
+            }
+            Ok(bytes) => {
+                self.bytes += bytes.len();
+                self.files.insert(relative, bytes);
+            }
             Err(what) => self.problem(&relative, &what),
         }
     }
@@ -115,8 +148,8 @@ impl Reader<'_> {
     }
 }
 
-/// The text of a file that lies inside the directory, also after links are followed.
-fn text_inside(real_root: &Path, path: &Path) -> Result<String, String> {
+/// A file that lies inside the directory, also after links are followed.
+fn bytes_inside(real_root: &Path, path: &Path) -> Result<Vec<u8>, String> {
     let readable = |error: io::Error| error.to_string().to_lowercase();
     let real = path.canonicalize().map_err(readable)?;
     if !real.starts_with(real_root) {
@@ -125,5 +158,5 @@ fn text_inside(real_root: &Path, path: &Path) -> Result<String, String> {
     if fs::metadata(&real).map_err(readable)?.len() > FILE_BYTES_MAX {
         return Err(format!("more than {FILE_BYTES_MAX} bytes"));
     }
-    String::from_utf8(fs::read(&real).map_err(readable)?).map_err(|_| "not UTF-8".to_owned())
+    fs::read(&real).map_err(readable)
 }

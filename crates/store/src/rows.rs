@@ -197,7 +197,7 @@ fn attachment(element: i32, stored: StoredAttachment) -> Result<Attachment, Stri
     };
     Ok(Attachment {
         filename: stored.filename,
-        content_type: stored.content_type.unwrap_or_else(|| "application/octet-stream".into()),
+        content_type: stored.content_type.unwrap_or_default(),
         content_id: stored.content_id,
         content,
     })

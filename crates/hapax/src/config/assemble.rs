@@ -14,14 +14,15 @@ use hapax_core::{
 use hapax_relay::{AfterFailover, KindPolicy};
 
 use super::{
-    attachments, guards,
+    attachments, dkim, guards,
     reader::Reader,
-    routes, secrets,
+    routes::{self, Shared},
+    secrets,
     settings::{Database, Format, Level, Log, Relay, Route, Settings, host},
 };
 
-const SECTIONS: [&str; 10] =
-    ["database", "relay", "retry", "guards", "templates", "attachments", "routes", "kinds", "log", "http"];
+const SECTIONS: [&str; 11] =
+    ["database", "relay", "retry", "guards", "templates", "attachments", "dkim", "routes", "kinds", "log", "http"];
 const ON_DOUBT: [(&str, OnDoubt); 3] = [
     (OnDoubt::Hold.as_str(), OnDoubt::Hold),
     (OnDoubt::Resend.as_str(), OnDoubt::Resend),
@@ -41,8 +42,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// The longest name of a kind or route.
-const NAME_BYTES_MAX: usize = 63;
+/// The longest name of a route or key.
+pub(super) const NAME_BYTES_MAX: usize = 63;
 
 /// Reads everything. Problems go to the reader, their keys keep their defaults.
 pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, credentials: Option<&Path>) -> Settings {
@@ -52,7 +53,8 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let guards = guards::read(reader, &mut root);
     let templates = templates(reader, &mut root);
     let freight = attachments::read(reader, &mut root, relay.freight.clone());
-    let routes = routes(reader, &mut root, &relay.timeouts, credentials);
+    let keys = dkim::read(reader, &mut root, credentials);
+    let routes = routes(reader, &mut root, &Shared { timeouts: &relay.timeouts, keys: &keys, credentials });
     let kinds = kinds(reader, &mut root, &routes);
     let log = log(reader, &mut root);
     let mut http = reader.section(&mut root, "", "http");
@@ -169,12 +171,7 @@ fn templates(reader: &mut Reader, root: &mut Map<String, Value>) -> Option<PathB
     directory.map(|(path, _)| path)
 }
 
-fn routes(
-    reader: &mut Reader,
-    root: &mut Map<String, Value>,
-    timeouts: &Timeouts,
-    credentials: Option<&Path>,
-) -> Vec<Route> {
+fn routes(reader: &mut Reader, root: &mut Map<String, Value>, shared: &Shared<'_>) -> Vec<Route> {
     let mut section = reader.section(root, "", "routes");
     let names = section.names();
     let mut table = section.take_table();
@@ -186,7 +183,7 @@ fn routes(
             reader.problems.push(super::origin::Problem::new(path, message));
             continue;
         }
-        if let Some(route) = routes::read(reader, &mut table, name, timeouts, credentials) {
+        if let Some(route) = routes::read(reader, &mut table, name, shared) {
             routes.push(route);
         }
     }
@@ -204,7 +201,8 @@ fn routes(
     routes
 }
 
-fn valid_route_name(name: &str) -> bool {
+/// Whether a route or key may be called so.
+pub(super) fn valid_route_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
     !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(fits)
 }

@@ -5,6 +5,7 @@
 
 mod assemble;
 mod attachments;
+mod dkim;
 pub(crate) mod duration;
 mod guards;
 mod layers;
@@ -25,7 +26,7 @@ pub(crate) use duration::parse as duration;
 pub(crate) use layers::Inputs;
 pub(crate) use mask::mask;
 pub(crate) use origin::{Problem, Shown};
-pub(crate) use settings::{Database, Format, Level, Log, Settings, Way};
+pub(crate) use settings::{Database, Format, Level, Log, Route, Settings, Way};
 
 use crate::failure::Refusal;
 
@@ -69,12 +70,21 @@ impl Loaded {
         if self.problems.is_empty() { Ok(self) } else { Err(Refusal::configuration(&self.problems)) }
     }
 
+    /// The settings, for commands that ask no database.
+    ///
+    /// # Errors
+    /// Every problem but those of the section `database`.
+    pub(crate) fn without_database(mut self) -> Result<Self, Refusal> {
+        self.problems.retain(|problem| problem.path != "database" && !problem.path.starts_with("database."));
+        self.complete()
+    }
+
     /// The database's part, for commands that need nothing else.
     ///
     /// # Errors
     /// Every problem of the sections `database` and `log`, and of the file as a whole.
     pub(crate) fn database(self) -> Result<Database, Refusal> {
-        let others = ["relay", "retry", "guards", "templates", "routes", "kinds", "http"];
+        let others = ["relay", "retry", "guards", "templates", "dkim", "routes", "kinds", "http"];
         let section = |problem: &Problem| problem.path.split('.').next().unwrap_or_default().to_owned();
         let concerned: Vec<Problem> =
             self.problems.into_iter().filter(|problem| !others.contains(&section(problem).as_str())).collect();

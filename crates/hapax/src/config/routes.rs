@@ -9,6 +9,7 @@ use hapax_mail::{Credentials, Mailer, ParsedUrl, Security, SmtpServer, Transport
 use hapax_relay::Idempotency;
 
 use super::{
+    dkim,
     origin::Problem,
     reader::{Given, Reader, Section},
     secrets::{self, Names, Secret},
@@ -33,13 +34,19 @@ struct Options {
     trust_4xx_after_data: bool,
 }
 
+/// What all routes are read with.
+pub(super) struct Shared<'a> {
+    pub(super) timeouts: &'a Timeouts,
+    pub(super) keys: &'a dkim::Keys,
+    pub(super) credentials: Option<&'a Path>,
+}
+
 /// Reads one route; `None` when it has no usable URL.
 pub(super) fn read(
     reader: &mut Reader,
     table: &mut Map<String, Value>,
     name: &str,
-    timeouts: &Timeouts,
-    credentials: Option<&Path>,
+    shared: &Shared<'_>,
 ) -> Option<Route> {
     let mut section = reader.section(table, "routes", name);
     let url = section.take("url");
@@ -53,10 +60,11 @@ pub(super) fn read(
         section.number("messages_per_connection_max", 100_u32, 1..=1_000_000, "a whole number");
     let connection_age_max =
         section.duration("connection_age_max", 5 * MINUTE, Duration::from_secs(1)..=24 * 60 * MINUTE);
-    let options = options(&mut section, name, credentials);
+    let options = options(&mut section, name, shared.credentials);
     let idempotency = idempotency(&mut section);
+    let dkim = dkim::of_route(&mut section, shared.keys, from.as_deref());
     section.later("rate");
-    let way = url.and_then(|url| way(&mut section, &url, options, timeouts));
+    let way = url.and_then(|url| way(&mut section, &url, options, shared.timeouts));
     section.finish();
     Some(Route {
         name: name.to_owned(),
@@ -66,6 +74,7 @@ pub(super) fn read(
         messages_per_connection_max,
         connection_age_max,
         idempotency,
+        dkim,
     })
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Invariant: a secret is held by [`Secret`], which no formatting shows.
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use super::{
     origin::{Origin, Shown},
@@ -41,6 +44,15 @@ pub(crate) struct Names<'a> {
 
 /// Looks for a secret; problems are reported to the section.
 pub(crate) fn find(section: &mut Section<'_>, names: &Names<'_>, credentials: Option<&Path>) -> Option<Secret> {
+    find_with_file(section, names, credentials).0
+}
+
+/// As [`find`], with the file that the configuration names for it.
+pub(crate) fn find_with_file(
+    section: &mut Section<'_>,
+    names: &Names<'_>,
+    credentials: Option<&Path>,
+) -> (Option<Secret>, Option<PathBuf>) {
     let instead = format!(
         "write it to a file that only hapax can read and name that with {}, or put it into $CREDENTIALS_DIRECTORY/{}",
         names.file_key, names.credential
@@ -53,15 +65,16 @@ pub(crate) fn find(section: &mut Section<'_>, names: &Names<'_>, credentials: Op
     };
     if let Some(given) = direct {
         note(given.origin);
-        return Some(Secret(given.text));
+        return (Some(Secret(given.text)), None);
     }
     if let Some((path, given)) = file {
-        return from_file(section, names.file_key, &path, &given);
+        return (from_file(section, names.file_key, &path, &given), Some(path));
     }
-    let path = credentials?.join(names.credential);
-    let text = read(&path).ok()?;
-    note(Origin::Credentials(names.credential.to_owned()));
-    Some(Secret(text))
+    let text = credentials.and_then(|directory| read(&directory.join(names.credential)).ok());
+    if text.is_some() {
+        note(Origin::Credentials(names.credential.to_owned()));
+    }
+    (text.map(Secret), None)
 }
 
 fn from_file(section: &mut Section<'_>, key: &'static str, path: &Path, given: &Given) -> Option<Secret> {

@@ -1,6 +1,6 @@
 //! The settings themselves, typed, with their defaults, and what they become for the relay.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use hapax_core::{
     OnDoubt, RetryPolicy,
@@ -9,6 +9,7 @@ use hapax_core::{
 };
 use hapax_mail::Transport;
 use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, RelayConfig};
+use hapax_render::dkim::Key;
 use hapax_store::ConnectOptions;
 
 use super::secrets::Secret;
@@ -82,6 +83,8 @@ pub(crate) struct Route {
     pub(crate) messages_per_connection_max: u32,
     pub(crate) connection_age_max: Duration,
     pub(crate) idempotency: Option<Idempotency>,
+    /// Of these, those sign that fit the author's domain.
+    pub(crate) dkim: Vec<Arc<Key>>,
 }
 
 /// Where a route leads.
@@ -141,7 +144,7 @@ impl Settings {
             messages_per_connection_max: route.messages_per_connection_max,
             connection_age_max: route.connection_age_max,
             idempotency: route.idempotency.clone(),
-            dkim: Vec::new(),
+            dkim: route.dkim.clone(),
         });
         RelayConfig {
             name: self.relay.name.clone(),

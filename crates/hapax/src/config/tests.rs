@@ -328,3 +328,74 @@ fn normal(value: Option<&str>) -> String {
     let value = value.unwrap_or_default();
     value.strip_suffix(".0").unwrap_or(value).to_owned()
 }
+
+/// The Ed25519 key of RFC 8463, which is no secret.
+const PEM: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+    -----END PRIVATE KEY-----\n";
+
+#[test]
+fn keys_come_from_files_credentials_and_the_environment_and_every_route_has_all_of_them_or_those_it_names() {
+    use std::os::unix::fs::PermissionsExt;
+    crate::run::install_crypto();
+    let directory = tempfile::tempdir().expect("a directory");
+    let pem = directory.path().join("key.pem");
+    for path in [&pem, &directory.path().join("dkim_b_private_key")] {
+        std::fs::write(path, PEM).expect("written");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("only ours");
+    }
+    let key = |name: &str| format!("[dkim.{name}]\ndomain = \"example.org\"\nselector = \"{name}\"\n");
+    let route = |name: &str, keys: &str| {
+        format!("[routes.{name}]\nurl = \"capture:/tmp/x\"\nfrom = \"a@example.org\"\ndkim = {keys}\n")
+    };
+    let text = [
+        GOOD,
+        &key("a"),
+        "private_key_file = \"key.pem\"\n",
+        &key("b"),
+        &key("c"),
+        &route("some", "[\"c\", \"a\"]"),
+        &route("none", "[]"),
+    ];
+    let file = directory.path().join("hapax.toml");
+    std::fs::write(&file, text.concat()).expect("written");
+    let inputs = Inputs {
+        file: Some(file),
+        variables: [
+            ("CREDENTIALS_DIRECTORY".to_owned(), directory.path().display().to_string()),
+            ("HAPAX__DKIM__C__PRIVATE_KEY".to_owned(), PEM.to_owned()),
+        ]
+        .into(),
+        ..Inputs::default()
+    };
+    let loaded = load(&inputs);
+    assert_eq!((loaded.problems.as_slice(), loaded.warnings.as_slice()), (&[][..], &[][..]));
+    let used = |route: &str| -> Vec<String> {
+        let route = loaded.settings.routes.iter().find(|found| found.name == route).expect("a route");
+        route.dkim.iter().map(|key| key.record_name()).collect()
+    };
+    let record = |name: &str| format!("{name}._domainkey.example.org");
+    assert_eq!(used("default"), ["a", "b", "c"].map(record));
+    assert_eq!(used("some"), ["c", "a"].map(record));
+    assert_eq!(used("none"), Vec::<String>::new());
+    let told = format!("{loaded:?}");
+    assert!(!told.contains("MC4CAQ") && told.contains("dkim.b.private_key"), "{told}");
+
+    std::fs::set_permissions(&pem, std::fs::Permissions::from_mode(0o644)).expect("everybody's");
+    let warnings: Vec<String> = load(&inputs).warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings, ["dkim.a.private_key_file: everybody on this machine can read the private key"]);
+}
+
+#[test]
+fn a_selector_names_one_key_and_a_route_is_warned_when_no_key_fits_its_sender() {
+    let key = |name: &str, domain: &str| format!("[dkim.{name}]\ndomain = \"{domain}\"\nselector = \"s\"\n");
+    let variables = [("HAPAX__DKIM__A__PRIVATE_KEY", PEM), ("HAPAX__DKIM__B__PRIVATE_KEY", PEM)];
+    let twice = format!("{GOOD}{}{}", key("a", "example.org"), key("b", "Example.org"));
+    let said = "dkim.b.selector: another key signs for example.org with this selector already \
+        (a selector names one key of its domain in the DNS)";
+    assert_eq!(problems(&twice, &variables), said);
+    let other = format!("{}{}", with("routes.default", "dkim = [\"a\"]"), key("a", "example.com"));
+    let (loaded, _directory) = load_text(&other, &variables[..1]);
+    assert_eq!(loaded.problems, []);
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings, ["routes.default.dkim: none of these keys signs for the domain of the route's from"]);
+}

@@ -3,4 +3,5 @@
 mod cli;
 mod daemon;
 mod demo;
+mod send_test;
 mod support;

@@ -1,7 +1,7 @@
 //! Header fields.
 
 use hapax_render::{Error, Options, Renderer};
-use mail_parser::HeaderForm;
+use mail_parser::{HeaderForm, MimeHeaders};
 
 use crate::support::*;
 
@@ -234,4 +234,30 @@ fn a_message_over_the_limit_is_refused() {
     let mut one = ready("s", Some("t"), None);
     one.attachments = vec![attachment("a", &[0; 1_000])];
     assert!(matches!(renderer.render(&one, FROM, None), Err(Error::TooLarge { limit_bytes: 1_000, .. })));
+}
+
+#[test]
+fn a_name_that_looks_like_an_encoded_word_is_shown_as_it_was_written() {
+    let names = ["=?utf-8?q?fake?=", "=?utf-8?q?a=0d=0aBcc:_x@example.org?=", "Müller =?utf-8?b? \"x\" \\", "=?"];
+    for name in names {
+        let mut one = ready("s", Some("t"), None);
+        let quoted = format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""));
+        one.recipients = vec![format!("{quoted} <ada@example.org>"), "bob@example.org".to_owned()];
+        one.sender = Some(format!("{quoted} <sender@shop.example>"));
+        let bytes = render(&one);
+        let message = parse(&bytes);
+        let to: Vec<_> = message.to().expect("To").iter().map(|one| (one.name(), one.address())).collect();
+        assert_eq!(to, [(Some(name), Some("ada@example.org")), (None, Some("bob@example.org"))]);
+        assert_eq!(message.from().and_then(|from| from.first()).and_then(|one| one.name()), Some(name));
+    }
+}
+
+#[test]
+fn a_file_name_that_looks_like_an_encoded_word_is_shown_as_it_was_written() {
+    for name in ["=?utf-8?q?fake.exe?=", "a; b=\"=?x", &format!("ü=?{}", "é".repeat(230))] {
+        let mut one = ready("s", Some("t"), None);
+        one.attachments = vec![attachment(name, b"x")];
+        let bytes = render(&one);
+        assert_eq!(parse(&bytes).attachments().next().and_then(|part| part.attachment_name()), Some(name));
+    }
 }

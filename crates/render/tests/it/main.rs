@@ -3,8 +3,10 @@
 mod content;
 mod headers;
 mod injection;
+mod kinds;
 mod properties;
 mod raw;
 mod stamps;
 mod support;
 mod templates;
+mod unsubscribe;

@@ -98,7 +98,8 @@ fn own_headers_fill_gaps_and_attachments_are_refused() {
 fn what_is_not_a_message_is_refused_with_its_line() {
     let long = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(999));
     let long_head = format!("Subject: {}\r\n\r\n", "x".repeat(999));
-    let cases: [(&[u8], &str); 13] = [
+    let own = "an X-Hapax- header, which would be sent to the recipient,";
+    let cases: [(&[u8], &str); 17] = [
         (b"", "no header in line 1"),
         (b"\r\nbody\r\n", "no header in line 1"),
         (b"just text\r\n", "not a header (`Name: value`) in line 1"),
@@ -109,6 +110,10 @@ fn what_is_not_a_message_is_refused_with_its_line() {
         (b"Subject: x\r\n: y\r\n\r\n", "not a header (`Name: value`) in line 2"),
         (b"\xef\xbb\xbfSubject: x\r\n\r\n", "not a header (`Name: value`) in line 1"),
         (b"Subject: x\r\nS\xfc: y\r\n\r\n", "not a header (`Name: value`) in line 2"),
+        (b"Subject: x\r\n y\r\nTo: a\r\nbad\r\nX: y\r\nworse\r\n\r\n", "not a header (`Name: value`) in line 4"),
+        (b"Subject: x\rX-Hapax-Dedup-Key: y\r\n\r\nz", &format!("{own} in line 2")),
+        (b"Subject: x\r\n y\nx-hapax-a : y\r\n\r\nz", &format!("{own} in line 3")),
+        (b"X-HAPAX-Original-To: y\r\n\r\nz", &format!("{own} in line 1")),
         (b"Subject: x\r\n\r\na\r\nb\0c\r\n", "a NUL byte in line 4"),
         (long.as_bytes(), "more than 998 bytes in line 3"),
         (long_head.as_bytes(), "more than 998 bytes in line 1"),

@@ -142,7 +142,7 @@ fn all_problems_are_reported_at_once() {
         "a/subject.txt:1: syntax error: ",
         "a/body.html:2: syntax error: ",
         "b/subject.txt: missing",
-        "c/: missing: body.txt or body.html",
+        "c/: missing: body.txt, body.html or body.mjml",
         "_layouts/l.html:1: syntax error: ",
     ] {
         assert!(error.contains(part), "{part:?} in {error}");

@@ -1,0 +1,73 @@
+//! Every kind, in every locale, with every sample: what a deployment would find out one message at a time.
+//!
+//! Invariant: a check renders as the relay does, by the same functions.
+
+use crate::{
+    error::{Error, Problem},
+    templates::{Library, catalog::Entry},
+};
+
+/// What the samples are rendered as.
+const MESSAGE_ID: &str = "00000000-0000-7000-8000-000000000000";
+/// Who reads what is checked.
+const RECIPIENT: &str = "reader@example.org";
+
+impl Library {
+    /// What is wrong with the kinds of these names, or with all.
+    pub(crate) fn check(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (kind, entry) in self.kinds.iter().filter(|(kind, _)| is_wanted(kind)) {
+            if entry.samples.is_empty() {
+                let what = "missing: without a sample nothing is checked but the syntax";
+                problems.push(Problem::new(format!("{kind}/sample.json"), None, what));
+            }
+            incomplete(kind, entry, &mut problems);
+            for (name, payload) in &entry.samples {
+                let file = match name.as_str() {
+                    "" => format!("{kind}/sample.json"),
+                    name => format!("{kind}/sample.{name}.json"),
+                };
+                for (locale, _) in entry.locales.all() {
+                    if let Err(error) = self.render(kind, MESSAGE_ID, payload, locale, RECIPIENT) {
+                        let problem = problem(&file, locale, error);
+                        if !problems.contains(&problem) {
+                            problems.push(problem);
+                        }
+                    }
+                }
+            }
+        }
+        problems
+    }
+}
+
+/// A locale that lacks a part the default has: its readers would get less, without anybody's knowing.
+fn incomplete(kind: &str, entry: &Entry, problems: &mut Vec<Problem>) {
+    let Some((_, default)) = entry.locales.all().next() else {
+        return;
+    };
+    for (locale, texts) in entry.locales.all() {
+        let Some(locale) = locale else { continue };
+        for (name, wanted, has) in [
+            ("txt", default.text.is_some(), texts.text.is_some()),
+            ("html", default.html.is_some(), texts.html.is_some()),
+        ] {
+            // A text is derived from HTML where there is none.
+            if wanted && !has && !(name == "txt" && texts.html.is_some()) {
+                let what = "missing: the default texts of this kind have it";
+                problems.push(Problem::new(format!("{kind}/body.{locale}.{name}"), None, what));
+            }
+        }
+    }
+}
+
+fn problem(sample: &str, locale: Option<&str>, error: Error) -> Problem {
+    match error {
+        Error::Template(mut problem) => {
+            let locale = locale.map(|locale| format!(", locale {locale}")).unwrap_or_default();
+            problem.what = format!("{} (with {sample}{locale})", problem.what);
+            problem
+        }
+        other => Problem::new(sample, None, other.to_string()),
+    }
+}
