@@ -117,15 +117,15 @@ impl Files {
         let server = params.signed_by(&server_key, &authority).expect("a certificate can be made");
         fs::write(certificates.join("ca.pem"), authority.pem()).expect("written");
         fs::write(certificates.join("server.pem"), server.pem() + &server_key.serialize_pem()).expect("written");
-        let port = ReservedPort::reserve();
+        let port = ReservedPort::reserve().expect("a free port");
         let script = "import http.server, ssl, sys, functools\n\
             c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); c.load_cert_chain(sys.argv[2])\n\
             h = functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[3])\n\
             s = http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), h)\n\
             s.socket = c.wrap_socket(s.socket, server_side=True); s.serve_forever()";
         let mut command = Command::new("python3");
-        command.args(["-c", script, &port.port().to_string()]).arg(certificates.join("server.pem")).arg(directory);
-        let number = port.port();
+        command.args(["-c", script, &port.number().to_string()]).arg(certificates.join("server.pem")).arg(directory);
+        let number = port.number();
         drop(port);
         let server = Keeper::run(command, &certificates.join("log"), None);
         hapax_testkit::eventually(PATIENCE, async || {
