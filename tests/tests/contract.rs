@@ -16,6 +16,7 @@ mod contract {
     mod privileges;
     mod raw;
     mod refusals;
+    mod schema;
     mod short_way;
     mod support;
     mod surface;

@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand};
 use self::bench::{BENCH, Bench};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
+use self::template::{SEND_TEST, SendTest, TEMPLATE, Template};
 use crate::config::{Format, Level};
 
 pub(crate) mod bench;
 mod doubts;
+pub(crate) mod template;
 
 const ABOUT: &str = "\
 A transactional outbox relay for email: one INSERT, one mail.
@@ -108,6 +110,12 @@ pub(crate) enum Command {
     /// After a failover or a restore: this database is the one to send from
     #[command(long_about = ARM)]
     Arm(Arm),
+    /// Check, render, preview and publish templates
+    #[command(subcommand, long_about = TEMPLATE)]
+    Template(Template),
+    /// Send one message with a template now, past the outbox
+    #[command(long_about = SEND_TEST)]
+    SendTest(SendTest),
     /// Measure: how fast it is here, and what it costs
     #[command(long_about = BENCH)]
     Bench(Bench),

@@ -16,6 +16,7 @@ mod failure;
 mod look;
 mod migrate;
 mod output;
+mod preview;
 mod reconcile;
 mod run;
 mod show;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, Global},
+    cli::{Cli, Command, Global, template::Template},
     config::{Inputs, Loaded, Log},
     decide::Action,
     failure::{Exit, USAGE},
@@ -84,6 +85,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Release(options) => decide::decide(loaded, Action::Release, options.into()).await,
         Command::SendAgain(options) => decide::send_again(loaded, options).await,
         Command::Arm(options) => arm::run(loaded, options).await,
+        Command::Template(Template::Preview(options)) => preview::run(loaded, options).await,
+        Command::Template(_) | Command::SendTest(_) => {
+            Err(failure::Refusal::usage("this command is not in this version", &["hapax template preview"]).into())
+        }
         Command::Demo(options) => demo::run(options).await,
         Command::Bench(options) => bench::run(options).await,
     }

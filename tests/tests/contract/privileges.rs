@@ -56,6 +56,11 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT outbox.read_plain_document('[]')", "------"),
     ("SELECT outbox.address_hash_of('{}')", "------"),
     ("SELECT outbox.parked_is_sound('held', 'infinity', NULL, NULL)", "-+----"),
+    ("SELECT outbox.payload_violation('{}', '{}')", "------"),
+    ("SELECT outbox.part_violation('{}', '{}', '{}', '', 0)", "------"),
+    ("SELECT outbox.check_schema('x', 'x', '{}', '{}')", "------"),
+    ("SELECT outbox.schema_problem('{}'), outbox.schema_parts('{}'), outbox.keyword_problem('type', '{}', true)", "------"),
+    ("SELECT outbox.pattern_of(''), outbox.pattern_problem(''), outbox.pointer_name(''), outbox.pointer_word(''), outbox.are_strings('[]')", "------"),
     ("SELECT outbox.free_key('', 'k', NULL, true)", "------"),
     ("SELECT outbox.check_addresses('x', 'cc', '{}')", "------"),
     ("SELECT outbox.grant_roles()", "------"),
@@ -72,6 +77,8 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT * FROM outbox.circumstances(gen_random_uuid())", "--++--"),
     ("SELECT outbox.history_since()", "--++--"),
     ("SELECT * FROM outbox.armed_state()", "--+++-"),
+    ("SELECT * FROM outbox.payload_schemas", "--++--"),
+    ("SELECT * FROM outbox.payload_schema", "------"),
     ("SELECT * FROM outbox.queue_health", "-++++-"),
     ("SELECT outbox.backlog()", "-++++-"),
     ("SELECT * FROM outbox.audit", "--+---"),
@@ -85,7 +92,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT * FROM outbox.relay", "-++++-"),
     ("SELECT * FROM outbox.route", "-+----"),
     ("SELECT * FROM outbox.control", "-+----"),
-    // Deciding. No such delivery, so 22H51 is a yes.
+    // Deciding. No such delivery and no such schema, so 22H51 and 22H58 are a yes.
     ("SELECT * FROM outbox.cancel(gen_random_uuid(), 'a reason')", "+-+---"),
     ("SELECT * FROM outbox.retry(gen_random_uuid(), 1, 'a reason')", "--+---"),
     ("SELECT * FROM outbox.hold(gen_random_uuid(), 'a reason')", "--+---"),
@@ -96,6 +103,9 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT * FROM outbox.resolve_many('sent', 'a reason', kind => 'no-such-kind')", "--+---"),
     ("SELECT outbox.settle_evidence(gen_random_uuid(), 1, gen_random_uuid(), 'accepted', 'a log')", "--+---"),
     ("SELECT outbox.has_namesakes(gen_random_uuid(), 1)", "--+---"),
+    ("SELECT outbox.publish_schema('greeting', '{}')", "--+---"),
+    ("SELECT outbox.withdraw_schema('greeting', 'a reason')", "--+---"),
+    ("SELECT outbox.enforce_schema('greeting', true, 'a reason')", "--+---"),
     ("SELECT outbox.arm('a reason')", "--+---"),
     ("SELECT outbox.arm('a reason', hold_pending => false)", "--+---"),
     ("SELECT * FROM outbox.quarantine()", "-++---"),
@@ -168,7 +178,7 @@ async fn each_role_may_do_exactly_what_it_is_there_for() {
                 Ok(()) => false,
                 Err(error) => match error.code() {
                     Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => true,
-                    Some(code) if ["22H51", "22H61"].contains(&code.code()) => false,
+                    Some(code) if ["22H51", "22H58", "22H61"].contains(&code.code()) => false,
                     // The view takes no UPDATE and no DELETE from anybody.
                     Some(code) if *code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => true,
                     _ => panic!("{role}: {statement}: {error:?}"),

@@ -1,0 +1,332 @@
+//! What lies in a template directory at one moment: its kinds, their locales and samples, and a renderer of those that
+//! are not broken. Made anew when anything has changed.
+//!
+//! Invariant: nothing is ever written into the directory. A kind that cannot be loaded never keeps another from being
+//! shown: what is broken is left out of a copy, and its problems are kept.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hapax_core::{
+    MessageId, Priority,
+    envelope::{Content, Notification},
+};
+use hapax_render::{Error, Options, Problem, Renderer, Templates};
+use serde::Serialize;
+use uuid::Uuid;
+
+/// Who gets what is shown.
+const READER: &str = "Ada Reader <ada.reader@example.org>";
+/// How often broken files are left out before the rest is given up.
+const ATTEMPTS_MAX: usize = 8;
+/// Lines shown before and after one with an error.
+const AROUND: usize = 4;
+
+/// A directory at one moment.
+pub(super) struct Catalog {
+    directory: PathBuf,
+    pub(super) from: String,
+    pub(super) kinds: Vec<Kind>,
+    renderer: Option<Renderer>,
+    /// Why files had to be left out.
+    problems: Vec<Problem>,
+}
+
+/// One kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Kind {
+    pub(super) name: String,
+    /// Besides the one without a name.
+    pub(super) locales: Vec<String>,
+    /// Names; the empty one is `sample.json`.
+    pub(super) samples: Vec<String>,
+    /// What goes wrong, in any locale with any sample.
+    pub(super) failures: Vec<String>,
+}
+
+/// A problem with the lines around it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Explained {
+    pub(super) file: String,
+    pub(super) line: Option<usize>,
+    pub(super) what: String,
+    /// Line numbers and lines.
+    pub(super) lines: Vec<(usize, String)>,
+}
+
+/// What shall be rendered.
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    pub(super) kind: String,
+    pub(super) locale: Option<String>,
+    pub(super) payload: String,
+}
+
+impl Catalog {
+    /// Reads a directory, and renders everything in it once.
+    pub(super) fn read(directory: &Path, from: &str) -> Self {
+        let (renderer, problems) = lenient(directory);
+        let mut catalog =
+            Self { directory: directory.to_owned(), from: from.to_owned(), kinds: Vec::new(), renderer, problems };
+        let names = entries(directory).into_iter().filter(|name| is_kind(directory, name));
+        catalog.kinds = names.map(|name| catalog.kind(name)).collect();
+        catalog
+    }
+
+    fn kind(&self, name: String) -> Kind {
+        let (mut locales, mut samples) = (BTreeSet::new(), BTreeSet::new());
+        for file in entries(&self.directory.join(&name)) {
+            let parts: Vec<&str> = file.split('.').collect();
+            match parts[..] {
+                ["sample", "json"] => drop(samples.insert(String::new())),
+                ["sample", name, "json"] => drop(samples.insert(name.to_owned())),
+                ["subject" | "body", locale, "txt" | "html" | "mjml"] => drop(locales.insert(locale.to_owned())),
+                _ => {}
+            }
+        }
+        let mut kind = Kind {
+            name,
+            locales: locales.into_iter().collect(),
+            samples: samples.into_iter().collect(),
+            failures: Vec::new(),
+        };
+        kind.failures = self.failures(&kind);
+        kind
+    }
+
+    /// Everything that goes wrong with a kind, each once.
+    fn failures(&self, kind: &Kind) -> Vec<String> {
+        let mut failures = BTreeSet::new();
+        let default = vec![String::new()];
+        for sample in if kind.samples.is_empty() { &default } else { &kind.samples } {
+            let payload = self.sample(&kind.name, sample);
+            for locale in std::iter::once(None).chain(kind.locales.iter().cloned().map(Some)) {
+                let wish = Wish { kind: kind.name.clone(), locale, payload: payload.clone() };
+                let problems = self.render(&wish).err().into_iter().flatten();
+                failures.extend(problems.map(|problem| problem.to_string()));
+            }
+        }
+        failures.into_iter().collect()
+    }
+
+    /// The text of a sample; an empty object when there is none.
+    pub(super) fn sample(&self, kind: &str, name: &str) -> String {
+        let file = if name.is_empty() { "sample.json".to_owned() } else { format!("sample.{name}.json") };
+        let known = is_plain(kind) && is_plain(&file);
+        let read = known.then(|| fs::read_to_string(self.directory.join(kind).join(file)).ok()).flatten();
+        read.unwrap_or_else(|| "{}\n".to_owned())
+    }
+
+    /// The bytes of a message.
+    ///
+    /// # Errors
+    /// What is wrong with the templates or the payload.
+    pub(super) fn render(&self, wish: &Wish) -> Result<Vec<u8>, Vec<Problem>> {
+        let own = format!("{}/", wish.kind);
+        let of_kind: Vec<Problem> = self.problems.iter().filter(|p| p.file.starts_with(&own)).cloned().collect();
+        if !of_kind.is_empty() {
+            return Err(of_kind);
+        }
+        let failed = |what: String| vec![Problem { file: String::new(), line: None, what }];
+        let Some(renderer) = &self.renderer else { return Err(self.problems.clone()) };
+        let rendered = catch_unwind(AssertUnwindSafe(|| renderer.render(&self.notification(wish), &self.from, None)));
+        match rendered {
+            Ok(Ok(rendered)) => Ok(rendered.bytes),
+            Ok(Err(error)) => {
+                // A shared file that was left out is the better answer than that it is missing.
+                let shared: Vec<Problem> = self.problems.iter().filter(|p| p.file.starts_with('_')).cloned().collect();
+                let own = match error {
+                    Error::Templates { problems, .. } => problems,
+                    Error::Template(problem) => vec![problem],
+                    other => failed(crate::failure::chain(&other)),
+                };
+                Err(if shared.is_empty() { own } else { shared })
+            }
+            Err(_) => Err(failed("the renderer panicked: please report this".to_owned())),
+        }
+    }
+
+    /// The same id for every message: what is shown changes only when a template or a payload does.
+    fn notification(&self, wish: &Wish) -> Notification {
+        Notification {
+            id: MessageId(Uuid::from_u128(0x0199_aa3e_6f0c_7d2e_9b6f_0d8f_3a1c_2b4d)),
+            created_at_us: 1_767_225_600_000_000,
+            kind: wish.kind.clone(),
+            sender: None,
+            reply_to: None,
+            recipients: vec![READER.to_owned()],
+            cc: Vec::new(),
+            bcc: Vec::new(),
+            content: Content::Payload(wish.payload.clone()),
+            headers: Vec::new(),
+            attachments: Vec::new(),
+            priority: Priority::Normal,
+            expires_in: None,
+            age: Duration::ZERO,
+            on_doubt: None,
+            route: None,
+            tenant: None,
+            locale: wish.locale.clone(),
+        }
+    }
+
+    /// A problem with the source around it.
+    pub(super) fn explain(&self, problem: &Problem) -> Explained {
+        let inside = !problem.file.is_empty() && problem.file.split('/').all(is_plain);
+        let text = inside.then(|| fs::read_to_string(self.directory.join(&problem.file)).ok()).flatten();
+        let lines = match (text, problem.line) {
+            (Some(text), Some(line)) => {
+                let first = line.saturating_sub(AROUND).max(1);
+                let lines = text.lines().enumerate().map(|(at, text)| (at + 1, text.to_owned()));
+                lines.skip(first - 1).take(line + AROUND + 1 - first).collect()
+            }
+            _ => Vec::new(),
+        };
+        Explained { file: problem.file.clone(), line: problem.line, what: problem.what.clone(), lines }
+    }
+}
+
+/// One segment of a path that leads nowhere else.
+fn is_plain(segment: &str) -> bool {
+    !segment.is_empty() && !segment.starts_with('.') && !segment.contains(['/', '\\', '\0'])
+}
+
+/// The names in a directory, sorted, without hidden ones.
+fn entries(directory: &Path) -> Vec<String> {
+    let read = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        read.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| is_plain(name)).collect();
+    names.sort();
+    names
+}
+
+fn is_kind(directory: &Path, name: &str) -> bool {
+    !name.starts_with('_') && directory.join(name).is_dir()
+}
+
+/// A renderer of everything that is not broken, and what is.
+fn lenient(directory: &Path) -> (Option<Renderer>, Vec<Problem>) {
+    let load = |place: &Path| {
+        let options = Options { templates: Templates::from_dir(place), ..Options::default() };
+        match catch_unwind(AssertUnwindSafe(|| Renderer::new(options))) {
+            Ok(Ok(renderer)) => Ok(renderer),
+            Ok(Err(Error::Templates { problems, .. })) => Err(problems),
+            Ok(Err(other)) => Err(vec![Problem { file: String::new(), line: None, what: other.to_string() }]),
+            Err(_) => Err(vec![Problem { file: String::new(), line: None, what: "the renderer panicked".to_owned() }]),
+        }
+    };
+    let mut all: Vec<Problem> = match load(directory) {
+        Ok(renderer) => return (Some(renderer), Vec::new()),
+        Err(problems) => problems,
+    };
+    let Ok(copy) = tempfile::Builder::new().prefix("hapax-preview-").tempdir() else { return (None, all) };
+    let mut without: BTreeSet<String> = BTreeSet::new();
+    for attempt in 0..ATTEMPTS_MAX {
+        let before = without.len();
+        without.extend(all.iter().map(|problem| broken(&problem.file)));
+        let place = copy.path().join(attempt.to_string());
+        if without.len() == before || copy_without(directory, &place, "", &without).is_err() {
+            break;
+        }
+        match load(&place) {
+            Ok(renderer) => return (Some(renderer), all),
+            Err(more) => all.extend(more),
+        }
+    }
+    (None, all)
+}
+
+/// What must be left out because of a broken file: its kind, or the file itself where it is shared.
+fn broken(file: &str) -> String {
+    match file.split_once('/') {
+        Some((kind, _)) if !kind.starts_with('_') => kind.to_owned(),
+        _ => file.to_owned(),
+    }
+}
+
+fn copy_without(from: &Path, to: &Path, relative: &str, without: &BTreeSet<String>) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for name in entries(from) {
+        let path = if relative.is_empty() { name.clone() } else { format!("{relative}/{name}") };
+        if without.contains(&path) {
+            continue;
+        }
+        let (from, to) = (from.join(&name), to.join(&name));
+        if from.is_dir() {
+            copy_without(&from, &to, &path, without)?;
+        } else {
+            fs::copy(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (name, text) in files {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            fs::write(path, text).expect("written");
+        }
+        directory
+    }
+
+    fn wish(kind: &str) -> Wish {
+        Wish { kind: kind.to_owned(), locale: None, payload: "{\"name\":\"Ada\"}".to_owned() }
+    }
+
+    #[test]
+    fn kinds_come_with_their_locales_and_samples() {
+        let files = [
+            ("welcome/subject.txt", "Hi"),
+            ("welcome/body.txt", "Hello"),
+            ("welcome/sample.json", "{}"),
+            ("welcome/sample.long.json", "{}"),
+            ("_layouts/base.html", "x"),
+        ];
+        let directory = directory(&files);
+        let catalog = Catalog::read(directory.path(), "shop@example.org");
+        assert_eq!(catalog.kinds.len(), 1);
+        let kind = &catalog.kinds[0];
+        assert_eq!((kind.name.as_str(), &kind.samples), ("welcome", &vec![String::new(), "long".to_owned()]));
+        assert_eq!(kind.failures, Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_broken_kind_leaves_the_others_usable_and_is_explained() {
+        let files = [
+            ("good/subject.txt", "Hi {{ name }}"),
+            ("good/body.txt", "Hello"),
+            ("bad/subject.txt", "Hi"),
+            ("bad/body.txt", "one\ntwo {{ name\nthree\n"),
+        ];
+        let directory = directory(&files);
+        let catalog = Catalog::read(directory.path(), "shop@example.org");
+        let good = catalog.render(&wish("good")).expect("renders");
+        assert!(String::from_utf8_lossy(&good).contains("Subject: Hi Ada"));
+        let problems = catalog.render(&wish("bad")).expect_err("is broken");
+        let explained = catalog.explain(&problems[0]);
+        assert_eq!((explained.file.as_str(), explained.line.is_some()), ("bad/body.txt", true));
+        assert!(explained.lines.iter().any(|(number, text)| (*number, text.as_str()) == (2, "two {{ name")));
+        assert_eq!(catalog.kinds.iter().map(|kind| kind.failures.len()).collect::<Vec<_>>(), [1, 1]);
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_directory() {
+        let directory = directory(&[("outside/sample.json", "{\"secret\":1}"), ("in/welcome/subject.txt", "x")]);
+        let catalog = Catalog::read(&directory.path().join("in"), "shop@example.org");
+        assert_eq!(catalog.sample("../outside", ""), "{}\n");
+        assert_eq!(catalog.sample("welcome", "x/../../../outside/sample"), "{}\n");
+        let problem = Problem { file: "../outside/sample.json".to_owned(), line: Some(1), what: "x".to_owned() };
+        assert_eq!(catalog.explain(&problem).lines, []);
+    }
+}
