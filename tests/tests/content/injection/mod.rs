@@ -174,7 +174,7 @@ async fn no_attack_changes_a_mail_at_a_real_postfix() {
     let mails: Vec<(String, Vec<u8>)> =
         files.iter().map(|file| fs::read(file).expect("a mail can be read")).map(|mail| (id(&mail), mail)).collect();
     let evil =
-        mails.iter().filter(|(_, mail)| mailbox::headers(mail, "Delivered-To").iter().any(|to| to.contains(EVIL)));
+        mails.iter().filter(|(_, mail)| mailbox::headers(mail, "Delivered-To").iter().any(|to| to.trim() == EVIL));
     assert_eq!(evil.count(), 0, "nothing for {EVIL}");
     played.compare(&mails);
     // Python, too, can read each of them, but for encoded words that an application has put into headers of its own.
