@@ -1,6 +1,6 @@
 //! What the fuzz targets do with their input, and what must hold whatever it is: no panic; CRLF line ends only; no NUL;
-//! lines of at most 998 bytes; and the fields and parts of a message are those of one with harmless texts, so that no text
-//! becomes a field, a part or an address. Used by the targets of cargo-fuzz and by `tests/fuzz.rs`.
+//! lines of at most 998 bytes; and the fields and parts of a message are those of one with harmless texts, so that no
+//! text becomes a field, a part or an address. Used by the targets of cargo-fuzz and by `tests/fuzz.rs`.
 
 use std::time::Duration;
 

@@ -123,7 +123,8 @@ pub(crate) enum Names {
     /// Letter by letter.
     Exact,
     /// But for spaces. Python's parser of addresses takes the space between two encoded words for one of the name,
-    /// against RFC 2047 section 6.2, and every run of spaces for one. mail-parser must then see the name as it was meant.
+    /// against RFC 2047 section 6.2, and every run of spaces for one. mail-parser must then see the name as it was
+    /// meant.
     ButForSpaces,
 }
 
