@@ -84,6 +84,16 @@ microbench: ## the pure paths every message passes (rendering, line ends and dot
 	cargo bench --locked -p hapax-render --bench render
 	cargo bench --locked -p hapax-mail --bench mail
 
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: ## the fuzz targets of the renderer under libFuzzer, FUZZ_SECONDS (60) each; needs cargo install cargo-fuzz --locked
+	cd crates/render && for target in address header mime raw template; do \
+	    mkdir -p fuzz/found/$$target && \
+	    cargo fuzz run --sanitizer none $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 || exit 1; \
+	done
+
 .PHONY: matrix
 matrix: postgres ## the whole fault matrix, phase x fault x actor: 2,900 cells (make test plays a third of them)
 	cargo build $(CHECKED) --bins

@@ -57,6 +57,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     23 "0023_outbox_test.sql",
     24 "0024_words.sql",
     25 "0025_payload_schema.sql",
+    26 "0026_letters.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -1,7 +1,7 @@
 //! Two readers that know nothing of Hapax and nothing of each other: Python's `email` (read.py) and mail-parser. Both
 //! say the same of a mail, as a JSON object: `subject`, `from`, `to`, `cc`, `reply_to` (lists of name and address),
-//! `text`, `html` (line ends as LF), `tree` (media types), `attachments` (name, type, parameters, disposition, content id,
-//! digest), `headers` (lower case name to list of values), `fields` (every field's name, in order), `defects`.
+//! `text`, `html` (line ends as LF), `tree` (media types), `attachments` (name, type, parameters, disposition, content
+//! id, digest), `headers` (lower case name to list of values), `fields` (every field's name, in order), `defects`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -122,8 +122,9 @@ fn content(message: &Message<'_>, part: &MessagePart<'_>) -> Vec<u8> {
 pub(crate) enum Names {
     /// Letter by letter.
     Exact,
-    /// But for spaces. Python's parser of addresses takes the space between two encoded words for one of the name, against
-    /// RFC 2047 section 6.2, and every run of spaces for one. mail-parser must then see the name as it was meant.
+    /// But for spaces. Python's parser of addresses takes the space between two encoded words for one of the name,
+    /// against RFC 2047 section 6.2, and every run of spaces for one. mail-parser must then see the name as it was
+    /// meant.
     ButForSpaces,
 }
 

@@ -1,7 +1,7 @@
 //! The corpus: messages of every kind that an application may write, each with what a mail reader must see of it.
 //!
-//! What must be seen is said by whoever writes the message here, never computed by code of Hapax. Everything is the same
-//! at every run: what looks random comes from a fixed seed.
+//! What must be seen is said by whoever writes the message here, never computed by code of Hapax. Everything is the
+//! same at every run: what looks random comes from a fixed seed.
 
 mod attachments;
 mod lines;

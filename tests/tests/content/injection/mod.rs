@@ -1,5 +1,6 @@
 //! Injection: whatever is written at whatever place of a notification, it is refused with a reason, or it arrives as
-//! text: as many mails as were meant, to whom they were meant, with the fields and the tree that a harmless text has there.
+//! text: as many mails as were meant, to whom they were meant, with the fields and the tree that a harmless text has
+//! there.
 
 mod attacks;
 
@@ -140,8 +141,8 @@ impl Played {
     }
 }
 
-/// The names of the fields, in lower case, as they stand: every line of the header that is no continuation. Received and
-/// what a mailbox adds are not of the message.
+/// The names of the fields, in lower case, as they stand: every line of the header that is no continuation. Received
+/// and what a mailbox adds are not of the message.
 fn field_names(mail: &[u8]) -> Vec<String> {
     let mut names = Vec::new();
     for line in mail.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
@@ -174,7 +175,7 @@ async fn no_attack_changes_a_mail_at_a_real_postfix() {
     let mails: Vec<(String, Vec<u8>)> =
         files.iter().map(|file| fs::read(file).expect("a mail can be read")).map(|mail| (id(&mail), mail)).collect();
     let evil =
-        mails.iter().filter(|(_, mail)| mailbox::headers(mail, "Delivered-To").iter().any(|to| to.contains(EVIL)));
+        mails.iter().filter(|(_, mail)| mailbox::headers(mail, "Delivered-To").iter().any(|to| to.trim() == EVIL));
     assert_eq!(evil.count(), 0, "nothing for {EVIL}");
     played.compare(&mails);
     // Python, too, can read each of them, but for encoded words that an application has put into headers of its own.
@@ -182,7 +183,15 @@ async fn no_attack_changes_a_mail_at_a_real_postfix() {
     let stumbled = seen.iter().zip(&mails).filter(|(seen, _)| !seen["error"].is_null());
     let stumbled: Vec<(&str, &Value)> =
         stumbled.map(|(seen, (id, _))| (played.taken[id].name.as_str(), &seen["error"])).collect();
-    let own = ["a header's value", "a header of a raw message", "raw message"];
+    // An address cannot be written in another way; a local part that looks like an encoded word is one for Python.
+    let own = [
+        "a header's value",
+        "a header of a raw message",
+        "raw message",
+        "the sender's local",
+        "a recipient's local",
+        "a recipient's quoted local",
+    ];
     let unexpected: Vec<_> = stumbled.iter().filter(|(name, _)| !own.iter().any(|own| name.starts_with(own))).collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
 }
