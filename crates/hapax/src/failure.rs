@@ -73,6 +73,14 @@ impl Refusal {
         Self { code, lines }
     }
 
+    /// The same, with the place where it was met in front; hints stay as they are.
+    pub(crate) fn at(mut self, place: &str) -> Self {
+        for (message, _) in &mut self.lines {
+            *message = format!("{place}: {message}");
+        }
+        self
+    }
+
     /// For `--json`.
     pub(crate) fn to_json(&self, target: &str) -> serde_json::Value {
         let hints: Vec<&String> = self.lines.iter().flat_map(|(_, hints)| hints).collect();

@@ -25,6 +25,7 @@ mod show;
 mod signals;
 mod target;
 mod telemetry;
+mod template;
 
 use std::process::ExitCode;
 
@@ -88,6 +89,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::SendAgain(options) => decide::send_again(loaded, options).await,
         Command::Arm(options) => arm::run(loaded, options).await,
         Command::Template(Template::Preview(options)) => preview::run(loaded, options).await,
+        Command::Template(Template::Publish(options)) => template::publish::run(loaded, options).await,
         Command::Template(_) => {
             Err(failure::Refusal::usage("this command is not in this version", &["hapax template preview"]).into())
         }

@@ -354,6 +354,16 @@ impl Console {
         let rows = self.rows("send_again", include_str!("../queries/send_again.sql"), &params).await?;
         Ok(rows.first().map(|row| row.get("id")))
     }
+
+    /// Publishes the JSON Schema of a kind's payloads: `published`, or `unchanged`.
+    ///
+    /// # Errors
+    /// A schema that the database cannot check by; any of the database's.
+    pub async fn publish_schema(&self, kind: &str, schema: &str, reason: &str) -> Result<String, Error> {
+        let params: [Typed<'_>; 3] = [(&kind, Type::TEXT), (&schema, Type::TEXT), (&reason, Type::TEXT)];
+        let rows = self.rows("publish_schema", include_str!("../queries/publish_schema.sql"), &params).await?;
+        Ok(rows.first().map(|row| row.get("result")).unwrap_or_default())
+    }
 }
 
 fn answers(rows: &[Row]) -> Vec<Answer> {
