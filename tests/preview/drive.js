@@ -119,6 +119,14 @@ const checks = {
     await frameHas("Walnut & brass <pepper> mill");
     await shot("long");
   },
+  async another_locale_is_shown() {
+    await page.select("#locale", "de");
+    await frameHas("Danke, Maximiliane-Friederike");
+    await until(() => document.querySelector("#subject").innerText.startsWith("Danke für Ihre Bestellung"));
+    await shot("german");
+    await page.select("#locale", "");
+    await frameHas("Thank you, Maximiliane-Friederike");
+  },
   async an_edit_appears_without_a_reload_and_keeps_the_place() {
     await page.$eval("#stage", (stage) => (stage.scrollTop = 150));
     await edit("order_confirmed/body.html", "and pack it today. It leaves", "and wrap it with care. It leaves");
