@@ -112,13 +112,13 @@ impl Renderer {
     /// Renders every kind in every locale with every sample: what is wrong with them, and what is missing.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
-        self.library.check(|_| true)
+        self.library.check(self, |_| true)
     }
 
     /// [`Renderer::check`] of one kind.
     #[must_use]
     pub fn check_kind(&self, kind: &str) -> Vec<Problem> {
-        self.library.check(|name| name == kind)
+        self.library.check(self, |name| name == kind)
     }
 
     /// The message of a notification. `route_from` is the route's `from` (`Name <address>` or `address`), used when the
@@ -145,16 +145,13 @@ impl Renderer {
                     subject: subject.as_str().into(),
                     text: text.as_deref().map(Cow::Borrowed),
                     html: html.as_deref().map(Cow::Borrowed),
+                    headers: Vec::new(),
+                    images: Vec::new(),
                 };
                 (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
             }
             Content::Payload(payload) => {
-                let texts = self.library.render(
-                    &notification.kind,
-                    &notification.id.to_string(),
-                    payload,
-                    notification.locale.as_deref(),
-                )?;
+                let texts = self.library.render(notification, payload, identity.sender.domain())?;
                 (compose::compose(notification, &identity, &texts)?, identity.message_id.clone())
             }
         };
