@@ -83,6 +83,9 @@ const checks = {
     await until(() => document.querySelector("#frames").style.height !== "600px");
     const height = await page.$eval("#frames", (frames) => frames.clientHeight);
     assert.ok(height > 500 && height < 1200, `${height} pixels`);
+    const frame = page.frames().find((one) => one.url().includes("/shown/"));
+    assert.equal(await frame.evaluate(() => document.querySelector("img").naturalWidth), 296, "the logo came along");
+    assert.match(await text("#attached"), /logo\.png\s+inline image\/png/);
     assert.match(await text("#sizes"), /HTML .* KB · text .* · message/);
     await shot("desktop");
   },
@@ -118,6 +121,15 @@ const checks = {
     await page.select("#sample", "long");
     await frameHas("Walnut & brass <pepper> mill");
     await shot("long");
+  },
+  async another_locale_is_shown() {
+    await page.select("#locale", "de");
+    await frameHas("Danke, Maximiliane-Friederike");
+    await frameHas("1.549,00");
+    await until(() => document.querySelector("#subject").innerText.startsWith("Danke für Ihre Bestellung"));
+    await shot("german");
+    await page.select("#locale", "");
+    await frameHas("Thank you, Maximiliane-Friederike");
   },
   async an_edit_appears_without_a_reload_and_keeps_the_place() {
     await page.$eval("#stage", (stage) => (stage.scrollTop = 150));

@@ -34,16 +34,17 @@ const FILENAME_SECTION_BYTES: usize = 18;
 /// The longest attachment name and content id, in bytes.
 const NAME_BYTES_MAX: usize = 500;
 
-/// The body: text and / or HTML, and attachments.
+/// The body: text and / or HTML, attachments, and the images of the kind.
 pub(crate) fn build<'a>(
     id: &'a str,
     text: Option<&'a str>,
     html: Option<&'a str>,
     attachments: &'a [Attachment],
+    images: &'a [Attachment],
 ) -> Result<MimePart<'a>, Error> {
     let boundaries = Boundaries { seed: OnceCell::new(), of: [id, text.unwrap_or_default(), html.unwrap_or_default()] };
     let (mut inline, mut attached) = (Vec::new(), Vec::new());
-    for (index, attachment) in attachments.iter().enumerate() {
+    for (index, attachment) in attachments.iter().chain(images).enumerate() {
         let is_inline = attachment.content_id.is_some() && html.is_some();
         let content = match &attachment.content {
             AttachmentContent::Bytes(bytes) => base64_lines(bytes),

@@ -50,9 +50,12 @@ pub(crate) fn compose(
         Some(text) => Some(header::parse(|| "reply_to".to_owned(), text)?),
         None => None,
     };
-    let own = header::own(&notification.headers, reply_to.is_some())?;
+    let mut own = header::own(&notification.headers, reply_to.is_some())?;
+    // Nothing of it is there twice: a kind adds what the notification does not bring.
+    own.extend(header::own(&texts.headers, reply_to.is_some())?);
     let id = notification.id.to_string();
-    let part = body::build(&id, texts.text.as_deref(), texts.html.as_deref(), &notification.attachments)?;
+    let part =
+        body::build(&id, texts.text.as_deref(), texts.html.as_deref(), &notification.attachments, &texts.images)?;
 
     let mut message = MessageBuilder::new().header("From", header::mailbox(&identity.sender));
     if let Some(reply_to) = &reply_to {
@@ -92,7 +95,12 @@ pub(crate) fn compose(
 /// text, base64 for attachments, fields and boundaries.
 fn size_guess(notification: &Notification, texts: &Texts<'_>) -> usize {
     let text = [&texts.text, &texts.html].into_iter().flatten().map(|text| text.len()).sum::<usize>();
-    let attached = notification.attachments.iter().map(|attachment| attachment.content.len_here() + 512).sum::<usize>();
+    let attached = notification
+        .attachments
+        .iter()
+        .chain(&texts.images)
+        .map(|attachment| attachment.content.len_here() + 512)
+        .sum::<usize>();
     1_024 + text + text / 8 + attached + attached / 2
 }
 

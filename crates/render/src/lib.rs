@@ -128,13 +128,13 @@ impl Renderer {
     /// Renders every kind in every locale with every sample: what is wrong with them, and what is missing.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
-        self.library.check(|_| true)
+        self.library.check(self, |_| true)
     }
 
     /// [`Renderer::check`] of one kind.
     #[must_use]
     pub fn check_kind(&self, kind: &str) -> Vec<Problem> {
-        self.library.check(|name| name == kind)
+        self.library.check(self, |name| name == kind)
     }
 
     /// The message of a notification. `route_from` is the route's `from` (`Name <address>` or `address`), used when the
@@ -191,17 +191,14 @@ impl Renderer {
                     text: text.as_deref().map(Cow::Borrowed),
                     html: html.as_deref().map(Cow::Borrowed),
                     fields: Vec::new(),
+                    headers: Vec::new(),
+                    images: Vec::new(),
                 };
                 (compose::compose(notification, &identity, &texts)?, message_id())
             }
             Content::Payload(payload) => {
-                let texts = self.library.render(
-                    &notification.kind,
-                    &notification.id.to_string(),
-                    payload,
-                    notification.locale.as_deref(),
-                    &self.reader(notification, recipient_no)?,
-                )?;
+                let recipient = self.reader(notification, recipient_no)?;
+                let texts = self.library.render(notification, payload, identity.sender.domain(), &recipient)?;
                 (compose::compose(notification, &identity, &texts)?, message_id())
             }
         };

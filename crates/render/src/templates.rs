@@ -8,16 +8,27 @@
 mod catalog;
 mod check;
 mod environment;
+mod fields;
+mod filters;
+mod html;
+mod images;
 mod leave;
 mod locale;
+mod payload;
+mod schema;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use hapax_core::envelope::{Attachment, Notification};
 use minijinja::{Environment, ErrorKind, Value};
 
 use self::{
     catalog::{Catalog, Entry},
     environment::Bounded,
+    fields::Fields,
+    filters::Scope,
+    images::Images,
+    payload::Payload,
 };
 use crate::{
     Options,
@@ -34,6 +45,10 @@ pub(crate) struct Texts<'a> {
     pub(crate) html: Option<Cow<'a, str>>,
     /// Header fields of the kind's own, checked.
     pub(crate) fields: Vec<(&'static str, String)>,
+    /// What the kind adds to the header.
+    pub(crate) headers: Vec<(String, String)>,
+    /// The images that the HTML shows.
+    pub(crate) images: Vec<Attachment>,
 }
 
 /// All templates, compiled.
@@ -44,6 +59,7 @@ pub(crate) struct Library {
     place: Option<String>,
     output_bytes_max: usize,
     unsubscribe_key: Option<UnsubscribeKey>,
+    images: Images,
 }
 
 impl Library {
@@ -54,7 +70,7 @@ impl Library {
             Source::Directory(root) => (Some(root.display().to_string()), source::read(root, &mut problems)),
             Source::Memory(files) => (Some("memory".to_owned()), files.clone()),
         };
-        let Catalog { kinds, templates } = Catalog::new(&files, &mut problems);
+        let Catalog { mut kinds, templates } = Catalog::new(&files, &mut problems);
         let mut environment = environment::environment(options);
         for (name, text) in templates {
             if let Err(error) = environment.add_template_owned(name.clone(), text) {
@@ -66,6 +82,11 @@ impl Library {
             }
         }
         leave::compile(&mut environment, &kinds, options, &mut problems);
+        for (kind, entry) in &mut kinds {
+            if let Some(file) = &entry.file {
+                entry.fields = Fields::compile(kind, file, &mut environment, &mut problems);
+            }
+        }
         if let Some(place) = place.as_ref().filter(|_| !problems.is_empty()) {
             problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
             return Err(Error::Templates { place: place.clone(), problems });
@@ -76,6 +97,7 @@ impl Library {
             place,
             output_bytes_max: options.template_output_bytes_max,
             unsubscribe_key: options.unsubscribe_key.clone(),
+            images: Images::new(files),
         })
     }
 
@@ -93,12 +115,12 @@ impl Library {
     /// of the same name).
     pub(crate) fn render(
         &self,
-        kind: &str,
-        message_id: &str,
+        notification: &Notification,
         payload: &str,
-        locale: Option<&str>,
+        sender_domain: &str,
         recipient: &str,
     ) -> Result<Texts<'static>, Error> {
+        let kind = notification.kind.as_str();
         let Some(place) = &self.place else {
             return Err(Error::NoTemplates { kind: quoted(kind) });
         };
@@ -106,11 +128,45 @@ impl Library {
             let directory = format!("{place}/{}/", quoted(kind).trim_matches('"'));
             return Err(Error::NoKind { kind: quoted(kind), place: place.clone(), directory });
         };
-        let (files, locale) = entry.locales.choose(locale);
-        let leave = self.leave(kind, message_id, &locale, payload, recipient)?;
-        let about = leave.as_ref().map(|leave| [("recipient", recipient), ("unsubscribe_url", leave.url.as_str())]);
-        let context = context(kind, message_id, &locale, payload, about.as_ref().map_or(&[], |about| &about[..]))?;
-        let subject = self.file(&files.subject, &context)?.trim().to_owned();
+        let mut payload = Payload::parse(payload)?;
+        if let Some(schema) = &entry.schema {
+            payload = payload.checked(schema)?;
+        }
+        let (files, locale) = entry.locales.choose(notification.locale.as_deref());
+        let written = std::mem::take(&mut payload.written);
+        let id = notification.id.to_string();
+        let scope = Scope { locale: locale.clone().into_owned(), zone: entry.zone.clone(), written };
+        filters::within(scope, || {
+            let mut own = vec![("kind", kind), ("message_id", &id), ("locale", &locale)];
+            let leave = match entry.file.as_ref().and_then(|file| file.unsubscribe.as_ref()) {
+                Some(unsubscribe) => {
+                    own.push(("recipient", recipient));
+                    Some(self.leave(kind, unsubscribe, &payload.clone().context(&own), recipient)?)
+                }
+                None => None,
+            };
+            own.extend(leave.as_ref().map(|leave| ("unsubscribe_url", leave.url.as_str())));
+            let context = payload.context(&own);
+            let mut texts = self.texts(files, &context)?;
+            texts.fields = leave.map(|leave| leave.fields).unwrap_or_default();
+            if !entry.fields.is_empty() {
+                let tenant = notification.tenant.as_deref();
+                let render = |name: &str, context: &Value| self.file(name, context);
+                texts.headers = entry.fields.render(&notification.headers, tenant, sender_domain, &context, render)?;
+            }
+            if let (Some(html), Some(file)) = (texts.html.take(), &files.html) {
+                let own = &notification.attachments;
+                let (html, images) = self.images.attach(kind, file, html.into_owned(), own).map_err(Error::Template)?;
+                texts.html = Some(html.into());
+                texts.images = images;
+            }
+            Ok(texts)
+        })
+    }
+
+    /// Subject and bodies.
+    fn texts(&self, files: &locale::Texts, context: &Value) -> Result<Texts<'static>, Error> {
+        let subject = self.file(&files.subject, context)?.trim().to_owned();
         let refuse = |what| Err(Error::Template(Problem::new(&files.subject, None, what)));
         if subject.contains(['\r', '\n']) {
             return refuse("a subject is one line");
@@ -118,14 +174,36 @@ impl Library {
         if subject.chars().any(|c| c.is_control() && c != '\t') {
             return refuse("a control character in a subject");
         }
-        let text = files.text.as_ref().map(|name| self.file(name, &context)).transpose()?;
-        let html = files.html.as_ref().map(|name| self.file(name, &context)).transpose()?;
-        Ok(Texts {
-            subject: subject.into(),
-            text: text.map(Cow::Owned),
-            html: html.map(Cow::Owned),
-            fields: leave.unwrap_or_default().fields,
-        })
+        let mut text = files.text.as_ref().map(|name| self.file(name, context)).transpose()?;
+        let html = files.html.as_ref().map(|name| self.html(name, context)).transpose()?;
+        if let (None, Some(html), Some(name)) = (&text, &html, &files.html) {
+            text = Some(html::to_text(name, html)).transpose().map_err(Error::Template)?;
+        }
+        let (text, html) = (text.map(Cow::Owned), html.map(Cow::Owned));
+        Ok(Texts { subject: subject.into(), text, html, fields: Vec::new(), headers: Vec::new(), images: Vec::new() })
+    }
+
+    /// The HTML of one template, or of its MJML.
+    fn html(&self, name: &str, context: &Value) -> Result<String, Error> {
+        let written = self.file(name, context)?;
+        let html = if name.ends_with(".mjml") {
+            let template = self.environment.get_template(name).ok();
+            let source = template.as_ref().map_or("", |template| template.source());
+            html::from_mjml(name, source, &written).map_err(Error::Template)?
+        } else {
+            match html::inlined(name, &written).map_err(Error::Template)? {
+                Cow::Owned(inlined) => inlined,
+                Cow::Borrowed(_) => written,
+            }
+        };
+        if html.len() > self.output_bytes_max {
+            return Err(Error::Template(self.too_long(name)));
+        }
+        Ok(html)
+    }
+
+    fn too_long(&self, name: &str) -> Problem {
+        Problem::new(name, None, format!("more than {} bytes of output", self.output_bytes_max))
     }
 
     /// The text of one template.
@@ -135,8 +213,7 @@ impl Library {
         let mut output = Bounded { bytes: Vec::new(), bytes_max: self.output_bytes_max, exceeded: false };
         let result = template.render_captured_to(context.clone(), &mut output).map(drop);
         if output.exceeded {
-            let what = format!("more than {} bytes of output", self.output_bytes_max);
-            return Err(Error::Template(Problem::new(name, None, what)));
+            return Err(Error::Template(self.too_long(name)));
         }
         result.map_err(|error| Error::Template(self.explain(name, &error)))?;
         Ok(String::from_utf8(output.bytes)
@@ -171,34 +248,7 @@ impl Library {
             (kind, None, Some(expression)) => format!("{kind} in `{}`", expression.trim()),
             (kind, None, None) => kind.to_string(),
         };
-        Problem::new(file, error.line(), what)
-    }
-}
-
-fn context(kind: &str, message_id: &str, locale: &str, payload: &str, reader: &[(&str, &str)]) -> Result<Value, Error> {
-    let json: serde_json::Value = serde_json::from_str(payload).map_err(|error| {
-        // Only the position: serde_json's own text may quote the payload.
-        Error::Payload(format!("is not JSON: line {}, column {}", error.line(), error.column()))
-    })?;
-    let serde_json::Value::Object(object) = json else {
-        return Err(Error::Payload("is not a JSON object, whose keys a template could use".to_owned()));
-    };
-    let own = [("kind", kind), ("message_id", message_id), ("locale", locale)];
-    let own = own.iter().chain(reader).map(|(key, text)| (Value::from(*key), Value::from(*text)));
-    Ok(Value::from_pairs(object.into_iter().map(|(key, json)| (Value::from(key), value(json))).chain(own)))
-}
-
-fn value(json: serde_json::Value) -> Value {
-    match json {
-        serde_json::Value::Null => Value::from(()),
-        serde_json::Value::Bool(bool) => Value::from(bool),
-        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(signed), _) => Value::from(signed),
-            (None, Some(unsigned)) => Value::from(unsigned),
-            (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
-        },
-        serde_json::Value::String(text) => Value::from(text),
-        serde_json::Value::Array(items) => items.into_iter().map(value).collect(),
-        serde_json::Value::Object(object) => Value::from_pairs(object.into_iter().map(|(k, v)| (k, value(v)))),
+        let (file, line) = fields::place(file, error.line());
+        Problem::new(file, line, what)
     }
 }

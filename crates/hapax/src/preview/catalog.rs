@@ -82,6 +82,10 @@ impl Catalog {
                 _ => {}
             }
         }
+        if let Some(known) = self.renderer.as_ref().and_then(|known| known.kinds().into_iter().find(|k| k.name == name))
+        {
+            (locales, samples) = (known.locales.into_iter().collect(), known.samples.into_iter().collect());
+        }
         let mut kind = Kind {
             name,
             locales: locales.into_iter().collect(),
@@ -94,6 +98,11 @@ impl Catalog {
 
     /// Everything that goes wrong with a kind, each once.
     fn failures(&self, kind: &Kind) -> Vec<String> {
+        let loaded = self.renderer.as_ref().filter(|known| known.kinds().iter().any(|known| known.name == kind.name));
+        if let Some(renderer) = loaded.filter(|_| !kind.samples.is_empty()) {
+            let checked = catch_unwind(AssertUnwindSafe(|| renderer.check_kind(&kind.name)));
+            return checked.unwrap_or_default().iter().map(ToString::to_string).collect();
+        }
         let mut failures = BTreeSet::new();
         let default = vec![String::new()];
         for sample in if kind.samples.is_empty() { &default } else { &kind.samples } {

@@ -52,8 +52,8 @@ pub(super) fn pieces(html: &str) -> Vec<Piece<'_>> {
             at += open;
             continue;
         }
-        if rest.starts_with("<!--") {
-            at += rest[4..].find("-->").map_or(rest.len(), |end| end + 7);
+        if let Some(comment) = rest.strip_prefix("<!--") {
+            at += comment.find("-->").map_or(rest.len(), |end| end + 7);
             continue;
         }
         let letter = rest[1..].chars().next().is_some_and(|c| c.is_ascii_alphabetic());

@@ -5,11 +5,17 @@
 
 use std::collections::BTreeMap;
 
+use jiff::tz::TimeZone;
+
 use crate::{
     error::{Problem, quoted},
     kind::{KIND_FILE, Kind, KindFile},
     source::{Files, extension},
-    templates::locale::{self, Locales},
+    templates::{
+        fields::Fields,
+        locale::{self, Locales},
+        schema::Schema,
+    },
 };
 
 /// One kind, ready to render.
@@ -19,7 +25,11 @@ pub(super) struct Entry {
     pub(super) file: Option<KindFile>,
     /// By name; `sample.json` is the empty one.
     pub(super) samples: BTreeMap<String, String>,
-    pub(super) has_schema: bool,
+    pub(super) schema: Option<Schema>,
+    /// For the date filters.
+    pub(super) zone: Option<TimeZone>,
+    /// The templates of `kind.toml`, once they are compiled.
+    pub(super) fields: Fields,
 }
 
 /// What was read, sorted out.
@@ -37,7 +47,7 @@ impl Entry {
             locales: self.locales.tags().map(str::to_owned).collect(),
             default_locale: file.and_then(|file| file.default_locale.as_ref()).map(|line| line.text.clone()),
             samples: self.samples.keys().cloned().collect(),
-            has_schema: self.has_schema,
+            has_schema: self.schema.is_some(),
             unsubscribe: file.is_some_and(|file| file.unsubscribe.is_some()),
         }
     }
@@ -67,7 +77,7 @@ fn entry(kind: &str, texts: &BTreeMap<&str, &str>, problems: &mut Vec<Problem>) 
     let mut found = Vec::new();
     let mut samples = BTreeMap::new();
     let mut kind_file = None;
-    let mut has_schema = false;
+    let mut schema = None;
     let prefix = format!("{kind}/");
     let own = texts.range(prefix.as_str()..).take_while(|(name, _)| name.starts_with(&prefix));
     for (name, text) in own {
@@ -77,7 +87,10 @@ fn entry(kind: &str, texts: &BTreeMap<&str, &str>, problems: &mut Vec<Problem>) 
                 Ok(parsed) => kind_file = Some(check(name, parsed, problems)),
                 Err(found) => problems.extend(found),
             },
-            "schema.json" => has_schema = true,
+            "schema.json" => match Schema::compile(name, text) {
+                Ok(compiled) => schema = Some(compiled),
+                Err(problem) => problems.push(problem),
+            },
             file if extension(file) == "toml" => {
                 problems.push(Problem::new(*name, None, format!("unknown: the settings of a kind are in {KIND_FILE}")));
             }
@@ -101,7 +114,9 @@ fn entry(kind: &str, texts: &BTreeMap<&str, &str>, problems: &mut Vec<Problem>) 
     let locales = Locales::new(&found, default_locale.map(|line| line.text.as_str()), &mut |file, what| {
         problems.push(Problem::new(format!("{prefix}{file}"), None, what));
     });
-    Entry { locales, file: kind_file, samples, has_schema }
+    let zone = kind_file.as_ref().and_then(|file| file.timezone.as_ref());
+    let zone = zone.and_then(|line| TimeZone::get(&line.text).ok());
+    Entry { locales, file: kind_file, samples, schema, zone, fields: Fields::default() }
 }
 
 /// HTML is written as it is or as MJML: one of them.
@@ -138,7 +153,7 @@ fn check(name: &str, mut file: KindFile, problems: &mut Vec<Problem>) -> KindFil
             }
         }
     }
-    if let Some(line) = file.timezone.as_ref().filter(|line| jiff::tz::TimeZone::get(&line.text).is_err()) {
+    if let Some(line) = file.timezone.as_ref().filter(|line| TimeZone::get(&line.text).is_err()) {
         let what = format!("timezone {} is unknown: write an IANA name such as Europe/Berlin", quoted(&line.text));
         problems.push(Problem::new(name, Some(line.line), what));
     }

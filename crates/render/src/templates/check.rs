@@ -2,19 +2,45 @@
 //!
 //! Invariant: a check renders as the relay does, by the same functions.
 
+use hapax_core::envelope::{Content, Notification};
+
 use crate::{
+    Renderer,
     error::{Error, Problem},
     templates::{Library, catalog::Entry},
 };
 
-/// What the samples are rendered as.
-const MESSAGE_ID: &str = "00000000-0000-7000-8000-000000000000";
-/// Who reads what is checked.
-const RECIPIENT: &str = "reader@example.org";
+/// What the samples are sent from and to.
+const SENDER: &str = "sender@example.com";
+const RECIPIENT: &str = "recipient@example.com";
+
+/// A notification of a sample, always the same.
+fn notification(kind: &str, payload: &str, locale: Option<&str>) -> Notification {
+    Notification {
+        id: hapax_core::MessageId(uuid::Uuid::nil()),
+        created_at_us: 0,
+        kind: kind.to_owned(),
+        sender: None,
+        reply_to: None,
+        recipients: vec![RECIPIENT.to_owned()],
+        cc: vec![],
+        bcc: vec![],
+        content: Content::Payload(payload.to_owned()),
+        headers: vec![],
+        attachments: vec![],
+        priority: hapax_core::Priority::Normal,
+        expires_in: None,
+        age: std::time::Duration::ZERO,
+        on_doubt: None,
+        route: None,
+        tenant: None,
+        locale: locale.map(str::to_owned),
+    }
+}
 
 impl Library {
     /// What is wrong with the kinds of these names, or with all.
-    pub(crate) fn check(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Problem> {
+    pub(crate) fn check(&self, renderer: &Renderer, is_wanted: impl Fn(&str) -> bool) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (kind, entry) in self.kinds.iter().filter(|(kind, _)| is_wanted(kind)) {
             if entry.samples.is_empty() {
@@ -28,7 +54,8 @@ impl Library {
                     name => format!("{kind}/sample.{name}.json"),
                 };
                 for (locale, _) in entry.locales.all() {
-                    if let Err(error) = self.render(kind, MESSAGE_ID, payload, locale, RECIPIENT) {
+                    let one = notification(kind, payload, locale);
+                    if let Err(error) = renderer.render(&one, SENDER, None) {
                         let problem = problem(&file, locale, error);
                         if !problems.contains(&problem) {
                             problems.push(problem);

@@ -20,6 +20,7 @@ pub(super) fn environment(options: &Options) -> Environment<'static> {
         false => AutoEscape::None,
     });
     environment.set_path_join_callback(resolve);
+    super::filters::add(&mut environment);
     // It prints the whole context, with everything the payload holds.
     environment.remove_global("debug");
     // A line that holds only a block tag leaves no trace in a plain text.

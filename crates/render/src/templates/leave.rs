@@ -4,18 +4,17 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::Environment;
+use minijinja::{Environment, Value};
 
 use crate::{
     Options,
     error::{Error, Problem},
-    kind::{KIND_FILE, Line},
-    templates::{Library, catalog::Entry, context},
+    kind::{KIND_FILE, Line, Unsubscribe},
+    templates::{Library, catalog::Entry},
     unsubscribe,
 };
 
 /// What a kind with `[unsubscribe]` says to one recipient.
-#[derive(Default)]
 pub(super) struct Leave {
     /// For templates: `unsubscribe_url`, empty where there is only an address.
     pub(super) url: String,
@@ -65,25 +64,15 @@ impl Library {
         self.kinds.get(kind).and_then(|entry| entry.file.as_ref()).is_some_and(|file| file.unsubscribe.is_some())
     }
 
-    /// The link and the fields for one recipient; none where the kind has no `[unsubscribe]`.
-    pub(super) fn leave(
-        &self,
-        kind: &str,
-        message_id: &str,
-        locale: &str,
-        payload: &str,
-        address: &str,
-    ) -> Result<Option<Leave>, Error> {
-        let file = self.kinds.get(kind).and_then(|entry| entry.file.as_ref());
-        let Some(own) = file.and_then(|file| file.unsubscribe.as_ref()) else { return Ok(None) };
+    /// The link and the fields for one recipient.
+    pub(super) fn leave(&self, kind: &str, own: &Unsubscribe, context: &Value, address: &str) -> Result<Leave, Error> {
         let refuse = |what: &str| {
             let line = own.url.as_ref().map_or(own.line, |url| url.line);
             Error::Template(Problem::new(format!("{kind}/{KIND_FILE}"), Some(line), format!("unsubscribe: {what}")))
         };
         let url = match (&own.url, &self.unsubscribe_key) {
             (Some(_), Some(key)) => {
-                let context = context(kind, message_id, locale, payload, &[("recipient", address)])?;
-                let url = self.file(&template(kind), &context).map_err(|error| match error {
+                let url = self.file(&template(kind), context).map_err(|error| match error {
                     Error::Template(problem) => refuse(&problem.what),
                     other => other,
                 })?;
@@ -94,6 +83,6 @@ impl Library {
         };
         let mailto = own.mailto.as_ref().map(|line| line.text.as_str());
         let fields = unsubscribe::fields(url.as_deref(), mailto, own.one_click).map_err(refuse)?;
-        Ok(Some(Leave { url: url.unwrap_or_default(), fields }))
+        Ok(Leave { url: url.unwrap_or_default(), fields })
     }
 }

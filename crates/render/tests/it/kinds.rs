@@ -186,3 +186,12 @@ fn a_check_renders_every_sample_in_every_locale() {
     );
     assert_eq!(renderer.check_kind("b").len(), 1);
 }
+
+#[test]
+fn the_demo_templates_pass_the_check() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../hapax/assets/demo-templates");
+    let options = Options { templates: Templates::from_dir(directory), ..Options::default() };
+    let renderer = Renderer::new(options).expect("good templates");
+    assert_eq!(renderer.check(), []);
+    assert_eq!(renderer.kinds().len(), 3);
+}

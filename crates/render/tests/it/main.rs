@@ -1,9 +1,11 @@
 //! Messages as a reader would see them: rendered here, taken apart by an independent parser.
 
 mod content;
+mod formats;
 mod headers;
 mod injection;
 mod kinds;
+mod pages;
 mod properties;
 mod raw;
 mod stamps;

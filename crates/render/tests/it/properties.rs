@@ -82,3 +82,45 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    // Each is three messages of mjml, rendered twice.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_payload_is_rendered_or_refused_in_words(
+        name in nasty(),
+        number in "-?[0-9]{1,45}(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?",
+        raw in nasty(),
+        locale in "[a-zA-Z_-]{0,12}",
+    ) {
+        let renderer = payload_renderer();
+        let quoted = serde_json::to_string(&name).expect("a string");
+        for json in [format!("{{\"name\": {quoted}, \"n\": {number}}}"), raw.clone(), format!("{{\"n\": {raw}}}")] {
+            let mut one = notification(Content::Payload(json));
+            one.locale = Some(locale.clone());
+            if let Ok(rendered) = renderer.render(&one, FROM, None) {
+                assert_wire(&rendered.bytes);
+                prop_assert_eq!(rendered, renderer.render(&one, FROM, None).expect("as before"));
+            }
+        }
+    }
+}
+
+/// A kind that does all a kind can do with a name and a number.
+fn payload_renderer() -> &'static hapax_render::Renderer {
+    static RENDERER: std::sync::LazyLock<hapax_render::Renderer> = std::sync::LazyLock::new(|| {
+        crate::kinds::renderer(&[
+            ("order_confirmed/subject.txt", "{{ name }}"),
+            (
+                "order_confirmed/body.mjml",
+                "<mjml><mj-body><mj-section><mj-column><mj-text>{{ name }} {{ n }} {{ n | number }} \
+                 {{ n | money('EUR') }}</mj-text></mj-column></mj-section></mj-body></mjml>",
+            ),
+            ("order_confirmed/schema.json", "{\"required\": [\"name\"]}"),
+            ("order_confirmed/kind.toml", "thread_key = \"{{ name }}\"\n[headers]\nX-Name = \"{{ name }}\""),
+        ])
+        .expect("good templates")
+    });
+    &RENDERER
+}
