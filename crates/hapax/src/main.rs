@@ -23,6 +23,7 @@ mod show;
 mod signals;
 mod target;
 mod telemetry;
+mod template;
 
 use std::process::ExitCode;
 
@@ -86,6 +87,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::SendAgain(options) => decide::send_again(loaded, options).await,
         Command::Arm(options) => arm::run(loaded, options).await,
         Command::Template(Template::Preview(options)) => preview::run(loaded, options).await,
+        Command::Template(Template::Check(options)) => template::check(&loaded, &options),
+        Command::Template(Template::Render(options)) => template::render(&loaded, &options),
         Command::Template(_) | Command::SendTest(_) => {
             Err(failure::Refusal::usage("this command is not in this version", &["hapax template preview"]).into())
         }

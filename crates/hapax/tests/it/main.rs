@@ -4,3 +4,4 @@ mod cli;
 mod daemon;
 mod demo;
 mod support;
+mod template;

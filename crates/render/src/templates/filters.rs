@@ -26,6 +26,9 @@ pub(super) struct Scope {
     pub(super) written: Written,
 }
 
+/// Begins the details of our own errors, which never quote a value and may be shown.
+pub(super) const OWN_WORDS: &str = "filter: ";
+
 thread_local! {
     static SCOPE: RefCell<Scope> = RefCell::default();
 }
@@ -71,8 +74,7 @@ fn written(value: &Value) -> Option<String> {
 }
 
 fn refuse(what: &str) -> Error {
-    // The kind whose details are shown: this one speaks of the filter only.
-    Error::new(ErrorKind::SyntaxError, what.to_owned())
+    Error::new(ErrorKind::InvalidOperation, format!("{OWN_WORDS}{what}"))
 }
 
 fn locale() -> Locale {
