@@ -60,10 +60,11 @@ pub(super) fn add(environment: &mut Environment<'static>) {
 
 /// Prints decimals as the payload wrote them.
 fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if value.is_number() && !value.is_integer() {
-        if let Some(text) = written(value) {
-            return out.write_str(&text).map_err(Error::from);
-        }
+    if value.is_number()
+        && !value.is_integer()
+        && let Some(text) = written(value)
+    {
+        return out.write_str(&text).map_err(Error::from);
     }
     minijinja::escape_formatter(out, state, value)
 }
