@@ -90,9 +90,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Arm(options) => arm::run(loaded, options).await,
         Command::Template(Template::Preview(options)) => preview::run(loaded, options).await,
         Command::Template(Template::Publish(options)) => template::publish::run(loaded, options).await,
-        Command::Template(_) => {
-            Err(failure::Refusal::usage("this command is not in this version", &["hapax template preview"]).into())
-        }
+        Command::Template(Template::Check(options)) => template::check(&loaded, &options),
+        Command::Template(Template::Render(options)) => template::render(&loaded, &options),
         Command::SendTest(options) => send_test::run(loaded, options).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Bench(options) => bench::run(options).await,

@@ -1,6 +1,6 @@
 //! What a kind says of itself: `kind.toml`, and what [`Renderer::kinds`](crate::Renderer::kinds) tells of it.
 //!
-//! Invariants: an unknown key, a key in the wrong table and a value of the wrong type are problems with the file and the
+//! Invariants: an unknown key, a key in the wrong table and a value of the wrong type are problems with file and
 //! line; a typing error never turns a setting off silently. Nothing is compiled or rendered here.
 
 use toml::{

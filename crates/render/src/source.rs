@@ -59,7 +59,7 @@ impl Templates {
     }
 
     /// `<directory>/<kind>/{subject.txt, body.txt, body.html, ...}` and `<directory>/_layouts/...`. Only files that mean
-    /// something count (`.txt`, `.html`, `.mjml`, `.json`, `.toml` and images); names that begin with a dot are skipped
+    /// something count (`.txt`, `.html`, `.mjml`, `.json`, `.toml`, images); names that begin with a dot are skipped
     /// (editors' files, and how Kubernetes mounts a ConfigMap).
     #[must_use]
     pub fn from_dir(directory: impl Into<PathBuf>) -> Self {

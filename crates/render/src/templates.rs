@@ -228,8 +228,9 @@ impl Library {
             error = inner;
         }
         let file = error.name().unwrap_or(name);
-        let detail = error.detail().map(str::to_owned).filter(|_| {
-            matches!(
+        let detail = error.detail().map(str::to_owned).filter(|detail| {
+            let own = error.kind() == ErrorKind::InvalidOperation && detail.starts_with(filters::OWN_WORDS);
+            own || matches!(
                 error.kind(),
                 ErrorKind::UndefinedError
                     | ErrorKind::SyntaxError
@@ -244,6 +245,7 @@ impl Library {
         let what = match (error.kind(), detail, expression) {
             (ErrorKind::OutOfFuel, ..) => "too much work: an endless loop, or the fuel limit is too low".to_owned(),
             (ErrorKind::UndefinedError, Some(detail), _) => detail,
+            (ErrorKind::InvalidOperation, Some(detail), _) => detail.replacen(filters::OWN_WORDS, "", 1),
             (kind, Some(detail), _) => format!("{kind}: {detail}"),
             (kind, None, Some(expression)) => format!("{kind} in `{}`", expression.trim()),
             (kind, None, None) => kind.to_string(),

@@ -5,3 +5,4 @@ mod daemon;
 mod demo;
 mod send_test;
 mod support;
+mod template;

@@ -1,7 +1,7 @@
 //! Which kinds there are and what belongs to each, from the files that were read.
 //!
-//! Invariant: everything that is missing, misnamed or not UTF-8 is found here, before anything is rendered; all problems
-//! at once.
+//! Invariant: everything that is missing, misnamed or not UTF-8 is found here, before anything is rendered; all
+//! problems at once.
 
 use std::collections::BTreeMap;
 

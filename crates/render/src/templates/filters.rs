@@ -26,6 +26,9 @@ pub(super) struct Scope {
     pub(super) written: Written,
 }
 
+/// Begins the details of our own errors, which never quote a value and may be shown.
+pub(super) const OWN_WORDS: &str = "filter: ";
+
 thread_local! {
     static SCOPE: RefCell<Scope> = RefCell::default();
 }
@@ -57,10 +60,11 @@ pub(super) fn add(environment: &mut Environment<'static>) {
 
 /// Prints decimals as the payload wrote them.
 fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if value.is_number() && !value.is_integer() {
-        if let Some(text) = written(value) {
-            return out.write_str(&text).map_err(Error::from);
-        }
+    if value.is_number()
+        && !value.is_integer()
+        && let Some(text) = written(value)
+    {
+        return out.write_str(&text).map_err(Error::from);
     }
     minijinja::escape_formatter(out, state, value)
 }
@@ -71,8 +75,7 @@ fn written(value: &Value) -> Option<String> {
 }
 
 fn refuse(what: &str) -> Error {
-    // The kind whose details are shown: this one speaks of the filter only.
-    Error::new(ErrorKind::SyntaxError, what.to_owned())
+    Error::new(ErrorKind::InvalidOperation, format!("{OWN_WORDS}{what}"))
 }
 
 fn locale() -> Locale {

@@ -1,4 +1,4 @@
-//! `cid:` images: what HTML shows as `cid:logo.png` and the kind's folder (or a shared one) holds goes with the message.
+//! `cid:` images: what HTML shows as `cid:logo.png` and the kind's folder (or a shared one) holds goes with the mail.
 //!
 //! Invariants: each image once, under an id that follows from its bytes; one that is nowhere is an error. What the
 //! notification itself attaches under that id is left alone.

@@ -29,8 +29,11 @@ pub(super) struct Locales {
     default_tag: String,
 }
 
+/// What a file's name says: which part, which locale, and its extension.
+pub(super) type Named<'a> = (&'a str, Option<String>, &'a str);
+
 /// A subject or body file: `subject.de.txt` is `("subject", Some("de"), "txt")`. `Err` is a locale that is none.
-pub(super) fn parse(file: &str) -> Option<Result<(&str, Option<String>, &str), &str>> {
+pub(super) fn parse(file: &str) -> Option<Result<Named<'_>, &str>> {
     let (stem, extension) = file.rsplit_once('.')?;
     let (part, locale) = match stem.split_once('.') {
         Some((part, locale)) => (part, Some(locale)),
