@@ -99,7 +99,8 @@ pub(crate) fn install_crypto() {
 /// Every problem of every template.
 pub(crate) fn renderer(settings: &Settings) -> Result<Renderer, Refusal> {
     let templates = settings.templates.as_ref().map_or_else(Templates::none, Templates::from_dir);
-    Renderer::new(Options { templates, ..Options::default() })
+    let unsubscribe_key = settings.unsubscribe_key.clone();
+    Renderer::new(Options { templates, unsubscribe_key, ..Options::default() })
         .map_err(|error| Refusal::of_error(CONFIGURATION, &error, &[]))
 }
 

@@ -12,6 +12,7 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 use hapax_relay::{AfterFailover, KindPolicy};
+use hapax_render::UnsubscribeKey;
 
 use super::{
     attachments, dkim, guards,
@@ -51,7 +52,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let relay = relay(reader, &mut root);
     let retry = retry(reader, &mut root);
     let guards = guards::read(reader, &mut root);
-    let templates = templates(reader, &mut root);
+    let (templates, unsubscribe_key) = templates(reader, &mut root, credentials);
     let freight = attachments::read(reader, &mut root, relay.freight.clone());
     let keys = dkim::read(reader, &mut root, credentials);
     let routes = routes(reader, &mut root, &Shared { timeouts: &relay.timeouts, keys: &keys, credentials });
@@ -62,7 +63,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     http.finish();
     reader.unknown_sections(root, &SECTIONS);
     let relay = Relay { freight, ..relay };
-    Settings { database, relay, retry, templates, routes, kinds, guards, log }
+    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, log }
 }
 
 fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Option<&Path>) -> Database {
@@ -153,7 +154,11 @@ fn retry(reader: &mut Reader, root: &mut Map<String, Value>) -> RetryPolicy {
     retry
 }
 
-fn templates(reader: &mut Reader, root: &mut Map<String, Value>) -> Option<PathBuf> {
+fn templates(
+    reader: &mut Reader,
+    root: &mut Map<String, Value>,
+    credentials: Option<&Path>,
+) -> (Option<PathBuf>, Option<UnsubscribeKey>) {
     let mut section = reader.section(root, "", "templates");
     let directory = section.file("directory");
     if let Some((path, given)) = &directory
@@ -167,8 +172,20 @@ fn templates(reader: &mut Reader, root: &mut Map<String, Value>) -> Option<PathB
              leave it out when no payload is to be rendered",
         );
     }
+    let names =
+        secrets::Names { key: "unsubscribe_key", file_key: "unsubscribe_key_file", credential: "unsubscribe_key" };
+    let secret = secrets::find(&mut section, &names, credentials);
+    let key = secret.and_then(|secret| match UnsubscribeKey::new(secret.expose().as_bytes()) {
+        Ok(key) => Some(key),
+        Err(text) => {
+            let (message, hint) = text.split_once(": ").unwrap_or((text, ""));
+            let path = section.path("unsubscribe_key_file");
+            section.reader.problems.push(super::origin::Problem::new(path, message).hint(hint));
+            None
+        }
+    });
     section.finish();
-    directory.map(|(path, _)| path)
+    (directory.map(|(path, _)| path), key)
 }
 
 fn routes(reader: &mut Reader, root: &mut Map<String, Value>, shared: &Shared<'_>) -> Vec<Route> {

@@ -9,7 +9,7 @@ use hapax_core::{
 };
 use hapax_mail::Transport;
 use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, RelayConfig};
-use hapax_render::dkim::Key;
+use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
 
 use super::secrets::Secret;
@@ -21,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) relay: Relay,
     pub(crate) retry: RetryPolicy,
     pub(crate) templates: Option<PathBuf>,
+    pub(crate) unsubscribe_key: Option<UnsubscribeKey>,
     pub(crate) routes: Vec<Route>,
     pub(crate) kinds: BTreeMap<String, KindPolicy>,
     pub(crate) guards: Guards,

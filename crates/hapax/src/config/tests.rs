@@ -386,6 +386,36 @@ fn keys_come_from_files_credentials_and_the_environment_and_every_route_has_all_
 }
 
 #[test]
+fn the_key_of_unsubscribe_links_is_long_enough_and_reaches_the_renderer() {
+    let short = problems(GOOD, &[("HAPAX__TEMPLATES__UNSUBSCRIBE_KEY", "CANARY")]);
+    assert_eq!(
+        short,
+        "templates.unsubscribe_key_file: the unsubscribe key has fewer than 16 bytes (openssl rand -hex 32 makes one)"
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    let kind = directory.path().join("templates/offers");
+    std::fs::create_dir_all(&kind).expect("made");
+    std::fs::write(directory.path().join("unsubscribe_key"), "CANARY-0123456789abcdef\n").expect("written");
+    let file = directory.path().join("hapax.toml");
+    std::fs::write(&file, format!("{GOOD}[templates]\ndirectory = \"templates\"\n")).expect("written");
+    for (name, text) in [
+        ("subject.txt", "Offers"),
+        ("body.txt", "x"),
+        ("kind.toml", "[unsubscribe]\nurl = \"https://shop.example/u\"\n"),
+    ] {
+        std::fs::write(kind.join(name), text).expect("written");
+    }
+    let mut inputs = Inputs { file: Some(file), ..Inputs::default() };
+    let loaded = load(&inputs).complete().expect("no problem");
+    let error = crate::run::renderer(&loaded.settings).map(drop).expect_err("no key");
+    assert!(error.to_string().contains("set templates.unsubscribe_key_file"), "{error}");
+    inputs.variables.insert("CREDENTIALS_DIRECTORY".into(), directory.path().display().to_string());
+    let loaded = load(&inputs).complete().expect("no problem");
+    assert!(crate::run::renderer(&loaded.settings).is_ok());
+    assert!(!format!("{loaded:?}").contains("CANARY"));
+}
+
+#[test]
 fn a_selector_names_one_key_and_a_route_is_warned_when_no_key_fits_its_sender() {
     let key = |name: &str, domain: &str| format!("[dkim.{name}]\ndomain = \"{domain}\"\nselector = \"s\"\n");
     let variables = [("HAPAX__DKIM__A__PRIVATE_KEY", PEM), ("HAPAX__DKIM__B__PRIVATE_KEY", PEM)];
