@@ -12,7 +12,11 @@ use hapax_core::{
     guards::Addressee,
 };
 use hapax_mail::{Begun, Envelope, Gate, Heartbeat, Mailer, Message};
-use hapax_render::{ORIGINAL_TO, Options, Renderer, Templates, stamp};
+use hapax_render::{
+    ORIGINAL_TO, Options, Renderer, Templates,
+    dkim::{self, Key},
+    stamp,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -84,18 +88,23 @@ fn letter(settings: &Settings, route: &Route, options: SendTest, original: Optio
     let directory = options.place.templates.as_ref().or(settings.templates.as_ref()).cloned();
     let payload = payload(directory.as_deref(), &options)?;
     let templates = directory.map_or_else(Templates::none, Templates::from_dir);
-    let renderer = Renderer::new(Options { templates, ..Options::default() })
-        .map_err(|error| Refusal::of_error(CONFIGURATION, &error, &[]))?;
+    let renderer =
+        Renderer::new(Options { templates, unsubscribe_key: settings.unsubscribe_key.clone(), ..Options::default() })
+            .map_err(|error| Refusal::of_error(CONFIGURATION, &error, &[]))?;
     let id = Uuid::now_v7();
     let wish = Wish { kind: options.kind, locale: options.locale, payload, to: options.to };
     let rendered = renderer
         .render(&wish.notification(id, created_at_us(id)), &route.from, None)
         .map_err(|error| Refusal::of_error(1, &error, &["hapax template preview shows it with its source"]))?;
+    let keys = route.dkim.iter().map(AsRef::as_ref);
+    let keys = keys.filter(|key: &&Key| rendered.author_domain.as_deref().is_some_and(|domain| key.signs_for(domain)));
+    let time_s = u64::try_from(created_at_us(id) / 1_000_000).unwrap_or(0);
+    let signed = dkim::signed(rendered.bytes, time_s, keys)?;
     let key = format!("{id}/1");
     let mut fields: Vec<(&str, &str)> = Vec::new();
     fields.extend(route.idempotency.as_ref().map(|found| (found.header.as_str(), key.as_str())));
     fields.extend(original.as_deref().map(|address| (ORIGINAL_TO, address)));
-    let bytes = if fields.is_empty() { rendered.bytes } else { stamp(&rendered.bytes, &fields)? };
+    let bytes = if fields.is_empty() { signed } else { stamp(&signed, &fields)? };
     Ok(Letter {
         message: Message::new(&bytes),
         message_id: rendered.message_id_header,

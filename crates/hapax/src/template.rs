@@ -11,7 +11,7 @@ use hapax_core::{
     MessageId, Priority, Recipient,
     envelope::{Content, Notification},
 };
-use hapax_render::{Error, Options, Problem, Renderer, Templates};
+use hapax_render::{Error, Options, Problem, Renderer, Templates, UnsubscribeKey};
 use serde_json::json;
 
 use crate::{
@@ -94,7 +94,8 @@ fn directory(loaded: &Loaded, place: &TemplatePlace) -> Result<PathBuf, Refusal>
 }
 
 fn renderer(directory: PathBuf) -> Result<Renderer, Error> {
-    Renderer::new(Options { templates: Templates::from_dir(directory), ..Options::default() })
+    let unsubscribe_key = Some(UnsubscribeKey::for_show());
+    Renderer::new(Options { templates: Templates::from_dir(directory), unsubscribe_key, ..Options::default() })
 }
 
 /// A misspelt kind is no reason to say that all is well.

@@ -14,7 +14,7 @@ use hapax_core::{
 use hapax_mail::Spooled;
 use hapax_render::{
     Rendered,
-    dkim::{BodyHash, BodyHasher, Key},
+    dkim::{self, Key},
 };
 use hapax_store::Claimed;
 use sha2::{Digest, Sha256};
@@ -205,15 +205,8 @@ impl Letter {
 
     fn made(&self, maker: Maker<'_>) -> Result<Arc<Ready>, String> {
         let rendered = maker.render(&self.notification)?;
-        let mut bytes = rendered.bytes;
-        let mut keys = maker.keys(rendered.author_domain.as_deref()).peekable();
-        if keys.peek().is_some() {
-            let head_end = hapax_render::head_end(&bytes).unwrap_or(bytes.len());
-            let mut hash = BodyHasher::new();
-            hash.update(&bytes[head_end..]);
-            let signatures = self.signatures(&bytes[..head_end], &hash.finish(), keys)?;
-            bytes.splice(..0, signatures);
-        }
+        let keys = maker.keys(rendered.author_domain.as_deref());
+        let bytes = dkim::signed(rendered.bytes, self.time_s(), keys).map_err(|error| chain(&error))?;
         Ok(Arc::new(Ready::new(&bytes, Some(rendered.envelope_sender.address()))))
     }
 
@@ -231,8 +224,8 @@ impl Letter {
             Trouble::Later(why) => Unfit::Later(why),
             Trouble::Never(why) => Unfit::Broken(why),
         })?;
-        let signatures = self.signatures(&head, &body_hash, maker.keys(author_domain.as_deref()));
-        head.splice(..0, signatures.map_err(Unfit::Broken)?);
+        let signatures = dkim::sign(&head, &body_hash, self.time_s(), maker.keys(author_domain.as_deref()));
+        head.splice(..0, signatures.map_err(|error| Unfit::Broken(chain(&error)))?);
         let Some(body) = body else {
             return Ok(Arc::new(Ready::new(&head, Some(sender))));
         };
@@ -243,15 +236,9 @@ impl Letter {
         Ok(ready)
     }
 
-    /// Of the time the notification came into being: the same at every attempt.
-    fn signatures<'k>(
-        &self,
-        head: &[u8],
-        body_hash: &BodyHash,
-        keys: impl Iterator<Item = &'k Key>,
-    ) -> Result<Vec<u8>, String> {
-        let time_s = u64::try_from(self.notification.created_at_us / 1_000_000).unwrap_or(0);
-        hapax_render::dkim::sign(head, body_hash, time_s, keys).map_err(|error| chain(&error))
+    /// When the notification came into being: a signature is the same at every attempt.
+    fn time_s(&self) -> u64 {
+        u64::try_from(self.notification.created_at_us / 1_000_000).unwrap_or(0)
     }
 }
 

@@ -48,6 +48,26 @@ pub enum Error {
     Sign,
 }
 
+/// The whole message with its signatures in front; as it is where nobody signs. See [`sign`].
+///
+/// # Errors
+/// As [`sign`].
+pub fn signed<'a>(
+    mut message: Vec<u8>,
+    time_s: u64,
+    keys: impl IntoIterator<Item = &'a Key>,
+) -> Result<Vec<u8>, Error> {
+    let mut keys = keys.into_iter().peekable();
+    if keys.peek().is_some() {
+        let head_end = crate::head_end(&message).unwrap_or(message.len());
+        let mut hash = BodyHasher::new();
+        hash.update(&message[head_end..]);
+        let signatures = sign(&message[..head_end], &hash.finish(), time_s, keys)?;
+        message.splice(..0, signatures);
+    }
+    Ok(message)
+}
+
 /// The `DKIM-Signature` fields for a message, one a key, each ending with CRLF, to be put in front of its header.
 ///
 /// `header_section` is the header as it will be sent, CRLF only, with or without the empty line behind it; `time_s`

@@ -35,6 +35,12 @@ impl fmt::Debug for UnsubscribeKey {
 }
 
 impl UnsubscribeKey {
+    /// For messages that are only looked at: its links are refused by whoever checks them.
+    #[must_use]
+    pub fn for_show() -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, b"for show, not for mail"))
+    }
+
     /// A key: the bytes of a secret, as they are.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hapax_render::{Error, Options, Problem, Renderer, Templates};
+use hapax_render::{Error, Options, Problem, Renderer, Templates, UnsubscribeKey};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -183,7 +183,8 @@ fn is_kind(directory: &Path, name: &str) -> bool {
 /// A renderer of everything that is not broken, and what is.
 fn lenient(directory: &Path) -> (Option<Renderer>, Vec<Problem>) {
     let load = |place: &Path| {
-        let options = Options { templates: Templates::from_dir(place), ..Options::default() };
+        let unsubscribe_key = Some(UnsubscribeKey::for_show());
+        let options = Options { templates: Templates::from_dir(place), unsubscribe_key, ..Options::default() };
         match catch_unwind(AssertUnwindSafe(|| Renderer::new(options))) {
             Ok(Ok(renderer)) => Ok(renderer),
             Ok(Err(Error::Templates { problems, .. })) => Err(problems),
