@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    closing,
     config::RelayConfig,
     fatal::Fatal,
     freight::Freight,
@@ -403,7 +404,7 @@ fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
         (None, None) => Verdict::Expired,
     };
     let verdict = if ending.redirected { redirected(verdict) } else { verdict };
-    log_attempt(route, &job, ending.outcome.as_ref(), &verdict, took);
+    closing::log_attempt(route, &job, ending.outcome.as_ref(), &verdict, took);
     let settlement = Settlement {
         key: job.claimed.key,
         lease: job.claimed.lease,
@@ -443,57 +444,6 @@ fn obey(decision: Decision, outcome: &Outcome) -> Verdict {
             Outcome::Unknown { detail, .. } => detail.clone(),
             _ => "unknown".into(),
         }),
-    }
-}
-
-/// The one closing event of an attempt. Never an address, a subject, a body or the server's words.
-fn log_attempt(route: &Route, job: &Job, outcome: Option<&Outcome>, verdict: &Verdict, took: Duration) {
-    let key = job.claimed.key;
-    let word = outcome.map_or("none", Outcome::as_str);
-    let phase = outcome.map_or(Phase::Prepare, Outcome::phase).as_str();
-    let code = outcome.and_then(Outcome::reply).map(|reply| reply.code);
-    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    let kind = job.letter.notification.kind.as_str();
-    let route = route.config.name.as_str();
-    let attempt = job.claimed.attempt_no + 1;
-    // Ours, without addresses; the server's own words stay in the ledger, they may repeat one.
-    let cause = match outcome {
-        Some(Outcome::NotSent { detail, .. } | Outcome::Unknown { detail, .. }) => Some(detail.as_str()),
-        _ => None,
-    };
-    match verdict {
-        Verdict::Sent => {
-            tracing::info!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, "sent");
-        }
-        Verdict::SentElsewhere(note) => {
-            tracing::info!(delivery = %key, kind, route, attempt, outcome = word, phase, code, took_ms, note, "sent, to somebody else than it is addressed to");
-        }
-        Verdict::Suppressed(reason) => {
-            tracing::info!(delivery = %key, kind, route, attempt, reason, "suppressed, not sent");
-        }
-        Verdict::DoubtAgain(reason) => {
-            tracing::error!(delivery = %key, kind, route, attempt, reason, "in doubt again, nothing was transmitted (hint: hapax show {key})");
-        }
-        Verdict::Retry { after, .. } => {
-            let after_s = after.as_secs();
-            tracing::warn!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, after_s, "not sent, will be tried again");
-        }
-        Verdict::Expired => {
-            tracing::warn!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, "expired, not sent");
-        }
-        // A bad mailbox is nobody's emergency.
-        Verdict::Failed(_) if code.is_some() => {
-            tracing::warn!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, "refused for good (hint: hapax show {key})");
-        }
-        Verdict::Failed(_) => {
-            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, "failed for good (hint: hapax show {key})");
-        }
-        Verdict::InDoubt(_) => {
-            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, "in doubt: nobody knows whether the server took it (hint: hapax show {key})");
-        }
-        Verdict::Held(_) | Verdict::Poison(_) => {
-            tracing::error!(delivery = %key, kind, route, attempt, outcome = word, phase, code, cause, took_ms, "held (hint: hapax show {key})");
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! outcomes durable in groups, `reaper` marks doubts, `heartbeat` keeps the gates open. `fatal` ends the process when any
 //! of them dies. When the database is another one, the incarnation ends and `guard` tells what `memory` keeps.
 
+mod closing;
 mod config;
 mod courier;
 mod ear;
