@@ -29,7 +29,7 @@ pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>, default: 
     if let Some((path, given)) = &ca
         && let Err(error) = std::fs::read(path)
     {
-        section.refuse("https_ca_file", given, error.to_string().to_lowercase());
+        section.refuse("https_ca_file", given, format!("cannot be read: {}", error.to_string().to_lowercase()));
     }
     section.finish();
     FreightConfig {
