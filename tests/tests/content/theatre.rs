@@ -77,7 +77,7 @@ pub(crate) async fn enqueue_all(stage: &Stage, cases: Vec<Case>) -> Vec<(String,
 pub(crate) async fn delivered(postfix: &Postfix, count: usize) -> Vec<PathBuf> {
     let directories = || (0..DOMAINS.len()).map(|number| postfix.maildir(number));
     let boxes = || directories().map(|directory| mailbox::count(&directory)).sum::<usize>();
-    let there = async || (boxes() >= count && postfix.queued().is_empty()).then_some(()).ok_or_else(|| boxes());
+    let there = async || (boxes() >= count && postfix.queued().is_empty()).then_some(()).ok_or_else(&boxes);
     eventually(PATIENCE, there).await;
     let entries = directories().filter_map(|directory| fs::read_dir(directory.join("new")).ok()).flatten();
     entries.map(|entry| entry.expect("an entry").path()).collect()

@@ -125,7 +125,8 @@ impl Played {
         }
         let mut arrived: Vec<&str> = mails.iter().map(|(id, _)| id.as_str()).collect();
         let mut sent: Vec<&str> = self.sent.iter().map(|(id, _)| id.as_str()).collect();
-        (arrived.sort_unstable(), sent.sort_unstable());
+        arrived.sort_unstable();
+        sent.sort_unstable();
         if arrived != sent {
             wrong.push(format!("{} mails for {} deliveries", arrived.len(), sent.len()));
         }
