@@ -7,7 +7,9 @@ mod content {
     mod attempts;
     mod corpus;
     mod delivered;
+    mod dkim;
     mod injection;
     mod readers;
+    mod taken_apart;
     mod theatre;
 }

@@ -11,7 +11,7 @@ use super::corpus::corpus;
 use super::theatre::{enqueue_all, with_templates};
 
 /// Refuses each message for each recipient once.
-fn once() -> Script {
+pub(crate) fn once() -> Script {
     let seen = Mutex::new(BTreeSet::new());
     let refuse = move |context: &hapax_testkit::Context| {
         if !matches!(context.phase, Phase::EndMarker { .. }) {
@@ -46,9 +46,9 @@ async fn every_byte_is_the_same_at_the_second_attempt_by_another_process() {
     let _second = settings.run().await;
     stage.until("sent", i64::try_from(expected).expect("few")).await;
 
-    /// What was sent, and whether it was taken.
-    type Sent = Vec<(Arc<Vec<u8>>, bool)>;
-    let mut sent: BTreeMap<(String, String), Sent> = BTreeMap::new();
+    // The bytes, and whether they were taken.
+    type Attempts = Vec<(Arc<Vec<u8>>, bool)>;
+    let mut sent: BTreeMap<(String, String), Attempts> = BTreeMap::new();
     let ledger = stage.server.ledger();
     for transaction in ledger.transactions().filter(|transaction| transaction.end_marker_read) {
         let message_id = transaction.message_id.clone().expect("every message has one");
