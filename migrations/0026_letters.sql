@@ -14,7 +14,7 @@ DECLARE
   ways int;
 BEGIN
   IF jsonb_typeof(attachments) <> 'array' THEN
-    PERFORM outbox.refuse('22H08', door, 'attachments', 'must be a JSON array', 'write [{"filename": "a.pdf", "content_type": "application/pdf", "content_base64": "..."}]');
+    PERFORM outbox.refuse('22H08', door, 'attachments', 'must be a JSON array', 'write [{"filename": "a.pdf", "content_type": "application/pdf", "content_base64": "..."}]; instead of content_base64 a path or url, with sha256 if you know it');
   END IF;
   IF jsonb_array_length(attachments) > 100 THEN
     PERFORM outbox.refuse('22H08', door, 'attachments', 'has more than 100 elements', 'send fewer, or an archive');
@@ -30,7 +30,7 @@ BEGIN
       WHEN octet_length(attachment ->> 'filename') > 500 THEN 'has a filename longer than 500 bytes'
       WHEN attachment ->> 'content_type' ~* '^multipart/' THEN 'has a content_type of several parts'
       WHEN attachment ->> 'filename' ~ '[\u0001-\u001f\u007f-\u009f]' THEN 'has a control character in filename'
-      WHEN ways = 0 THEN 'has no content_base64'
+      WHEN ways = 0 THEN 'has none of content_base64, path, url'
       WHEN ways > 1 THEN 'has more than one of content_base64, path, url'
       WHEN jsonb_typeof(attachment -> 'content_base64') NOT IN ('string', 'null') THEN 'has no content_base64'
       WHEN jsonb_typeof(attachment -> 'path') NOT IN ('string', 'null') OR attachment ->> 'path' = '' OR length(attachment ->> 'path') > 1000

@@ -19,12 +19,15 @@ use crate::{
     config::RelayConfig,
     fatal::Fatal,
     freight::Freight,
-    job::{Flight, Job, Maker, Parcel, Unfit},
+    job::{Flight, Job, Maker, Parcel, Press, Unfit},
     ledger::{Intended, Ledger},
     registry::{Hands, Registry},
     route::Route,
     upstream,
 };
+
+/// How long a delivery rests for which there was no turn: others go first meanwhile.
+const BUSY_PAUSE: Duration = Duration::from_secs(5);
 
 /// What every courier needs.
 pub(crate) struct Office {
@@ -138,8 +141,13 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
         settle(office, route, job, Ending::unattempted(Verdict::DoubtAgain(upstream::closed()), None));
         return true;
     }
-    let recipient_no = job.claimed.key.recipient_no;
-    let maker = Maker { renderer: &office.renderer, freight: &office.freight, route: &route.config, recipient_no };
+    let press = Press {
+        renderer: office.renderer.clone(),
+        from: route.config.from.clone(),
+        dkim: route.config.dkim.clone(),
+        recipient_no: job.claimed.key.recipient_no,
+    };
+    let maker = Maker { press, freight: &office.freight, route: &route.config };
     let parcel = tokio::select! {
         biased;
         parcel = job.letter.parcel(job.claimed.key, &office.config.guards, maker) => Some(parcel),
@@ -147,6 +155,10 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
     };
     let parcel = match parcel {
         Some(Ok(parcel)) => parcel,
+        Some(Err(Unfit::Busy)) => {
+            give_back(office, job, BUSY_PAUSE).await;
+            return true;
+        }
         Some(Err(unfit)) => {
             settle(office, route, job, unfit_ending(unfit, began));
             return true;
@@ -206,6 +218,9 @@ fn unfit_ending(unfit: Unfit, began: Duration) -> Ending {
         Unfit::Broken(reason) => {
             let outcome = Outcome::not_sent(Phase::Prepare, Cause::Aborted, reason.clone());
             Ending::unattempted(Verdict::Failed(format!("cannot be rendered: {reason}")), Some(outcome))
+        }
+        Unfit::Busy => {
+            Ending { began, ..Ending::of(Outcome::not_sent(Phase::Prepare, Cause::Aborted, "not its turn")) }
         }
         Unfit::Later(reason) => Ending { began, ..Ending::of(Outcome::not_sent(Phase::Prepare, Cause::Io, reason)) },
     }

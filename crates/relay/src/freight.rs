@@ -17,13 +17,23 @@ use hapax_core::envelope::{AttachmentContent, Content, Notification};
 use hapax_mail::Spooled;
 use hapax_render::{Rendered, dkim::BodyHash};
 use hapax_store::Store;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
 
 use self::assemble::{Assembled, Assembly};
 use crate::job::chain;
 
-/// How many messages are gathered at once: each holds a connection to the database meanwhile, and a few pieces in memory.
+/// How many messages are gathered from the database at once: each holds a connection meanwhile, and a few pieces in memory.
 const GATHERED_AT_ONCE: usize = 2;
+/// How many are gathered from files and hosts at once, and how long another waits for its turn: these may be slow, and must not
+/// keep others from being sent.
+const FETCHED_AT_ONCE: usize = 16;
+const FETCH_TURN: Duration = Duration::from_millis(200);
+/// How long a message waits for its turn at the database or at the press, and how long a template may take there.
+const TURN: Duration = Duration::from_secs(10);
+const PRESS_TIME_MAX: Duration = Duration::from_secs(20);
 /// Pieces on their way to the disk, per message.
 const PIECES_WAITING: usize = 2;
 
@@ -75,6 +85,8 @@ pub(crate) enum Trouble {
     Later(String),
     /// It never will be.
     Never(String),
+    /// Too many others are being made.
+    Busy,
 }
 
 /// A piece on its way into the message.
@@ -110,7 +122,9 @@ pub(crate) struct Freight {
     store: Store,
     config: FreightConfig,
     remote: Option<remote::Remote>,
-    at_once: Arc<Semaphore>,
+    gatherers: Arc<Semaphore>,
+    fetchers: Arc<Semaphore>,
+    presses: Arc<Semaphore>,
 }
 
 impl Freight {
@@ -118,7 +132,10 @@ impl Freight {
     /// The certificates cannot be used.
     pub(crate) fn new(store: Store, config: FreightConfig) -> Result<Self, String> {
         let remote = if config.https_hosts.is_empty() { None } else { Some(remote::Remote::new(&config)?) };
-        Ok(Self { store, config, remote, at_once: Arc::new(Semaphore::new(GATHERED_AT_ONCE)) })
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let turns = |count: usize| Arc::new(Semaphore::new(count));
+        let (gatherers, fetchers) = (turns(GATHERED_AT_ONCE), turns(FETCHED_AT_ONCE));
+        Ok(Self { store, config, remote, gatherers, fetchers, presses: turns((2 * cores).max(4)) })
     }
 
     pub(crate) fn inline_bytes_max(&self) -> i64 {
@@ -132,31 +149,63 @@ impl Freight {
             || notification.attachments.iter().any(|attachment| elsewhere(&attachment.content))
     }
 
-    /// Gathers the message: `render` makes it of what is in memory.
-    pub(crate) async fn gather(
+    /// Renders on a thread of its own: what a template does may take long, and the relay's heart must not wait for it. A
+    /// template that takes too long keeps its thread, and its turn, until it ends.
+    pub(crate) async fn at_press(
+        &self,
+        render: impl FnOnce() -> Result<Rendered, String> + Send + 'static,
+    ) -> Result<Rendered, Trouble> {
+        let turn = turn(&self.presses, TURN).await?;
+        let pressed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            render()
+        });
+        match timeout(PRESS_TIME_MAX, pressed).await {
+            Ok(Ok(rendered)) => rendered.map_err(Trouble::Never),
+            Ok(Err(panic)) => Err(Trouble::Never(format!("the renderer failed: {panic}"))),
+            Err(_elapsed) => {
+                let limit_s = PRESS_TIME_MAX.as_secs();
+                Err(Trouble::Never(format!(
+                    "its template takes more than {limit_s} s: less CSS, fewer rows or smaller lists"
+                )))
+            }
+        }
+    }
+
+    /// Gathers a finished message; `render` completes its header section.
+    pub(crate) async fn gather_raw(
         &self,
         notification: &Notification,
         render: impl Fn(&Notification) -> Result<Rendered, String>,
     ) -> Result<Gathered, Trouble> {
-        let _turn = self.at_once.acquire().await;
+        let turn = turn(&self.gatherers, TURN).await?;
         let (pieces, taken) = mpsc::channel(PIECES_WAITING);
-        if matches!(notification.content, Content::StoredRaw { .. }) {
-            let assembly = Assembly::new(&self.config, true)?;
-            let writer = tokio::task::spawn_blocking(move || assembly.run(taken));
-            let read = self.store.raw_pieces(notification.id, &pieces, Piece::Text).await;
-            drop(pieces);
-            let assembled = joined(writer.await, read.map_err(later))?;
-            let headed = Notification { content: Content::Raw(assembled.head), ..notification.clone() };
-            let rendered = render(&headed).map_err(Trouble::Never)?;
-            return Ok(Gathered {
-                head: rendered.bytes,
-                body: assembled.body,
-                body_hash: assembled.body_hash,
-                sender: rendered.envelope_sender.address(),
-                author_domain: rendered.author_domain,
-            });
-        }
-        let rendered = render(notification).map_err(Trouble::Never)?;
+        let assembly = Assembly::new(&self.config, true)?;
+        let writer = tokio::task::spawn_blocking(move || assembly.run(taken));
+        let read = self.store.raw_pieces(notification.id, &pieces, Piece::Text).await;
+        drop((pieces, turn));
+        let assembled = joined(writer.await, read.map_err(later))?;
+        let headed = Notification { content: Content::Raw(assembled.head), ..notification.clone() };
+        let rendered = render(&headed).map_err(Trouble::Never)?;
+        Ok(Gathered {
+            head: rendered.bytes,
+            body: assembled.body,
+            body_hash: assembled.body_hash,
+            sender: rendered.envelope_sender.address(),
+            author_domain: rendered.author_domain,
+        })
+    }
+
+    /// Gathers what a rendered message has holes for.
+    pub(crate) async fn gather(&self, notification: &Notification, rendered: Rendered) -> Result<Gathered, Trouble> {
+        let fetched = |content: &AttachmentContent| {
+            matches!(content, AttachmentContent::File { .. } | AttachmentContent::Url { .. })
+        };
+        let _turn = match notification.attachments.iter().any(|attachment| fetched(&attachment.content)) {
+            true => Some(turn(&self.fetchers, FETCH_TURN).await?),
+            false => None,
+        };
+        let (pieces, taken) = mpsc::channel(PIECES_WAITING);
         let assembly = Assembly::new(&self.config, false)?;
         let writer = tokio::task::spawn_blocking(move || assembly.run(taken));
         let head_end = hapax_render::head_end(&rendered.bytes).unwrap_or(rendered.bytes.len());
@@ -188,6 +237,7 @@ impl Freight {
             let sha256 = match content {
                 AttachmentContent::Bytes(_) => None,
                 AttachmentContent::Stored { element, .. } => {
+                    let _turn = turn(&self.gatherers, TURN).await?;
                     let read = self.store.attachment_pieces(notification.id, *element, into, Piece::Base64).await;
                     read.map_err(later)?;
                     None
@@ -221,7 +271,16 @@ impl Trouble {
         match self {
             Self::Later(why) => Self::Later(format!("attachment {number} {why}")),
             Self::Never(why) => Self::Never(format!("attachment {number} {why}")),
+            Self::Busy => Self::Busy,
         }
+    }
+}
+
+/// A turn, if there is one in time.
+async fn turn(of: &Arc<Semaphore>, limit: Duration) -> Result<OwnedSemaphorePermit, Trouble> {
+    match timeout(limit, of.clone().acquire_owned()).await {
+        Ok(Ok(turn)) => Ok(turn),
+        _ => Err(Trouble::Busy),
     }
 }
 

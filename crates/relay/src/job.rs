@@ -8,7 +8,7 @@ use std::{
 use hapax_core::{
     DeliveryKey, Priority, Recipient, Token,
     clock::Clock,
-    envelope::Notification,
+    envelope::{Content, Notification},
     guards::{Addressee, Guards},
 };
 use hapax_mail::Spooled;
@@ -64,8 +64,8 @@ pub(crate) struct Letter {
     fetched_at: Duration,
     /// With the route it was made for.
     ready: OnceLock<(String, Result<Arc<Ready>, String>)>,
-    /// The same, of a message whose body lies on disk. Locked while it is gathered: once for all recipients.
-    gathered: Mutex<Option<(String, Arc<Ready>)>>,
+    /// The same, of a message that takes time to make. Locked meanwhile: once for all recipients.
+    slow: Mutex<Option<(String, Result<Arc<Ready>, String>)>>,
 }
 
 /// The bytes of a message, fit for the wire.
@@ -123,11 +123,23 @@ pub(crate) enum Unfit {
     Broken(String),
     /// Something it needs is not to be had now.
     Later(String),
+    /// Others are being made: it is not tried now.
+    Busy,
+}
+
+impl From<Trouble> for Unfit {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Later(why) => Self::Later(why),
+            Trouble::Never(why) => Self::Broken(why),
+            Trouble::Busy => Self::Busy,
+        }
+    }
 }
 
 impl Letter {
     pub(crate) fn new(notification: Notification, policy: KindPolicy, clock: &dyn Clock) -> Self {
-        Self { notification, policy, fetched_at: clock.boottime(), ready: OnceLock::new(), gathered: Mutex::default() }
+        Self { notification, policy, fetched_at: clock.boottime(), ready: OnceLock::new(), slow: Mutex::default() }
     }
 
     /// Since it first could have been sent.
@@ -160,7 +172,7 @@ impl Letter {
     /// # Errors
     /// A guard, or why it cannot be rendered; never repeats an address.
     pub(crate) async fn parcel(
-        &self,
+        self: &Arc<Self>,
         delivery: DeliveryKey,
         guards: &Guards,
         maker: Maker<'_>,
@@ -171,9 +183,10 @@ impl Letter {
             Addressee::Redirected { to, original } => (to, Some(original.address())),
             Addressee::Stopped => return Err(Unfit::Stopped),
         };
-        let mut ready = match Freight::is_wanted(&self.notification) {
-            true => self.gathered(maker).await?,
-            false => self.ready(maker).map_err(Unfit::Broken)?,
+        let is_template = matches!(self.notification.content, Content::Payload(_));
+        let mut ready = match is_template || Freight::is_wanted(&self.notification) {
+            true => self.slow(&maker).await?,
+            false => self.ready(&maker).map_err(Unfit::Broken)?,
         };
         let key = upstream::key_of(delivery);
         let mut fields = Vec::new();
@@ -195,45 +208,65 @@ impl Letter {
 
     /// The bytes all recipients have in common, rendered by whoever asks first. A delivery that is bound to another
     /// route than its message's has them made for that one.
-    fn ready(&self, maker: Maker<'_>) -> Result<Arc<Ready>, String> {
-        if maker.renderer.is_per_recipient(&self.notification) {
-            return self.made(maker);
-        }
-        let (route, made) = self.ready.get_or_init(|| (maker.route.name.clone(), self.made(maker)));
-        if *route == maker.route.name { made.clone() } else { self.made(maker) }
+    fn ready(&self, maker: &Maker<'_>) -> Result<Arc<Ready>, String> {
+        let make = || self.signed(&maker.press, maker.press.render(&self.notification)?);
+        let (route, made) = self.ready.get_or_init(|| (maker.route.name.clone(), make()));
+        if *route == maker.route.name { made.clone() } else { make() }
     }
 
-    fn made(&self, maker: Maker<'_>) -> Result<Arc<Ready>, String> {
-        let rendered = maker.render(&self.notification)?;
-        let keys = maker.keys(rendered.author_domain.as_deref());
+    fn signed(&self, press: &Press, rendered: Rendered) -> Result<Arc<Ready>, String> {
+        let keys = press.keys(rendered.author_domain.as_deref());
         let bytes = dkim::signed(rendered.bytes, self.time_s(), keys).map_err(|error| chain(&error))?;
         Ok(Arc::new(Ready::new(&bytes, Some(rendered.envelope_sender.address()))))
     }
 
-    /// As [`Letter::ready`], of a message whose contents have to be gathered.
-    async fn gathered(&self, maker: Maker<'_>) -> Result<Arc<Ready>, Unfit> {
-        let mut gathered = self.gathered.lock().await;
-        if let Some((route, ready)) = gathered.as_ref()
+    /// As [`Letter::ready`], of a message that takes time: its template may be a slow one, or its contents are elsewhere.
+    async fn slow(self: &Arc<Self>, maker: &Maker<'_>) -> Result<Arc<Ready>, Unfit> {
+        let mut known = self.slow.lock().await;
+        if let Some((route, made)) = known.as_ref()
             && *route == maker.route.name
-            && !maker.renderer.is_per_recipient(&self.notification)
+            && !maker.press.renderer.is_per_recipient(&self.notification)
         {
-            return Ok(ready.clone());
+            return made.clone().map_err(Unfit::Broken);
         }
-        let all = maker.freight.gather(&self.notification, |headed| maker.render(headed)).await;
-        let Gathered { mut head, body, body_hash, sender, author_domain } = all.map_err(|trouble| match trouble {
-            Trouble::Later(why) => Unfit::Later(why),
-            Trouble::Never(why) => Unfit::Broken(why),
-        })?;
-        let signatures = dkim::sign(&head, &body_hash, self.time_s(), maker.keys(author_domain.as_deref()));
+        let made = match self.made(maker).await {
+            Ok(ready) => Ok(ready),
+            Err(Unfit::Broken(why)) => Err(why),
+            Err(unfit) => return Err(unfit),
+        };
+        *known = Some((maker.route.name.clone(), made.clone()));
+        made.map_err(Unfit::Broken)
+    }
+
+    async fn made(self: &Arc<Self>, maker: &Maker<'_>) -> Result<Arc<Ready>, Unfit> {
+        let press = &maker.press;
+        let all = match &self.notification.content {
+            Content::StoredRaw { .. } => {
+                maker.freight.gather_raw(&self.notification, |headed| press.render(headed)).await?
+            }
+            Content::Payload(_) => {
+                let (letter, press) = (self.clone(), press.clone());
+                let rendered = maker.freight.at_press(move || press.render(&letter.notification)).await?;
+                if rendered.holes.is_empty() {
+                    return self.signed(&maker.press, rendered).map_err(Unfit::Broken);
+                }
+                maker.freight.gather(&self.notification, rendered).await?
+            }
+            _ => {
+                maker
+                    .freight
+                    .gather(&self.notification, press.render(&self.notification).map_err(Unfit::Broken)?)
+                    .await?
+            }
+        };
+        let Gathered { mut head, body, body_hash, sender, author_domain } = all;
+        let signatures = dkim::sign(&head, &body_hash, self.time_s(), press.keys(author_domain.as_deref()));
         head.splice(..0, signatures.map_err(|error| Unfit::Broken(chain(&error)))?);
         let Some(body) = body else {
             return Ok(Arc::new(Ready::new(&head, Some(sender))));
         };
         let ready = tokio::task::spawn_blocking(move || Ready::on_disk(head, body, Some(sender))).await;
-        let ready = ready.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).map_err(spool_lost)?;
-        let ready = Arc::new(ready);
-        *gathered = Some((maker.route.name.clone(), ready.clone()));
-        Ok(ready)
+        Ok(Arc::new(ready.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).map_err(spool_lost)?))
     }
 
     /// When the notification came into being: a signature is the same at every attempt.
@@ -243,19 +276,26 @@ impl Letter {
 }
 
 /// What makes messages of notifications, for one route.
-#[derive(Clone, Copy)]
 pub(crate) struct Maker<'a> {
-    pub(crate) renderer: &'a hapax_render::Renderer,
+    pub(crate) press: Press,
     pub(crate) freight: &'a Freight,
     pub(crate) route: &'a RouteConfig,
+}
+
+/// The part of it that computes: on a thread of its own where that may take long.
+#[derive(Clone)]
+pub(crate) struct Press {
+    pub(crate) renderer: Arc<hapax_render::Renderer>,
+    pub(crate) from: String,
+    pub(crate) dkim: Vec<Arc<Key>>,
     /// For whom, where that makes a difference.
     pub(crate) recipient_no: i16,
 }
 
-impl<'a> Maker<'a> {
+impl Press {
     /// A panic of the renderer fails this delivery alone.
-    fn render(self, notification: &Notification) -> Result<Rendered, String> {
-        let render = || self.renderer.render_for(notification, self.recipient_no, &self.route.from, None);
+    fn render(&self, notification: &Notification) -> Result<Rendered, String> {
+        let render = || self.renderer.render_for(notification, self.recipient_no, &self.from, None);
         let attempt = std::panic::AssertUnwindSafe(render);
         std::panic::catch_unwind(attempt)
             .map_err(|_| "the renderer panicked, see the log".to_owned())?
@@ -263,12 +303,9 @@ impl<'a> Maker<'a> {
     }
 
     /// Those that sign for this author.
-    fn keys(self, author_domain: Option<&str>) -> impl Iterator<Item = &'a Key> {
-        self.route
-            .dkim
-            .iter()
-            .map(AsRef::as_ref)
-            .filter(move |key: &&Key| author_domain.is_some_and(|domain| key.signs_for(domain)))
+    fn keys(&self, author_domain: Option<&str>) -> impl Iterator<Item = &Key> {
+        let signs = move |key: &&Key| author_domain.is_some_and(|domain| key.signs_for(domain));
+        self.dkim.iter().map(AsRef::as_ref).filter(signs)
     }
 }
 

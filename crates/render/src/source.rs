@@ -12,6 +12,8 @@ use crate::error::Problem;
 /// The largest file, all of them, the most files, and the deepest directory that are read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const TOTAL_BYTES_MAX: usize = 256 << 20;
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const FILES_MAX: usize = 10_000;
 const DEPTH_MAX: usize = 8;
 
@@ -155,8 +157,18 @@ fn bytes_inside(real_root: &Path, path: &Path) -> Result<Vec<u8>, String> {
     if !real.starts_with(real_root) {
         return Err("a link that leads out of the template directory".to_owned());
     }
-    if fs::metadata(&real).map_err(readable)?.len() > FILE_BYTES_MAX {
+    let facts = fs::metadata(&real).map_err(readable)?;
+    // A FIFO would wait for its writer, a device has no end.
+    if !facts.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    if facts.len() > FILE_BYTES_MAX {
         return Err(format!("more than {FILE_BYTES_MAX} bytes"));
     }
-    fs::read(&real).map_err(readable)
+    let mut bytes = fs::read(&real).map_err(readable)?;
+    // Some editors begin a text with a byte order mark, which would be a part of the subject.
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
+    Ok(bytes)
 }

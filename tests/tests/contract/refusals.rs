@@ -33,7 +33,7 @@ const NAMES: &str = r#"templates need names: {"order_id": 42}"#;
 const NO_BREAK: &str = "remove it: a line break would begin another header";
 const HEADER: &str = r#"write {"X-Order": "42"}: names and string values"#;
 const OURS: &str = "use the arguments recipients, cc, bcc, sender, reply_to, subject; the others cannot be set";
-const FILES: &str = r#"write [{"filename": "a.pdf", "content_type": "application/pdf", "content_base64": "..."}]"#;
+const FILES: &str = r#"write [{"filename": "a.pdf", "content_type": "application/pdf", "content_base64": "..."}]; instead of content_base64 a path or url, with sha256 if you know it"#;
 const RAW: &str = "header lines first, then an empty line, then the body";
 const FINISHED: &str = "raw_message is finished: it holds its own headers and attachments";
 const KEY: &str = "name the event, such as order-42-confirmed, or leave it out";
@@ -152,12 +152,17 @@ const CASES: &[Case] = &[
     case(&[("attachments", r#"'["canary"]'"#)], "22H08", "attachments", "element 1 is not an object", FILES),
     case(&[("attachments", r#"'[{"content_base64": "Y2FuYXJ5"}]'"#)], "22H08", "attachments", "element 1 has no filename", FILES),
     case(&[("attachments", r#"'[{"filename": "", "content_base64": "Y2FuYXJ5"}]'"#)], "22H08", "attachments", "element 1 has no filename", FILES),
-    case(&[("attachments", r#"'[{"filename": "canary"}]'"#)], "22H08", "attachments", "element 1 has no content_base64", FILES),
+    case(&[("attachments", r#"'[{"filename": "canary"}]'"#)], "22H08", "attachments", "element 1 has none of content_base64, path, url", FILES),
     case(&[("attachments", r#"'[{"filename": "a", "content_base64": "Y2Fu"}, {"filename": "canary", "content_base64": "canary!"}]'"#)], "22H08", "attachments", "element 2 has content_base64 that is not base64", FILES),
     case(&[("attachments", r#"'[{"filename": "canary", "content_base64": "Y2F"}]'"#)], "22H08", "attachments", "element 1 has content_base64 that is not base64", FILES),
     case(&[("attachments", r#"'[{"filename": "canary", "content_base64": "YWJjZB=="}]'"#)], "22H08", "attachments", "element 1 has content_base64 that is not base64", FILES),
     case(&[("attachments", r#"'[{"filename": "canary\r\nX: y", "content_base64": ""}]'"#)], "22H08", "attachments", "element 1 has a control character in filename", FILES),
-    case(&[("attachments", r#"'[{"filename": "canary", "content_base64": "", "canary": 1}]'"#)], "22H08", "attachments", "element 1 has a key other than filename, content_type, content_base64, content_id", FILES),
+    case(&[("attachments", r#"'[{"filename": "canary", "content_base64": "", "canary": 1}]'"#)], "22H08", "attachments", "element 1 has a key other than filename, content_type, content_base64, path, url, sha256, content_id", FILES),
+    case(&[("attachments", r#"'[{"filename": "a", "path": "/canary"}]'"#)], "22H08", "attachments", "element 1 has a path that is not relative and plain (no /, . or .. to lead elsewhere)", FILES),
+    case(&[("attachments", r#"'[{"filename": "a", "path": "canary/../../x"}]'"#)], "22H08", "attachments", "element 1 has a path that is not relative and plain (no /, . or .. to lead elsewhere)", FILES),
+    case(&[("attachments", r#"'[{"filename": "a", "path": "canary", "content_base64": ""}]'"#)], "22H08", "attachments", "element 1 has more than one of content_base64, path, url", FILES),
+    case(&[("attachments", r#"'[{"filename": "a", "url": "http://canary.example/"}]'"#)], "22H08", "attachments", "element 1 has a url that is not an https address", FILES),
+    case(&[("attachments", r#"'[{"filename": "a", "path": "canary", "sha256": "CANARY"}]'"#)], "22H08", "attachments", "element 1 has a sha256 that is not 64 hexadecimal digits in lower case", FILES),
     case(&[("attachments", r#"'[{"filename": "canary", "content_base64": "", "content_type": "canary"}]'"#)], "22H08", "attachments", "element 1 has a malformed content_type", FILES),
     case(&[("attachments", r#"'[{"filename": "canary", "content_base64": "", "content_id": "<canary>"}]'"#)], "22H08", "attachments", "element 1 has a malformed content_id", FILES),
     case(&[("attachments", r#"jsonb_build_array(jsonb_build_object('filename', 'canary', 'content_base64', repeat('AAAA', 8738134)))"#)], "22H08", "attachments", "has more than 25 MB in all", LINK),

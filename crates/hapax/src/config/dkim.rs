@@ -94,8 +94,12 @@ fn key(section: &mut Section<'_>, name: &str, credentials: Option<&Path>) -> Opt
 
 /// `dkim = ["NAME", ...]` of a route: the keys it uses; all of them where it says nothing.
 pub(super) fn of_route(section: &mut Section<'_>, keys: &Keys, from: Option<&str>) -> Vec<Arc<Key>> {
-    let Some(given) = section.list("dkim") else { return keys.usable.values().cloned().collect() };
-    let mut used = Vec::new();
+    let given = section.list("dkim");
+    let mut used: Vec<Arc<Key>> = match &given {
+        Some(_) => Vec::new(),
+        None => keys.usable.values().cloned().collect(),
+    };
+    let given = given.unwrap_or_default();
     for one in &given {
         if let Some(key) = keys.usable.get(&one.text) {
             used.push(key.clone());

@@ -93,7 +93,12 @@ fn from_file(section: &mut Section<'_>, key: &'static str, path: &Path, given: &
 
 /// The text of a secret file without its last line end.
 fn read(path: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    let facts = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    // A FIFO would wait for its writer, a device has no end.
+    if !facts.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    let size = facts.len();
     if size > SECRET_BYTES_MAX {
         return Err(format!("{size} bytes is too large for a secret"));
     }

@@ -23,11 +23,12 @@ pub(super) fn open(config: &FreightConfig, path: &str) -> Result<File, Trouble> 
     if !real.starts_with(&root) {
         return Err(Trouble::Never("leads out of attachments.directory".into()));
     }
-    let file = File::open(&real).map_err(readable)?;
-    let facts = file.metadata().map_err(readable)?;
+    // Before it is opened: a FIFO would wait for its writer.
+    let facts = real.metadata().map_err(readable)?;
     if !facts.is_file() {
         return Err(Trouble::Never("is not a file".into()));
     }
+    let file = File::open(&real).map_err(readable)?;
     if facts.len() > config.attachment_bytes_max {
         return Err(too_large(config.attachment_bytes_max));
     }
