@@ -84,6 +84,10 @@ microbench: ## the pure paths every message passes (rendering, line ends and dot
 	cargo bench --locked -p hapax-render --bench render
 	cargo bench --locked -p hapax-mail --bench mail
 
+.PHONY: render-bench
+render-bench: ## microseconds for one message by MJML and by HTML, beside handlebars, mjml and nodemailer; needs Node 20
+	tests/render-bench/run
+
 FUZZ_SECONDS ?= 60
 
 .PHONY: fuzz
