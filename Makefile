@@ -84,6 +84,11 @@ microbench: ## the pure paths every message passes (rendering, line ends and dot
 	cargo bench --locked -p hapax-render --bench render
 	cargo bench --locked -p hapax-mail --bench mail
 
+.PHONY: freight
+freight: postgres ## the relay's memory while 64 deliveries with 20 MB attached are in flight at once (minutes)
+	cargo build $(CHECKED) --bins
+	HAPAX_FREIGHT_DELIVERIES=64 HAPAX_FREIGHT_MB=20 cargo test $(CHECKED) --test freight -- --nocapture memory
+
 .PHONY: render-bench
 render-bench: ## microseconds for one message by MJML and by HTML, beside handlebars, mjml and nodemailer; needs Node 20
 	tests/render-bench/run

@@ -209,6 +209,46 @@ async fn attachments_come_from_files_and_https_and_what_is_not_there_yet_is_trie
     assert!(!relay.lines().iter().any(|line| line.contains("canary")), "{}", relay.report());
 }
 
+/// More deliveries than may be in flight, all of which wait for a host that takes connections and never answers; and a
+/// FIFO, which would wait for its writer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_that_never_answer_keep_nothing_else_from_being_sent() {
+    let stage = Stage::set().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("https://localhost:{}/x", silent.local_addr().expect("an address").port());
+    let connections = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((connection, _)) = silent.accept().await {
+            kept.push(connection);
+        }
+    });
+    let place = tempfile::tempdir().expect("a directory");
+    let made = Command::new("mkfifo").arg(place.path().join("fifo")).status().expect("there is mkfifo");
+    assert!(made.success());
+    let enqueue = "INSERT INTO outbox.notification (kind, recipients, subject, body_text, attachments)
+                   SELECT 'note', ARRAY['slow' || i || '@example.org'], 'Hello', 'x', $1 FROM generate_series(1, 100) i";
+    let slow = serde_json::json!([{"filename": "x", "url": url}]);
+    stage.sql.execute(enqueue, &[&slow]).await.expect("enqueues");
+    stage.enqueue_one("fifo@example.org", r#", attachments => '[{"filename": "x", "path": "fifo"}]'"#).await;
+    let settings = stage.settings().set("attachments.directory", place.path().display());
+    let toml = settings.toml().replace("[attachments]", "[attachments]\nhttps_hosts = [\"localhost\"]");
+    let relay = HapaxProcess::builder().config(toml).arg("run").spawn();
+    let reason = stage.until_state("fifo@example.org", "failed").await;
+    assert!(reason.contains("attachment 1 is not a file"), "{reason}");
+    for i in 0..3 {
+        let recipient = format!("plain{i}@example.org");
+        stage.enqueue_one(&recipient, "").await;
+        stage.until_state(&recipient, "sent").await;
+    }
+    assert_eq!(
+        stage.count("SELECT count(*) FROM outbox.deliveries WHERE state = 'sent'").await,
+        3,
+        "{}",
+        relay.report()
+    );
+    connections.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_does_not_grow_with_what_is_under_way() {
     let number =

@@ -195,3 +195,22 @@ fn the_demo_templates_pass_the_check() {
     assert_eq!(renderer.check(), []);
     assert_eq!(renderer.kinds().len(), 3);
 }
+
+#[test]
+fn a_byte_order_mark_goes_and_what_is_no_file_is_refused_before_it_is_opened() {
+    let root = tempfile::tempdir().expect("a directory");
+    let kind = root.path().join("k");
+    std::fs::create_dir(&kind).expect("made");
+    std::fs::write(kind.join("subject.txt"), "\u{feff}Hello").expect("written");
+    std::fs::write(kind.join("body.txt"), "\u{feff}one").expect("written");
+    let load = || Renderer::new(Options { templates: Templates::from_dir(root.path()), ..Options::default() });
+    let one = Notification { kind: "k".into(), ..payload("{}", None) };
+    let rendered = load().expect("a good kind").render(&one, "a@example.org", None).expect("renders");
+    let text = String::from_utf8(rendered.bytes).expect("ASCII");
+    assert!(text.contains("\r\nSubject: Hello\r\n") && text.ends_with("\r\n\r\none\r\n"), "{text}");
+    // It would wait for a writer for ever.
+    let made = std::process::Command::new("mkfifo").arg(kind.join("sample.json")).status().expect("there is mkfifo");
+    assert!(made.success());
+    let error = load().map(drop).expect_err("a fifo").to_string();
+    assert!(error.contains("k/sample.json: not a regular file"), "{error}");
+}
