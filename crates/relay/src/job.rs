@@ -57,15 +57,18 @@ pub(crate) struct Job {
     pub(crate) window_ends: Option<Duration>,
 }
 
+/// What was made of a message for the route of that name, or why nothing can be.
+type Made = (String, Result<Arc<Ready>, String>);
+
 /// A message as its deliveries share it: rendered once, however many recipients are in hand.
 pub(crate) struct Letter {
     pub(crate) notification: Notification,
     pub(crate) policy: KindPolicy,
     fetched_at: Duration,
     /// With the route it was made for.
-    ready: OnceLock<(String, Result<Arc<Ready>, String>)>,
+    ready: OnceLock<Made>,
     /// The same, of a message that takes time to make. Locked meanwhile: once for all recipients.
-    slow: Mutex<Option<(String, Result<Arc<Ready>, String>)>>,
+    slow: Mutex<Option<Made>>,
 }
 
 /// The bytes of a message, fit for the wire.
