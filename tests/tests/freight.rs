@@ -225,16 +225,16 @@ async fn hosts_that_never_answer_keep_nothing_else_from_being_sent() {
     let place = tempfile::tempdir().expect("a directory");
     let made = Command::new("mkfifo").arg(place.path().join("fifo")).status().expect("there is mkfifo");
     assert!(made.success());
-    let enqueue = "INSERT INTO outbox.notification (kind, recipients, subject, body_text, attachments)
-                   SELECT 'note', ARRAY['slow' || i || '@example.org'], 'Hello', 'x', $1 FROM generate_series(1, 100) i";
-    let slow = serde_json::json!([{"filename": "x", "url": url}]);
-    stage.sql.execute(enqueue, &[&slow]).await.expect("enqueues");
     stage.enqueue_one("fifo@example.org", r#", attachments => '[{"filename": "x", "path": "fifo"}]'"#).await;
     let settings = stage.settings().set("attachments.directory", place.path().display());
     let toml = settings.toml().replace("[attachments]", "[attachments]\nhttps_hosts = [\"localhost\"]");
     let relay = HapaxProcess::builder().config(toml).arg("run").spawn();
     let reason = stage.until_state("fifo@example.org", "failed").await;
     assert!(reason.contains("attachment 1 is not a file"), "{reason}");
+    let enqueue = "INSERT INTO outbox.notification (kind, recipients, subject, body_text, attachments)
+                   SELECT 'note', ARRAY['slow' || i || '@example.org'], 'Hello', 'x', $1 FROM generate_series(1, 100) i";
+    let slow = serde_json::json!([{"filename": "x", "url": url}]);
+    stage.sql.execute(enqueue, &[&slow]).await.expect("enqueues");
     for i in 0..3 {
         let recipient = format!("plain{i}@example.org");
         stage.enqueue_one(&recipient, "").await;

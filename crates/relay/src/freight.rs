@@ -27,8 +27,8 @@ use crate::job::chain;
 
 /// How many messages are gathered from the database at once: each holds a connection meanwhile, and a few pieces in memory.
 const GATHERED_AT_ONCE: usize = 2;
-/// How many are gathered from files and hosts at once, and how long another waits for its turn: these may be slow, and must not
-/// keep others from being sent.
+/// How many are gathered from files and hosts at once, at most (and no more than half of a route's connections, each of which
+/// waits meanwhile), and how long another waits for its turn: these may be slow, and must not keep others from being sent.
 const FETCHED_AT_ONCE: usize = 16;
 const FETCH_TURN: Duration = Duration::from_millis(200);
 /// How long a message waits for its turn at the database or at the press, and how long a template may take there.
@@ -128,13 +128,15 @@ pub(crate) struct Freight {
 }
 
 impl Freight {
+    /// `connections`: how many the smallest route may have.
+    ///
     /// # Errors
     /// The certificates cannot be used.
-    pub(crate) fn new(store: Store, config: FreightConfig) -> Result<Self, String> {
+    pub(crate) fn new(store: Store, config: FreightConfig, connections: usize) -> Result<Self, String> {
         let remote = if config.https_hosts.is_empty() { None } else { Some(remote::Remote::new(&config)?) };
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let turns = |count: usize| Arc::new(Semaphore::new(count));
-        let (gatherers, fetchers) = (turns(GATHERED_AT_ONCE), turns(FETCHED_AT_ONCE));
+        let (gatherers, fetchers) = (turns(GATHERED_AT_ONCE), turns((connections / 2).clamp(1, FETCHED_AT_ONCE)));
         Ok(Self { store, config, remote, gatherers, fetchers, presses: turns((2 * cores).max(4)) })
     }
 

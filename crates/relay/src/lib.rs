@@ -134,7 +134,8 @@ pub async fn run_with(
         shutdown.hard.clone(),
         &ledger_tasks,
     );
-    let freight = Freight::new(store.clone(), config.freight.clone()).map_err(Error::Attachments)?;
+    let connections = config.routes.iter().map(|route| route.max_connections).min().unwrap_or(1);
+    let freight = Freight::new(store.clone(), config.freight.clone(), connections).map_err(Error::Attachments)?;
     let office = Arc::new(Office {
         freight,
         config: config.clone(),
