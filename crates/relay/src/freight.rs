@@ -186,7 +186,10 @@ impl Freight {
         let writer = tokio::task::spawn_blocking(move || assembly.run(taken));
         let read = self.store.raw_pieces(notification.id, &pieces, Piece::Text).await;
         drop((pieces, turn));
-        let assembled = joined(writer.await, read.map_err(later))?;
+        let Content::StoredRaw { bytes: expected } = notification.content else {
+            return Err(Trouble::Never("the message is none of the finished ones; please report this".into()));
+        };
+        let assembled = joined(writer.await, read.map_err(later).and_then(|bytes| complete(bytes, expected)))?;
         let headed = Notification { content: Content::Raw(assembled.head), ..notification.clone() };
         let rendered = render(&headed).map_err(Trouble::Never)?;
         Ok(Gathered {
@@ -238,10 +241,10 @@ impl Freight {
             let of = |trouble: Trouble| trouble.of(hole.attachment + 1);
             let sha256 = match content {
                 AttachmentContent::Bytes(_) => None,
-                AttachmentContent::Stored { element, .. } => {
+                AttachmentContent::Stored { element, base64_bytes } => {
                     let _turn = turn(&self.gatherers, TURN).await?;
                     let read = self.store.attachment_pieces(notification.id, *element, into, Piece::Base64).await;
-                    read.map_err(later)?;
+                    complete(read.map_err(later)?, *base64_bytes).map_err(of)?;
                     None
                 }
                 AttachmentContent::File { path, sha256 } => {
@@ -290,6 +293,14 @@ async fn turn(of: &Arc<Semaphore>, limit: Duration) -> Result<OwnedSemaphorePerm
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn later(error: hapax_store::Error) -> Trouble {
     Trouble::Later(format!("the content cannot be read: {}", chain(&error)))
+}
+
+/// A message may be gone, or erased, since it was claimed: half of a content must not pass for all of it.
+fn complete(bytes: u64, expected: u64) -> Result<(), Trouble> {
+    match bytes == expected {
+        true => Ok(()),
+        false => Err(Trouble::Later("is not in the outbox any more as it was claimed".into())),
+    }
 }
 
 /// Nobody takes it any more: the assembly has ended, and says why.

@@ -18,7 +18,8 @@ const PIECE_BYTES: i32 = 76 * 2048;
 
 impl Store {
     /// The base64 text of an attachment (`element` counts from 1), without line ends: `taker` gets piece after piece, each but
-    /// the last of a multiple of 76 characters. Ends early when nobody listens any more.
+    /// the last of a multiple of 76 characters. Ends early when nobody listens any more. Answers how many
+    /// bytes there were: none when the message is gone.
     ///
     /// # Errors
     /// Any of the statement's own: what was taken is not all then.
@@ -28,7 +29,7 @@ impl Store {
         element: i32,
         taker: &Sender<T>,
         wrap: fn(Vec<u8>) -> T,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let params: [Typed<'_>; 3] = [(&id.0, Type::UUID), (&element, Type::INT4), (&PIECE_BYTES, Type::INT4)];
         self.pieces("attachment_pieces", include_str!("../queries/attachment_pieces.sql"), &params, taker, wrap).await
     }
@@ -42,7 +43,7 @@ impl Store {
         id: MessageId,
         taker: &Sender<T>,
         wrap: fn(Vec<u8>) -> T,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let params: [Typed<'_>; 2] = [(&id.0, Type::UUID), (&PIECE_BYTES, Type::INT4)];
         self.pieces("raw_pieces", include_str!("../queries/raw_pieces.sql"), &params, taker, wrap).await
     }
@@ -55,7 +56,7 @@ impl Store {
         params: &[Typed<'_>],
         taker: &Sender<T>,
         wrap: fn(Vec<u8>) -> T,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         // Not back into the pool before all is read.
         let client = Object::take(self.client(operation).await?);
         let limit = self.statement_timeout;
@@ -64,11 +65,14 @@ impl Store {
         let typed = params.iter().map(|(value, kind)| (*value, kind.clone()));
         let rows = timeout(limit, client.query_typed_raw(sql, typed)).await.map_err(elapsed)?;
         let mut rows = pin!(rows.map_err(failed)?);
+        let mut bytes = 0;
         while let Some(row) = timeout(limit, rows.try_next()).await.map_err(elapsed)?.map_err(failed)? {
-            if taker.send(wrap(row.get(0))).await.is_err() {
+            let piece: Vec<u8> = row.get(0);
+            bytes += piece.len() as u64;
+            if taker.send(wrap(piece)).await.is_err() {
                 break;
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 }
