@@ -33,6 +33,8 @@ pub struct Notification {
     pub headers: Vec<(String, String)>,
     /// Attachments.
     pub attachments: Vec<Attachment>,
+    /// There are some, but which has not been read: it takes long where they are large.
+    pub attachments_later: bool,
     /// Its lane.
     pub priority: Priority,
     /// Until `expires_at` by the database's clock when the row was read; zero when it has passed.

@@ -35,6 +35,7 @@ impl Wish {
             content: Content::Payload(self.payload.clone()),
             headers: Vec::new(),
             attachments: Vec::new(),
+            attachments_later: false,
             priority: Priority::Normal,
             expires_in: None,
             age: Duration::ZERO,

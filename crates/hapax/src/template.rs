@@ -143,6 +143,7 @@ fn notification(options: &TemplateRender, payload: String, to: &str) -> Notifica
         content: Content::Payload(payload),
         headers: vec![],
         attachments: vec![],
+        attachments_later: false,
         priority: Priority::Normal,
         expires_in: None,
         age: Duration::ZERO,

@@ -148,6 +148,7 @@ impl Freight {
     pub(crate) fn is_wanted(notification: &Notification) -> bool {
         let elsewhere = |content: &AttachmentContent| !matches!(content, AttachmentContent::Bytes(_));
         matches!(notification.content, Content::StoredRaw { .. })
+            || notification.attachments_later
             || notification.attachments.iter().any(|attachment| elsewhere(&attachment.content))
     }
 
@@ -172,6 +173,19 @@ impl Freight {
                 )))
             }
         }
+    }
+
+    /// A notification with all that is attached to it.
+    pub(crate) async fn completed(&self, notification: &Arc<Notification>) -> Result<Arc<Notification>, Trouble> {
+        if !notification.attachments_later {
+            return Ok(notification.clone());
+        }
+        let _turn = turn(&self.gatherers, TURN).await?;
+        let attachments = self.store.attachments_of(notification.id).await.map_err(later)?;
+        if attachments.is_empty() {
+            return Err(Trouble::Later("its attachments are not in the outbox any more".into()));
+        }
+        Ok(Arc::new(Notification { attachments, attachments_later: false, ..Notification::clone(notification) }))
     }
 
     /// Gathers a finished message; `render` completes its header section.

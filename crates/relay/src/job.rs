@@ -62,7 +62,7 @@ type Made = (String, Result<Arc<Ready>, String>);
 
 /// A message as its deliveries share it: rendered once, however many recipients are in hand.
 pub(crate) struct Letter {
-    pub(crate) notification: Notification,
+    pub(crate) notification: Arc<Notification>,
     pub(crate) policy: KindPolicy,
     fetched_at: Duration,
     /// With the route it was made for.
@@ -142,6 +142,7 @@ impl From<Trouble> for Unfit {
 
 impl Letter {
     pub(crate) fn new(notification: Notification, policy: KindPolicy, clock: &dyn Clock) -> Self {
+        let notification = Arc::new(notification);
         Self { notification, policy, fetched_at: clock.boottime(), ready: OnceLock::new(), slow: Mutex::default() }
     }
 
@@ -175,7 +176,7 @@ impl Letter {
     /// # Errors
     /// A guard, or why it cannot be rendered; never repeats an address.
     pub(crate) async fn parcel(
-        self: &Arc<Self>,
+        &self,
         delivery: DeliveryKey,
         guards: &Guards,
         maker: Maker<'_>,
@@ -202,7 +203,7 @@ impl Letter {
     }
 
     fn recipient(&self, recipient_no: i16) -> Result<Recipient, String> {
-        let Notification { recipients, cc, bcc, .. } = &self.notification;
+        let Notification { recipients, cc, bcc, .. } = &*self.notification;
         let place = usize::try_from(recipient_no).ok().and_then(|no| no.checked_sub(1));
         let mailbox = place.and_then(|place| recipients.iter().chain(cc).chain(bcc).nth(place));
         let mailbox = mailbox.ok_or_else(|| format!("the message has no recipient {recipient_no}"))?;
@@ -224,7 +225,7 @@ impl Letter {
     }
 
     /// As [`Letter::ready`], of a message that takes time: its template may be a slow one, or its contents are elsewhere.
-    async fn slow(self: &Arc<Self>, maker: &Maker<'_>) -> Result<Arc<Ready>, Unfit> {
+    async fn slow(&self, maker: &Maker<'_>) -> Result<Arc<Ready>, Unfit> {
         let mut known = self.slow.lock().await;
         if let Some((route, made)) = known.as_ref()
             && *route == maker.route.name
@@ -241,26 +242,20 @@ impl Letter {
         made.map_err(Unfit::Broken)
     }
 
-    async fn made(self: &Arc<Self>, maker: &Maker<'_>) -> Result<Arc<Ready>, Unfit> {
-        let press = &maker.press;
-        let all = match &self.notification.content {
-            Content::StoredRaw { .. } => {
-                maker.freight.gather_raw(&self.notification, |headed| press.render(headed)).await?
-            }
+    async fn made(&self, maker: &Maker<'_>) -> Result<Arc<Ready>, Unfit> {
+        let (press, freight) = (&maker.press, maker.freight);
+        let notification = freight.completed(&self.notification).await?;
+        let all = match &notification.content {
+            Content::StoredRaw { .. } => freight.gather_raw(&notification, |headed| press.render(headed)).await?,
             Content::Payload(_) => {
-                let (letter, press) = (self.clone(), press.clone());
-                let rendered = maker.freight.at_press(move || press.render(&letter.notification)).await?;
+                let (completed, press) = (notification.clone(), press.clone());
+                let rendered = freight.at_press(move || press.render(&completed)).await?;
                 if rendered.holes.is_empty() {
                     return self.signed(&maker.press, rendered).map_err(Unfit::Broken);
                 }
-                maker.freight.gather(&self.notification, rendered).await?
+                freight.gather(&notification, rendered).await?
             }
-            _ => {
-                maker
-                    .freight
-                    .gather(&self.notification, press.render(&self.notification).map_err(Unfit::Broken)?)
-                    .await?
-            }
+            _ => freight.gather(&notification, press.render(&notification).map_err(Unfit::Broken)?).await?,
         };
         let Gathered { mut head, body, body_hash, sender, author_domain } = all;
         let signatures = dkim::sign(&head, &body_hash, self.time_s(), press.keys(author_domain.as_deref()));

@@ -44,6 +44,7 @@ fn notification(payload: &str, number: usize) -> Result<Notification, Failure> {
         content: Content::Payload(payload.to_owned()),
         headers: vec![],
         attachments: vec![],
+        attachments_later: false,
         priority: Priority::Normal,
         expires_in: None,
         age: Duration::ZERO,

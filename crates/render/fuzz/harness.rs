@@ -144,6 +144,7 @@ fn notification(content: Content) -> Notification {
         content,
         headers: vec![],
         attachments: vec![],
+        attachments_later: false,
         priority: Priority::Normal,
         expires_in: None,
         age: Duration::ZERO,

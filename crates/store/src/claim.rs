@@ -93,7 +93,7 @@ impl Store {
     }
 
     /// What the messages say. A message that is gone or unreadable has its error in place; the batch goes on. Attachments and
-    /// finished messages beyond `inline_bytes_max` do not come along: see [`Store::attachment_pieces`].
+    /// finished messages beyond `inline_bytes_max` do not come along: see [`Store::attachments_of`] and [`Store::raw_pieces`].
     ///
     /// # Errors
     /// Any of the statement's own.

@@ -58,6 +58,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     24 "0024_words.sql",
     25 "0025_payload_schema.sql",
     26 "0026_letters.sql",
+    27 "0027_letters_in_brief.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

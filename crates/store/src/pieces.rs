@@ -7,16 +7,28 @@ use std::pin::pin;
 
 use deadpool_postgres::Object;
 use futures_util::TryStreamExt;
-use hapax_core::MessageId;
+use hapax_core::{MessageId, envelope::Attachment};
 use tokio::{sync::mpsc::Sender, time::timeout};
 use tokio_postgres::types::Type;
 
-use crate::{Store, Typed, error::Error};
+use crate::{Store, Typed, error::Error, rows};
 
 /// How large a piece is: whole lines of base64 (76 characters).
 const PIECE_BYTES: i32 = 76 * 2048;
 
 impl Store {
+    /// What a message has attached, with contents to be read as [`Store::attachment_pieces`]. Takes long where they are large.
+    ///
+    /// # Errors
+    /// Any of the statement's own, or an unreadable row. A message that is gone has no attachments.
+    pub async fn attachments_of(&self, id: MessageId) -> Result<Vec<Attachment>, Error> {
+        const OPERATION: &str = "attachments_of";
+        let params: [Typed<'_>; 1] = [(&id.0, Type::UUID)];
+        let rows = self.rows(OPERATION, include_str!("../queries/attachments_of.sql"), &params).await?;
+        let Some(text) = rows.first().and_then(|row| row.get::<_, Option<String>>(0)) else { return Ok(Vec::new()) };
+        rows::attachments(&text).map_err(|reason| Error::Row { operation: OPERATION, key: id.to_string(), reason })
+    }
+
     /// The base64 text of an attachment (`element` counts from 1), without line ends: `taker` gets piece after piece, each but
     /// the last of a multiple of 76 characters. Ends early when nobody listens any more. Answers how many
     /// bytes there were: none when the message is gone.

@@ -106,7 +106,7 @@ struct StoredAttachment {
     sha256: Option<String>,
 }
 
-/// A row of `outbox.letters_of()`.
+/// A row of `outbox.letters_in_brief()`.
 pub(crate) fn notification(row: &Row) -> Result<Notification, Error> {
     let mut of = Columns(row, 0);
     let id: Uuid = of.next();
@@ -125,11 +125,7 @@ pub(crate) fn notification(row: &Row) -> Result<Notification, Error> {
             })
             .collect()
     })?;
-    let attachments = of.next::<Option<&str>>().map_or(Ok(Vec::new()), |text| {
-        let stored: Vec<StoredAttachment> =
-            serde_json::from_str(text).map_err(|error| unreadable(format!("attachments: {error}")))?;
-        (1..).zip(stored).map(|(element, stored)| attachment(element, stored).map_err(&unreadable)).collect()
-    })?;
+    let attachments = of.next::<Option<&str>>().map_or(Ok(Vec::new()), attachments).map_err(&unreadable)?;
     Ok(Notification {
         id: MessageId(id),
         created_at_us,
@@ -142,6 +138,7 @@ pub(crate) fn notification(row: &Row) -> Result<Notification, Error> {
         content,
         headers,
         attachments,
+        attachments_later: of.next(),
         priority: match of.next() {
             "urgent" => Priority::Urgent,
             "bulk" => Priority::Bulk,
@@ -178,6 +175,12 @@ fn content(of: &mut Columns<'_>) -> Option<Content> {
         text,
         html,
     })
+}
+
+/// The column `attachments`, with contents or their sizes.
+pub(crate) fn attachments(text: &str) -> Result<Vec<Attachment>, String> {
+    let stored: Vec<StoredAttachment> = serde_json::from_str(text).map_err(|error| format!("attachments: {error}"))?;
+    (1..).zip(stored).map(|(element, stored)| attachment(element, stored)).collect()
 }
 
 /// One attachment; `element` counts from 1.

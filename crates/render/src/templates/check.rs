@@ -28,6 +28,7 @@ fn notification(kind: &str, payload: &str, locale: Option<&str>) -> Notification
         content: Content::Payload(payload.to_owned()),
         headers: vec![],
         attachments: vec![],
+        attachments_later: false,
         priority: hapax_core::Priority::Normal,
         expires_in: None,
         age: std::time::Duration::ZERO,

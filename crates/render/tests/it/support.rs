@@ -30,6 +30,7 @@ pub(crate) fn notification(content: Content) -> Notification {
         content,
         headers: vec![],
         attachments: vec![],
+        attachments_later: false,
         priority: Priority::Normal,
         expires_in: None,
         age: Duration::ZERO,
