@@ -42,7 +42,7 @@ fn what(environment: &Environment<'_>, file: &str, names: &[&str], error: &Error
         (ErrorKind::OutOfFuel, ..) => "too much work, beyond a limit that is fixed: mostly a loop in a loop over long \
                                        lists, or a large range() or repetition; put fewer items into the payload"
             .to_owned(),
-        (ErrorKind::InvalidOperation, Some(detail), _) if detail == "recursion limit exceeded" => recursion(names),
+        (ErrorKind::InvalidOperation, Some("recursion limit exceeded"), _) => recursion(names),
         (ErrorKind::InvalidOperation, Some(detail), _) if detail.starts_with("cycle in template inheritance") => {
             "it extends itself, by way of what it extends".to_owned()
         }
