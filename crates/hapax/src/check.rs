@@ -1,10 +1,11 @@
 //! `hapax check`: the configuration, without starting anything.
 
+use hapax_render::Renderer;
 use serde_json::json;
 
 use crate::{
     cli::Check,
-    config::{Loaded, Shown, Way},
+    config::{Loaded, Problem, Shown, Way},
     failure::{Exit, Refusal, report},
     output::{self, Table},
     run,
@@ -15,21 +16,27 @@ use crate::{
 pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
     run::install_crypto();
     // Templates last: they are only of interest when their directory is there.
-    let templates = match loaded.problems.iter().any(|problem| problem.path.starts_with("templates")) {
-        true => None,
-        false => run::renderer(&loaded.settings).err(),
+    let (renderer, templates) = match loaded.problems.iter().any(|problem| problem.path.starts_with("templates")) {
+        true => (None, None),
+        false => match run::renderer(&loaded.settings) {
+            Ok(renderer) => (Some(renderer), None),
+            Err(refusal) => (None, Some(refusal)),
+        },
     };
+    let strays = renderer.as_ref().map(Renderer::warnings).unwrap_or_default();
+    let strays = strays.iter().map(|stray| Problem::new("templates", stray.to_string()));
+    let warnings: Vec<Problem> = loaded.warnings.iter().cloned().chain(strays).collect();
     let fine = loaded.problems.is_empty() && templates.is_none();
     if options.json.json {
         let shown =
             |shown: &Shown| json!({ "path": shown.path, "value": shown.value, "origin": shown.origin.to_string() });
-        let mut problems: Vec<_> = loaded.problems.iter().map(crate::config::Problem::to_json).collect();
+        let mut problems: Vec<_> = loaded.problems.iter().map(Problem::to_json).collect();
         problems.extend(templates.map(|refusal| json!({ "path": "templates", "message": refusal.to_string() })));
         output::json(&json!({
             "ok": fine,
             "file": loaded.file,
             "problems": problems,
-            "warnings": loaded.warnings.iter().map(crate::config::Problem::to_json).collect::<Vec<_>>(),
+            "warnings": warnings.iter().map(Problem::to_json).collect::<Vec<_>>(),
             "values": if options.print { loaded.shown.iter().map(shown).collect() } else { Vec::new() },
         }))?;
         return Ok(if fine { Exit::Done } else { Exit::Configuration });
@@ -37,7 +44,7 @@ pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
     if options.print {
         print(loaded);
     }
-    for warning in &loaded.warnings {
+    for warning in &warnings {
         eprintln!("warning: {warning}");
     }
     if !loaded.problems.is_empty() {
@@ -49,7 +56,8 @@ pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
     if !fine {
         return Ok(Exit::Configuration);
     }
-    output::line(&summary(loaded));
+    let kinds = renderer.as_ref().map_or(0, |renderer| renderer.kinds().len());
+    output::line(&summary(loaded, kinds));
     Ok(Exit::Done)
 }
 
@@ -64,8 +72,14 @@ fn print(loaded: &Loaded) {
     table.print();
 }
 
-fn summary(loaded: &Loaded) -> String {
+fn summary(loaded: &Loaded, kinds: usize) -> String {
     let settings = &loaded.settings;
+    let templates = match (&settings.templates, kinds) {
+        (None, _) => "no templates (payloads cannot be rendered)".to_owned(),
+        (Some(_), 0) => "no kind in templates.directory".to_owned(),
+        (Some(_), 1) => "templates of 1 kind".to_owned(),
+        (Some(_), _) => format!("templates of {kinds} kinds"),
+    };
     let routes: Vec<String> = settings
         .routes
         .iter()
@@ -76,10 +90,9 @@ fn summary(loaded: &Loaded) -> String {
         .collect();
     let file = loaded.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
     format!(
-        "ok: {file}, database {}, routes: {}, {} kinds, {} in flight at most",
+        "ok: {file}, database {}, routes: {}, {templates}, {} in flight at most",
         crate::config::mask(&settings.database.url),
         routes.join(", "),
-        settings.kinds.len(),
         settings.relay.limits.max_in_flight
     )
 }

@@ -26,6 +26,7 @@ use crate::{
     output,
     run::{install_crypto, transports},
     sample::{self, Wish},
+    template,
 };
 
 /// Renders, sends, and tells.
@@ -86,16 +87,18 @@ struct Letter {
 
 fn letter(settings: &Settings, route: &Route, options: SendTest, original: Option<String>) -> anyhow::Result<Letter> {
     let directory = options.place.templates.as_ref().or(settings.templates.as_ref()).cloned();
+    let templates = directory.clone().map_or_else(Templates::none, Templates::from_dir);
+    let unsubscribe_key = settings.unsubscribe_key.clone();
+    let renderer = Renderer::lenient(&Options { templates, unsubscribe_key, ..Options::default() });
+    if directory.is_some() {
+        template::known(&renderer, std::slice::from_ref(&options.kind))?;
+    }
     let payload = payload(directory.as_deref(), &options)?;
-    let templates = directory.map_or_else(Templates::none, Templates::from_dir);
-    let renderer =
-        Renderer::new(Options { templates, unsubscribe_key: settings.unsubscribe_key.clone(), ..Options::default() })
-            .map_err(|error| Refusal::of_error(CONFIGURATION, &error, &[]))?;
     let id = Uuid::now_v7();
     let wish = Wish { kind: options.kind, locale: options.locale, payload, to: options.to };
     let rendered = renderer
         .render(&wish.notification(id, created_at_us(id)), &route.from, None)
-        .map_err(|error| Refusal::of_error(1, &error, &["hapax template preview shows it with its source"]))?;
+        .map_err(|error| template::refusal(&error, "hapax template preview shows it with its source"))?;
     let keys = route.dkim.iter().map(AsRef::as_ref);
     let keys = keys.filter(|key: &&Key| rendered.author_domain.as_deref().is_some_and(|domain| key.signs_for(domain)));
     let time_s = u64::try_from(created_at_us(id) / 1_000_000).unwrap_or(0);

@@ -23,15 +23,33 @@ pub use key::Key;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The text has no PEM section with a private key.
-    #[error("there is no private key in PEM form: a line -----BEGIN PRIVATE KEY----- begins one")]
+    #[error(
+        "there is no private key in PEM form: a line -----BEGIN PRIVATE KEY----- begins one \
+         (from DER: openssl pkey -inform DER -in FILE -out FILE.pem)"
+    )]
     Pem,
     /// The key needs a pass phrase.
     #[error("the private key is encrypted: write it without a pass phrase (openssl pkey -in FILE -out FILE)")]
     Encrypted,
+    /// The other half of the pair.
+    #[error(
+        "there is a public key or a certificate, not the private key: name the file that openssl genpkey wrote, which \
+         begins with -----BEGIN PRIVATE KEY-----"
+    )]
+    Public,
+    /// A part of a key.
+    #[error(
+        "the private key is cut off, or was changed: copy the whole file again, from the line -----BEGIN to the line \
+         -----END (openssl pkey -in FILE -noout says nothing when it is whole)"
+    )]
+    Damaged,
+    /// As ssh-keygen writes them.
+    #[error("the private key is in OpenSSH's own form: ssh-keygen -p -m PKCS8 -f FILE rewrites an RSA key as PEM")]
+    OpenSsh,
     /// Neither RSA nor Ed25519, or damaged.
     #[error(
-        "the private key is neither an RSA nor an Ed25519 key: \
-         openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 makes one"
+        "the private key is neither an RSA nor an Ed25519 key, or damaged: openssl pkey -in FILE -noout -text tells; \
+         openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out FILE makes one"
     )]
     Kind,
     /// RFC 8301 section 3.2: verifiers need not accept it, and it can be broken.

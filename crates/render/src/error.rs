@@ -133,6 +133,12 @@ impl Problem {
     pub(crate) fn new(file: impl Into<String>, line: Option<usize>, what: impl Into<String>) -> Self {
         Self { file: file.into(), line, what: what.into() }
     }
+
+    /// Whether it is about a file of this kind.
+    #[must_use]
+    pub fn is_of(&self, kind: &str) -> bool {
+        self.file.strip_prefix(kind).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// A name out of somebody's hands, made fit for one line of a log: quoted, control characters escaped, shortened.

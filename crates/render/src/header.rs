@@ -12,7 +12,10 @@ use mail_builder::headers::{
     text::Text,
 };
 
-use crate::error::{Error, quoted};
+use crate::{
+    encoded,
+    error::{Error, quoted},
+};
 
 /// Names only Hapax writes, in lower case.
 const RESERVED: [&str; 15] = [
@@ -95,6 +98,9 @@ fn field_value(value: &str) -> Result<HeaderType<'_>, &'static str> {
     }
     if !value.is_ascii() {
         return Ok(Text::new(value.replace('\t', " ")).into());
+    }
+    if encoded::hides_controls(value) {
+        return Err("has an encoded word (RFC 2047) that a reader would decode to a line break or a control character");
     }
     if longest_run(value) > WORD_BYTES_MAX {
         return Err("has a word or a gap of more than 900 characters, too long for a line");

@@ -31,6 +31,8 @@ pub struct Kind {
     pub has_schema: bool,
     /// Whether readers can unsubscribe from it.
     pub unsubscribe: bool,
+    /// Whether they do so by a link, which is signed.
+    pub unsubscribe_url: bool,
 }
 
 /// A text of `kind.toml` and where it stands.
@@ -188,7 +190,7 @@ impl Reader<'_> {
 }
 
 /// How many letters one has to change, add or leave out (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().take(64).collect();
     let mut row: Vec<usize> = (0..=a.len()).collect();
     for (above, letter) in b.chars().enumerate() {

@@ -14,6 +14,7 @@ mod author;
 mod body;
 mod compose;
 pub mod dkim;
+mod encoded;
 mod error;
 mod header;
 mod kind;
@@ -110,7 +111,28 @@ impl Renderer {
     /// # Errors
     /// [`Error::Templates`] with every problem of every template: unreadable, incomplete, not UTF-8, syntax errors.
     pub fn new(options: Options) -> Result<Self, Error> {
-        Ok(Self { library: Library::load(&options)?, message_bytes_max: options.message_bytes_max })
+        let renderer = Self::lenient(&options);
+        renderer.library.broken().map(|()| renderer)
+    }
+
+    /// [`Renderer::new`] for tools: a kind that is broken does not keep the others from being rendered. It is refused
+    /// itself, with its problems.
+    #[must_use]
+    pub fn lenient(options: &Options) -> Self {
+        Self { library: Library::load(options), message_bytes_max: options.message_bytes_max }
+    }
+
+    /// What is wrong with the templates of a [`Renderer::lenient`], by file and line.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        self.library.problems()
+    }
+
+    /// What the authors of the templates hardly meant, and what changes no message: files whose names mean nothing,
+    /// images that nobody shows.
+    #[must_use]
+    pub fn warnings(&self) -> &[Problem] {
+        self.library.warnings()
     }
 
     /// The kinds that have templates, by name.
@@ -125,13 +147,14 @@ impl Renderer {
         self.library.sample(kind, name)
     }
 
-    /// Renders every kind in every locale with every sample: what is wrong with them, and what is missing.
+    /// Renders every kind in every locale with every sample: everything that is wrong with them, and what is missing, by
+    /// file and line.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         self.library.check(self, |_| true)
     }
 
-    /// [`Renderer::check`] of one kind.
+    /// [`Renderer::check`] of one kind: what is wrong with a shared piece is told where the kind uses it.
     #[must_use]
     pub fn check_kind(&self, kind: &str) -> Vec<Problem> {
         self.library.check(self, |name| name == kind)

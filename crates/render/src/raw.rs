@@ -9,6 +9,14 @@ use mail_builder::headers::{Header, HeaderType, raw::Raw};
 
 use crate::{compose::Identity, error::Error, header, wire};
 
+/// The fields of which there must be exactly one (RFC 5322 section 3.6). Mail servers refuse or rewrite a message that has
+/// two, readers show any of them, and a reply or a search finds the other.
+const SINGLE: [(&str, &str); 3] = [
+    ("from", "a second From field (RFC 5322 allows one)"),
+    ("date", "a second Date field (RFC 5322 allows one)"),
+    ("message-id", "a second Message-ID field (RFC 5322 allows one)"),
+];
+
 /// One field with its continuation lines, as a piece of the message.
 pub(crate) struct Field<'a> {
     /// In lower case.
@@ -37,6 +45,11 @@ pub(crate) fn finish(raw: &[u8], notification: &Notification, identity: &Identit
     if let Some(field) = fields.iter().find(|field| field.name.starts_with("x-hapax-")) {
         let what = "an X-Hapax- header, which would be sent to the recipient,";
         return Err(Error::Raw { what, line: field.line });
+    }
+    for (name, what) in SINGLE {
+        if let Some(second) = fields.iter().filter(|field| field.name == name).nth(1) {
+            return Err(Error::Raw { what, line: second.line });
+        }
     }
     let given_id = fields.iter().find(|field| field.name == "message-id").map(|field| unfolded(field.value));
     let given_id = given_id.filter(|id| !id.is_empty());

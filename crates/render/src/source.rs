@@ -31,6 +31,24 @@ const IMAGES: [(&str, &str); 6] = [
 /// All files by their path relative to the template directory, with `/`.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
+/// What a directory holds.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) files: Files,
+    /// The names of files that mean nothing, and that nobody else's tools leave there.
+    pub(crate) strays: Vec<String>,
+}
+
+/// Whether editors, systems and people leave files of this name beside others.
+fn is_litter(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let beginnings = ["readme", "license", "licence", "changelog", "makefile", "#"];
+    let ends = ["~", ".md", ".bak", ".orig", ".rej", ".swp", ".tmp", ".pyc"];
+    beginnings.iter().any(|beginning| lower.starts_with(beginning))
+        || ends.iter().any(|end| lower.ends_with(end))
+        || ["thumbs.db", "desktop.ini", "ehthumbs.db"].contains(&lower.as_str())
+}
+
 /// What comes after the last dot of a name.
 pub(crate) fn extension(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(_, extension)| extension)
@@ -86,8 +104,8 @@ impl std::fmt::Debug for Templates {
 }
 
 /// All files below `root`, by their path relative to it. What cannot be read becomes a problem.
-pub(crate) fn read(root: &Path, problems: &mut Vec<Problem>) -> Files {
-    let mut reader = Reader { real_root: PathBuf::new(), files: BTreeMap::new(), bytes: 0, problems };
+pub(crate) fn read(root: &Path, problems: &mut Vec<Problem>) -> Found {
+    let mut reader = Reader { real_root: PathBuf::new(), found: Found::default(), bytes: 0, problems };
     match root.canonicalize() {
         Ok(real_root) => {
             reader.real_root = real_root;
@@ -95,12 +113,13 @@ pub(crate) fn read(root: &Path, problems: &mut Vec<Problem>) -> Files {
         }
         Err(error) => reader.problem("", &error.to_string().to_lowercase()),
     }
-    reader.files
+    reader.found.strays.sort();
+    reader.found
 }
 
 struct Reader<'a> {
     real_root: PathBuf,
-    files: Files,
+    found: Found,
     bytes: usize,
     problems: &'a mut Vec<Problem>,
 }
@@ -125,12 +144,14 @@ impl Reader<'_> {
                 self.directory(&path, &relative, depth + 1);
             } else if depth > 0 && (TEXTS.contains(&extension(name)) || image_type(name).is_some()) {
                 self.file(&path, relative);
+            } else if depth > 0 && !is_litter(name) {
+                self.found.strays.push(relative);
             }
         }
     }
 
     fn file(&mut self, path: &Path, relative: String) {
-        if self.files.len() >= FILES_MAX {
+        if self.found.files.len() >= FILES_MAX {
             return self.problem(&relative, "too many templates");
         }
         match bytes_inside(&self.real_root, path) {
@@ -139,7 +160,7 @@ impl Reader<'_> {
             }
             Ok(bytes) => {
                 self.bytes += bytes.len();
-                self.files.insert(relative, bytes);
+                self.found.files.insert(relative, bytes);
             }
             Err(what) => self.problem(&relative, &what),
         }

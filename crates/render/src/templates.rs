@@ -8,6 +8,7 @@
 mod catalog;
 mod check;
 mod environment;
+mod explain;
 mod fields;
 mod filters;
 mod html;
@@ -16,11 +17,12 @@ mod leave;
 mod locale;
 mod payload;
 mod schema;
+mod strays;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use hapax_core::envelope::{Attachment, Notification};
-use minijinja::{Environment, ErrorKind, Value};
+use minijinja::{Environment, Value};
 
 use self::{
     catalog::{Catalog, Entry},
@@ -34,7 +36,7 @@ use crate::{
     Options,
     error::{Error, Problem, quoted},
     kind::Kind,
-    source::{self, Files, Source},
+    source::{self, Found, Source},
     unsubscribe::UnsubscribeKey,
 };
 
@@ -60,16 +62,22 @@ pub(crate) struct Library {
     output_bytes_max: usize,
     unsubscribe_key: Option<UnsubscribeKey>,
     images: Images,
+    /// What is wrong with what was read, by file and line. A kind with problems is not rendered.
+    problems: Vec<Problem>,
+    /// What its authors hardly meant.
+    warnings: Vec<Problem>,
 }
 
 impl Library {
-    pub(crate) fn load(options: &Options) -> Result<Self, Error> {
+    /// Reads and compiles what is there. What is broken is left out, and is among the problems.
+    pub(crate) fn load(options: &Options) -> Self {
         let mut problems = Vec::new();
-        let (place, files) = match &options.templates.0 {
-            Source::None => (None, Files::new()),
+        let (place, Found { files, strays }) = match &options.templates.0 {
+            Source::None => (None, Found::default()),
             Source::Directory(root) => (Some(root.display().to_string()), source::read(root, &mut problems)),
-            Source::Memory(files) => (Some("memory".to_owned()), files.clone()),
+            Source::Memory(files) => (Some("memory".to_owned()), Found { files: files.clone(), strays: Vec::new() }),
         };
+        let warnings = strays::warnings(&files, &strays);
         let Catalog { mut kinds, templates } = Catalog::new(&files, &mut problems);
         let mut environment = environment::environment(options);
         for (name, text) in templates {
@@ -87,18 +95,39 @@ impl Library {
                 entry.fields = Fields::compile(kind, file, &mut environment, &mut problems);
             }
         }
-        if let Some(place) = place.as_ref().filter(|_| !problems.is_empty()) {
-            problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-            return Err(Error::Templates { place: place.clone(), problems });
-        }
-        Ok(Self {
+        problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        Self {
             environment,
             kinds,
             place,
             output_bytes_max: options.template_output_bytes_max,
             unsubscribe_key: options.unsubscribe_key.clone(),
             images: Images::new(files),
-        })
+            problems,
+            warnings,
+        }
+    }
+
+    /// What keeps some of it from being used, if anything does.
+    pub(crate) fn broken(&self) -> Result<(), Error> {
+        self.refuse(self.problems.clone())
+    }
+
+    /// Everything that is wrong with what was read.
+    pub(crate) fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// What its authors hardly meant.
+    pub(crate) fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+
+    fn refuse(&self, problems: Vec<Problem>) -> Result<(), Error> {
+        match &self.place {
+            Some(place) if !problems.is_empty() => Err(Error::Templates { place: place.clone(), problems }),
+            _ => Ok(()),
+        }
     }
 
     /// The kinds, by name.
@@ -128,6 +157,7 @@ impl Library {
             let directory = format!("{place}/{}/", quoted(kind).trim_matches('"'));
             return Err(Error::NoKind { kind: quoted(kind), place: place.clone(), directory });
         };
+        self.refuse(self.problems.iter().filter(|problem| problem.is_of(kind)).cloned().collect())?;
         let mut payload = Payload::parse(payload)?;
         if let Some(schema) = &entry.schema {
             payload = payload.checked(schema)?;
@@ -174,8 +204,16 @@ impl Library {
         if subject.chars().any(|c| c.is_control() && c != '\t') {
             return refuse("a control character in a subject");
         }
+        if subject.is_empty() {
+            return refuse("it writes nothing: a message needs a subject");
+        }
         let mut text = files.text.as_ref().map(|name| self.file(name, context)).transpose()?;
         let html = files.html.as_ref().map(|name| self.html(name, context)).transpose()?;
+        let is_blank = |written: &Option<String>| written.as_ref().is_none_or(|text| text.trim().is_empty());
+        if is_blank(&text) && is_blank(&html) {
+            let name = files.html.as_ref().or(files.text.as_ref()).unwrap_or(&files.subject);
+            return Err(Error::Template(Problem::new(name, None, "it writes nothing: a message needs a body")));
+        }
         if let (None, Some(html), Some(name)) = (&text, &html, &files.html) {
             text = Some(html::to_text(name, html)).transpose().map_err(Error::Template)?;
         }
@@ -215,42 +253,9 @@ impl Library {
         if output.exceeded {
             return Err(Error::Template(self.too_long(name)));
         }
-        result.map_err(|error| Error::Template(self.explain(name, &error)))?;
+        let explain = |error| explain::explain(&self.environment, &self.problems, name, &error);
+        result.map_err(|error| Error::Template(explain(error)))?;
         Ok(String::from_utf8(output.bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
-    }
-
-    /// File, line and reason of the innermost error. minijinja's details may quote values, so only those that speak of
-    /// the template's own text are repeated; for the rest the failing expression is shown as it stands in the source.
-    fn explain(&self, name: &str, outermost: &minijinja::Error) -> Problem {
-        let mut error = outermost;
-        while let Some(inner) = std::error::Error::source(error).and_then(|source| source.downcast_ref()) {
-            error = inner;
-        }
-        let file = error.name().unwrap_or(name);
-        let detail = error.detail().map(str::to_owned).filter(|detail| {
-            let own = error.kind() == ErrorKind::InvalidOperation && detail.starts_with(filters::OWN_WORDS);
-            own || matches!(
-                error.kind(),
-                ErrorKind::UndefinedError
-                    | ErrorKind::SyntaxError
-                    | ErrorKind::UnknownFilter
-                    | ErrorKind::UnknownTest
-                    | ErrorKind::UnknownFunction
-                    | ErrorKind::UnknownBlock
-            )
-        });
-        let source = self.environment.get_template(file).ok();
-        let expression = source.as_ref().and_then(|template| template.source().get(error.range()?));
-        let what = match (error.kind(), detail, expression) {
-            (ErrorKind::OutOfFuel, ..) => "too much work: an endless loop, or the fuel limit is too low".to_owned(),
-            (ErrorKind::UndefinedError, Some(detail), _) => detail,
-            (ErrorKind::InvalidOperation, Some(detail), _) => detail.replacen(filters::OWN_WORDS, "", 1),
-            (kind, Some(detail), _) => format!("{kind}: {detail}"),
-            (kind, None, Some(expression)) => format!("{kind} in `{}`", expression.trim()),
-            (kind, None, None) => kind.to_string(),
-        };
-        let (file, line) = fields::place(file, error.line());
-        Problem::new(file, line, what)
     }
 }

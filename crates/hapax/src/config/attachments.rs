@@ -1,12 +1,22 @@
 //! `[attachments]` and `relay.spool_directory`: what may be attached from outside of the outbox, and where large contents lie
 //! until they are sent.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use config::{Map, Value};
 use hapax_relay::FreightConfig;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 
-use super::reader::{Reader, Section};
+use super::{
+    origin::{Origin, Problem},
+    reader::{Reader, Section},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,9 +37,9 @@ pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>, default: 
     let https_timeout = section.duration("https_timeout", default.https_timeout, SECOND..=3600 * SECOND);
     let ca = section.file("https_ca_file");
     if let Some((path, given)) = &ca
-        && let Err(error) = std::fs::read(path)
+        && let Err((message, hint)) = certificates(path)
     {
-        section.refuse("https_ca_file", given, format!("cannot be read: {}", error.to_string().to_lowercase()));
+        section.refuse_with("https_ca_file", given, message, hint);
     }
     section.finish();
     FreightConfig {
@@ -41,6 +51,50 @@ pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>, default: 
         https_ca_file: ca.map(|(path, _)| path),
         ..default
     }
+}
+
+/// What keeps a file from being certificates to trust, and what to do about it.
+fn certificates(path: &Path) -> Result<(), (String, &'static str)> {
+    const FORM: &str =
+        "a line -----BEGIN CERTIFICATE----- begins one; from DER: openssl x509 -inform DER -in FILE -out FILE.pem";
+    const WHAT_FOR: &str = "it holds the certificates of the authorities to trust; without it those of the system are";
+    let bytes = std::fs::read(path)
+        .map_err(|error| (format!("cannot be read: {}", error.to_string().to_lowercase()), WHAT_FOR))?;
+    let path = path.display();
+    let found: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let found = found.map_err(|_| (format!("{path} is cut off or damaged: its PEM cannot be read"), FORM))?;
+    if found.is_empty() {
+        return Err((format!("{path} holds no certificate in PEM form"), FORM));
+    }
+    let mut roots = RootCertStore::empty();
+    for (at, certificate) in found.into_iter().enumerate() {
+        let unusable =
+            |_| (format!("{path}: certificate {} in it cannot be used", at + 1), "openssl x509 -in FILE -text");
+        roots.add(certificate).map_err(unusable)?;
+    }
+    Ok(())
+}
+
+/// Secrets that a producer could have sent by mail.
+pub(super) fn warn(reader: &mut Reader, root: &Path) {
+    let Ok(root) = root.canonicalize() else { return };
+    let origins = reader.shown.iter().filter_map(|shown| match &shown.origin {
+        Origin::File(path) => Some(("the configuration", path)),
+        _ => None,
+    });
+    let named = reader.files.iter().filter(|(key, _)| key.ends_with("_file"));
+    let all = origins.chain(named.map(|(key, path)| (key.as_str(), path)));
+    let inside = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path.starts_with(&root));
+    let mut exposed: Vec<String> = all.filter(|(_, path)| inside(path)).map(|(what, _)| what.to_owned()).collect();
+    exposed.sort();
+    exposed.dedup();
+    let message = match (root.parent().is_none(), exposed.is_empty()) {
+        (true, _) => "every file of this machine that hapax can read may be attached".to_owned(),
+        (false, false) => format!("what lies in it may be attached, and that includes {}", exposed.join(", ")),
+        (false, true) => return,
+    };
+    let warning = Problem::new("attachments.directory", message);
+    reader.warnings.push(warning.hint("whoever may enqueue can have it sent: name a directory of its own"));
 }
 
 /// Where files without names are made.

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use duration::parse as duration;
 pub(crate) use layers::Inputs;
 pub(crate) use mask::mask;
+pub(crate) use nearest::nearest;
 pub(crate) use origin::{Problem, Shown};
 pub(crate) use settings::{Database, Format, Level, Log, Route, Settings, Way};
 
@@ -84,7 +85,7 @@ impl Loaded {
     /// # Errors
     /// Every problem of the sections `database` and `log`, and of the file as a whole.
     pub(crate) fn database(self) -> Result<Database, Refusal> {
-        let others = ["relay", "retry", "guards", "templates", "dkim", "routes", "kinds", "http"];
+        let others = ["relay", "retry", "guards", "templates", "attachments", "dkim", "routes", "kinds", "http"];
         let section = |problem: &Problem| problem.path.split('.').next().unwrap_or_default().to_owned();
         let concerned: Vec<Problem> =
             self.problems.into_iter().filter(|problem| !others.contains(&section(problem).as_str())).collect();

@@ -25,6 +25,8 @@ pub(crate) struct Reader {
     pub(crate) problems: Vec<Problem>,
     pub(crate) warnings: Vec<Problem>,
     pub(crate) shown: Vec<Shown>,
+    /// Files and directories by the path of their key.
+    pub(crate) files: Vec<(String, PathBuf)>,
 }
 
 /// A value that was given, as text.
@@ -84,9 +86,18 @@ impl Reader {
         let shown = if is_table || looks_secret(key) { None } else { Some(show(value)) };
         let mut problem = Problem { origin: Some(origin), ..Problem::new(path, format!("unknown {what}")) };
         problem.value = shown;
-        problem.hint = Some(match nearest(key, known.iter().copied()) {
-            Some(near) => format!("did you mean {near}?"),
-            None => format!("known here: {}", known.join(", ")),
+        // [section.some] with key_file in it, where some_key_file is meant.
+        let joined = match &value.kind {
+            ValueKind::Table(table) => {
+                let joined = |inner: &String| known.iter().find(|known| **known == format!("{key}_{inner}"));
+                table.keys().find_map(joined).zip(path.rsplit_once('.'))
+            }
+            _ => None,
+        };
+        problem.hint = Some(match (joined, nearest(key, known.iter().copied())) {
+            (Some((known, (section, _))), _) => format!("write {known} in [{section}]"),
+            (None, Some(near)) => format!("did you mean {near}?"),
+            (None, None) => format!("known here: {}", known.join(", ")),
         });
         self.problems.push(problem);
     }
@@ -325,7 +336,9 @@ impl Section<'_> {
             Origin::File(file) => file.parent().unwrap_or(Path::new("")).to_owned(),
             _ => PathBuf::new(),
         };
-        Some((base.join(&given.text), given))
+        let path = base.join(&given.text);
+        self.reader.files.push((self.path(key), path.clone()));
+        Some((path, given))
     }
 
     /// A secret that only the environment may hold; in a file it is refused. Never shown.

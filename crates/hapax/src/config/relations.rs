@@ -11,6 +11,9 @@ use super::{
 
 /// Reports the values that do not go together.
 pub(super) fn check(reader: &mut Reader, settings: &Settings) {
+    if let Some(root) = &settings.relay.freight.root {
+        super::attachments::warn(reader, root);
+    }
     let limits = &settings.relay.limits;
     let beat = limits.heartbeat_interval;
     if limits.dead_after <= 2 * beat {

@@ -32,6 +32,9 @@ impl fmt::Debug for Secret {
 /// The largest file that is read as a secret.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
+/// What is no text.
+const BINARY: &str = "it is binary, not a text in UTF-8";
+
 /// The names under which one secret can be given.
 pub(crate) struct Names<'a> {
     /// The key for the environment: `password`.
@@ -84,6 +87,11 @@ fn from_file(section: &mut Section<'_>, key: &'static str, path: &Path, given: &
             None
         }
         Ok(text) => Some(Secret(text)),
+        Err(problem) if problem == BINARY && key.starts_with("private_key") => {
+            let hint = "a key in DER form becomes PEM: openssl pkey -inform DER -in FILE -out FILE.pem";
+            section.refuse_with(key, given, "is binary, a key in PEM form is text", hint);
+            None
+        }
         Err(problem) => {
             section.refuse(key, given, format!("cannot be read: {problem}"));
             None
@@ -102,7 +110,8 @@ fn read(path: &Path) -> Result<String, String> {
     if size > SECRET_BYTES_MAX {
         return Err(format!("{size} bytes is too large for a secret"));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let text = String::from_utf8(bytes).map_err(|_| BINARY.to_owned())?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }

@@ -429,3 +429,46 @@ fn a_selector_names_one_key_and_a_route_is_warned_when_no_key_fits_its_sender() 
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(warnings, ["routes.default.dkim: none of these keys signs for the domain of the route's from"]);
 }
+
+#[test]
+fn a_directory_of_attachments_that_holds_secrets_is_warned_of() {
+    let warnings = |text: &str| -> Vec<String> {
+        let (loaded, directory) = load_text(&format!("{GOOD}{text}"), &[]);
+        assert_eq!(loaded.problems, &[]);
+        let place = directory.path().display().to_string();
+        loaded.warnings.iter().map(|warning| warning.to_string().replace(&place, "DIR")).collect()
+    };
+    assert_eq!(
+        warnings("[attachments]\ndirectory = \"/\"\n"),
+        ["attachments.directory: every file of this machine that hapax can read may be attached"]
+    );
+    assert_eq!(
+        warnings("[attachments]\ndirectory = \".\"\n"),
+        ["attachments.directory: what lies in it may be attached, and that includes the configuration"]
+    );
+    assert_eq!(warnings("[attachments]\ndirectory = \"/usr/share\"\n"), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_no_certificate_and_what_is_no_key_in_pem_form_says_how_to_make_it_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let told = |section: &str, key: &str, bytes: &[u8]| {
+        let file = directory.path().join("file");
+        std::fs::write(&file, bytes).expect("written");
+        let told = problems(&format!("{GOOD}[{section}]\n{key} = {:?}\n", file.display().to_string()), &[]);
+        told.replace(&directory.path().display().to_string(), "HERE")
+    };
+    let ca = |bytes: &[u8]| told("attachments", "https_ca_file", bytes);
+    let cut = ca(b"-----BEGIN CERTIFICATE-----\nMIIB");
+    assert!(cut.contains("HERE/file is cut off or damaged: its PEM cannot be read"), "{cut}");
+    let junk = ca(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    assert!(junk.contains("HERE/file: certificate 1 in it cannot be used"), "{junk}");
+    let der = ca(b"\x30\x82\x01\xff");
+    assert!(der.contains("no certificate in PEM form") && der.contains("openssl x509 -inform DER"), "{der}");
+    let key = told("dkim.a", "domain = \"example.org\"\nselector = \"s\"\nprivate_key_file", b"\x30\x82\xff");
+    assert!(key.contains("is binary, a key in PEM form is text"), "{key}");
+    assert!(key.contains("openssl pkey -inform DER -in FILE -out FILE.pem"), "{key}");
+    let public = b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+    let key = told("dkim.a", "domain = \"example.org\"\nselector = \"s\"\nprivate_key_file", public);
+    assert!(key.contains("there is a public key or a certificate, not the private key (name the file"), "{key}");
+}

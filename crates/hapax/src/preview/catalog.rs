@@ -1,12 +1,11 @@
 //! What lies in a template directory at one moment: its kinds, their locales and samples, and a renderer of those that
 //! are not broken. Made anew when anything has changed.
 //!
-//! Invariant: nothing is ever written into the directory. A kind that cannot be loaded never keeps another from being
-//! shown: what is broken is left out of a copy, and its problems are kept.
+//! Invariant: nothing is ever written anywhere. A kind that cannot be loaded never keeps another from being shown.
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -23,8 +22,6 @@ pub(super) const READER: &str = "Ada Reader <ada.reader@example.org>";
 /// 2026.
 const ID: u128 = 0x0199_aa3e_6f0c_7d2e_9b6f_0d8f_3a1c_2b4d;
 const CREATED_AT_US: i64 = 1_767_225_600_000_000;
-/// How often broken files are left out before the rest is given up.
-const ATTEMPTS_MAX: usize = 8;
 /// Lines shown before and after one with an error.
 const AROUND: usize = 4;
 
@@ -33,9 +30,8 @@ pub(super) struct Catalog {
     directory: PathBuf,
     pub(super) from: String,
     pub(super) kinds: Vec<Kind>,
+    /// Nothing where the templates make it panic.
     renderer: Option<Renderer>,
-    /// Why files had to be left out.
-    problems: Vec<Problem>,
 }
 
 /// One kind.
@@ -63,9 +59,8 @@ pub(super) struct Explained {
 impl Catalog {
     /// Reads a directory, and renders everything in it once.
     pub(super) fn read(directory: &Path, from: &str) -> Self {
-        let (renderer, problems) = lenient(directory);
-        let mut catalog =
-            Self { directory: directory.to_owned(), from: from.to_owned(), kinds: Vec::new(), renderer, problems };
+        let renderer = lenient(directory);
+        let mut catalog = Self { directory: directory.to_owned(), from: from.to_owned(), kinds: Vec::new(), renderer };
         let names = entries(directory).into_iter().filter(|name| is_kind(directory, name));
         catalog.kinds = names.map(|name| catalog.kind(name)).collect();
         catalog
@@ -126,28 +121,17 @@ impl Catalog {
     /// # Errors
     /// What is wrong with the templates or the payload.
     pub(super) fn render(&self, wish: &Wish) -> Result<Vec<u8>, Vec<Problem>> {
-        let own = format!("{}/", wish.kind);
-        let of_kind: Vec<Problem> = self.problems.iter().filter(|p| p.file.starts_with(&own)).cloned().collect();
-        if !of_kind.is_empty() {
-            return Err(of_kind);
-        }
         let failed = |what: String| vec![Problem { file: String::new(), line: None, what }];
-        let Some(renderer) = &self.renderer else { return Err(self.problems.clone()) };
+        let panicked = || failed("the renderer panicked: please report this".to_owned());
+        let Some(renderer) = &self.renderer else { return Err(panicked()) };
         let notification = wish.notification(Uuid::from_u128(ID), CREATED_AT_US);
         let rendered = catch_unwind(AssertUnwindSafe(|| renderer.render(&notification, &self.from, None)));
         match rendered {
             Ok(Ok(rendered)) => Ok(rendered.bytes),
-            Ok(Err(error)) => {
-                // A shared file that was left out is the better answer than that it is missing.
-                let shared: Vec<Problem> = self.problems.iter().filter(|p| p.file.starts_with('_')).cloned().collect();
-                let own = match error {
-                    Error::Templates { problems, .. } => problems,
-                    Error::Template(problem) => vec![problem],
-                    other => failed(crate::failure::chain(&other)),
-                };
-                Err(if shared.is_empty() { own } else { shared })
-            }
-            Err(_) => Err(failed("the renderer panicked: please report this".to_owned())),
+            Ok(Err(Error::Templates { problems, .. })) => Err(problems),
+            Ok(Err(Error::Template(problem))) => Err(vec![problem]),
+            Ok(Err(other)) => Err(failed(crate::failure::chain(&other))),
+            Err(_) => Err(panicked()),
         }
     }
 
@@ -180,62 +164,11 @@ fn is_kind(directory: &Path, name: &str) -> bool {
     !name.starts_with('_') && directory.join(name).is_dir()
 }
 
-/// A renderer of everything that is not broken, and what is.
-fn lenient(directory: &Path) -> (Option<Renderer>, Vec<Problem>) {
-    let load = |place: &Path| {
-        let unsubscribe_key = Some(UnsubscribeKey::for_show());
-        let options = Options { templates: Templates::from_dir(place), unsubscribe_key, ..Options::default() };
-        match catch_unwind(AssertUnwindSafe(|| Renderer::new(options))) {
-            Ok(Ok(renderer)) => Ok(renderer),
-            Ok(Err(Error::Templates { problems, .. })) => Err(problems),
-            Ok(Err(other)) => Err(vec![Problem { file: String::new(), line: None, what: other.to_string() }]),
-            Err(_) => Err(vec![Problem { file: String::new(), line: None, what: "the renderer panicked".to_owned() }]),
-        }
-    };
-    let mut all: Vec<Problem> = match load(directory) {
-        Ok(renderer) => return (Some(renderer), Vec::new()),
-        Err(problems) => problems,
-    };
-    let Ok(copy) = tempfile::Builder::new().prefix("hapax-preview-").tempdir() else { return (None, all) };
-    let mut without: BTreeSet<String> = BTreeSet::new();
-    for attempt in 0..ATTEMPTS_MAX {
-        let before = without.len();
-        without.extend(all.iter().map(|problem| broken(&problem.file)));
-        let place = copy.path().join(attempt.to_string());
-        if without.len() == before || copy_without(directory, &place, "", &without).is_err() {
-            break;
-        }
-        match load(&place) {
-            Ok(renderer) => return (Some(renderer), all),
-            Err(more) => all.extend(more),
-        }
-    }
-    (None, all)
-}
-
-/// What must be left out because of a broken file: its kind, or the file itself where it is shared.
-fn broken(file: &str) -> String {
-    match file.split_once('/') {
-        Some((kind, _)) if !kind.starts_with('_') => kind.to_owned(),
-        _ => file.to_owned(),
-    }
-}
-
-fn copy_without(from: &Path, to: &Path, relative: &str, without: &BTreeSet<String>) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for name in entries(from) {
-        let path = if relative.is_empty() { name.clone() } else { format!("{relative}/{name}") };
-        if without.contains(&path) {
-            continue;
-        }
-        let (from, to) = (from.join(&name), to.join(&name));
-        if from.is_dir() {
-            copy_without(&from, &to, &path, without)?;
-        } else {
-            fs::copy(&from, &to)?;
-        }
-    }
-    Ok(())
+/// A renderer of everything that is not broken.
+fn lenient(directory: &Path) -> Option<Renderer> {
+    let unsubscribe_key = Some(UnsubscribeKey::for_show());
+    let options = Options { templates: Templates::from_dir(directory), unsubscribe_key, ..Options::default() };
+    catch_unwind(AssertUnwindSafe(|| Renderer::lenient(&options))).ok()
 }
 
 #[cfg(test)]

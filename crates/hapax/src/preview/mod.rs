@@ -1,7 +1,6 @@
 //! `hapax template preview`: a local page that shows every template and follows every edit.
 //!
-//! Invariants: nothing is sent, and nothing is written, neither into the template directory nor anywhere else (but for a
-//! temporary copy while a template is broken). Messages are shown without scripts and load nothing from elsewhere. The
+//! Invariants: nothing is sent, and nothing is written, neither into the template directory nor anywhere else. Messages are shown without scripts and load nothing from elsewhere. The
 //! page answers to browsers of this machine, by the names of this machine, and to no other site's pages.
 
 mod advice;

@@ -107,6 +107,22 @@ async fn the_guards_apply() {
 }
 
 #[tokio::test]
+async fn another_kind_that_is_broken_changes_nothing_and_a_misspelt_one_is_guessed() {
+    let server = SmtpServer::start();
+    let directory = directory(&server, "");
+    let broken = directory.path().join("templates/broken");
+    std::fs::create_dir_all(&broken).expect("made");
+    std::fs::write(broken.join("subject.txt"), "{{ name").expect("written");
+    let sent = send(directory.path(), &["--to", ADA]).await;
+    assert_eq!(sent.code, 0, "{}", sent.stderr);
+    let bad = run_in(directory.path(), &["send-test", "broken", "--to", ADA, "--data", "payload.json"], &[]).await;
+    assert!(bad.code == 1 && bad.stderr.contains("error: broken/subject.txt:1: syntax error"), "{}", bad.stderr);
+    let unknown = run_in(directory.path(), &["send-test", "wellcome", "--to", ADA], &[]).await;
+    assert!(unknown.code == 1 && unknown.stderr.contains("hint: did you mean welcome?"), "{}", unknown.stderr);
+    assert_eq!(server.ledger().totals().accepted, 1);
+}
+
+#[tokio::test]
 async fn what_was_typed_wrong_is_said_without_repeating_an_address() {
     let server = SmtpServer::start();
     let directory = directory(&server, "");

@@ -1,6 +1,6 @@
 //! Contents that are not in the outbox: files below one directory, and https addresses of allowed hosts.
 
-use std::{fs::File, time::Duration};
+use std::{error::Error as StdError, fs::File, io, time::Duration};
 
 use tokio::sync::mpsc;
 use url::Url;
@@ -75,6 +75,9 @@ impl Remote {
     /// Hands the content on, piece after piece.
     pub(super) async fn fetch(&self, url: &str, into: &mpsc::Sender<Piece>) -> Result<(), Trouble> {
         let url = Url::parse(url).map_err(|_| Trouble::Never("has a url that is none".into()))?;
+        if url.scheme() != "https" {
+            return Err(Trouble::Never("has a url that does not begin with https://".into()));
+        }
         let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
         if !self.allows(&host) {
             return Err(Trouble::Never(format!(
@@ -84,7 +87,7 @@ impl Remote {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Trouble::Never("has a url with credentials in it".into()));
         }
-        let response = self.client.get(url).send().await.map_err(|error| self.lost(&error))?;
+        let response = self.client.get(url).send().await.map_err(|error| self.lost(&host, &error))?;
         let status = response.status();
         if status != reqwest::StatusCode::OK {
             return Err(Trouble::Later(format!("cannot be fetched: {host} says {}", status.as_u16())));
@@ -98,7 +101,7 @@ impl Remote {
             return Err(Trouble::Never("has a media type that is not allowed (hint: attachments.https_types)".into()));
         }
         let (mut response, mut bytes) = (response, 0);
-        while let Some(piece) = response.chunk().await.map_err(|error| self.lost(&error))? {
+        while let Some(piece) = response.chunk().await.map_err(|error| self.lost(&host, &error))? {
             bytes += piece.len() as u64;
             if bytes > self.bytes_max {
                 return Err(too_large(self.bytes_max));
@@ -125,11 +128,75 @@ impl Remote {
     }
 
     /// Without the address, which may hold a key.
-    fn lost(&self, error: &reqwest::Error) -> Trouble {
+    fn lost(&self, host: &str, error: &reqwest::Error) -> Trouble {
         Trouble::Later(match () {
             () if error.is_timeout() => format!("cannot be fetched within {} s", self.timeout.as_secs()),
-            () if error.is_connect() => "cannot be fetched: no connection, or its certificate is not trusted".into(),
+            () if error.is_connect() => format!("cannot be fetched: {}", unconnected(host, error)),
             () => "cannot be fetched: the connection was lost".into(),
         })
     }
 }
+
+/// Why there is no connection, and whose matter that is.
+fn unconnected(host: &str, error: &reqwest::Error) -> String {
+    if let Some(error) = cause::<rustls::Error>(error) {
+        return untrusted(host, error);
+    }
+    let mut causes = std::iter::successors(Some(error as &(dyn StdError + 'static)), |error| beneath(*error));
+    // The client says it in no other way.
+    if causes.any(|cause| cause.to_string() == "dns error") {
+        return format!("{host} has no address in the DNS, or no resolver answers (hint: attachments.https_hosts)");
+    }
+    match cause::<io::Error>(error).map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionRefused) => format!("{host} refuses connections: nothing listens there"),
+        Some(io::ErrorKind::TimedOut) => format!("{host} does not answer: a firewall, or the host is down"),
+        Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+            format!("there is no way through the network to {host}")
+        }
+        Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+            format!("{host} closes the connection before TLS is spoken: is that port its https?")
+        }
+        _ => format!("no connection to {host}"),
+    }
+}
+
+fn untrusted(host: &str, error: &rustls::Error) -> String {
+    use rustls::{CertificateError as Bad, Error};
+    match error {
+        Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            format!("the certificate of {host} is from an issuer that is not trusted (hint: attachments.https_ca_file)")
+        }
+        Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            format!("the certificate of {host} has expired, or the clock of this machine is wrong")
+        }
+        Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            format!("the certificate of {host} is not valid yet, or the clock of this machine is wrong")
+        }
+        Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            format!("the certificate of {host} is for another name")
+        }
+        Error::InvalidCertificate(Bad::Revoked) => format!("the certificate of {host} is revoked"),
+        Error::InvalidCertificate(_) => {
+            format!("the certificate of {host} is not usable (hint: its issuer belongs into attachments.https_ca_file)")
+        }
+        Error::InvalidMessage(_) => format!("{host} does not speak https on that port"),
+        Error::AlertReceived(_) => format!("{host} refuses to speak TLS with a client like this one"),
+        _ => format!("no TLS can be spoken with {host}"),
+    }
+}
+
+/// What an error is made of; an I/O error hides its own.
+fn beneath<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
+/// The outermost cause of a kind.
+fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    std::iter::successors(Some(error), |error| beneath(*error)).find_map(|cause| cause.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests;

@@ -134,6 +134,9 @@ impl Key {
 
 impl Pair {
     fn parse(pem: &str) -> Result<Self, Error> {
+        if pem.contains("\nProc-Type: 4,ENCRYPTED") {
+            return Err(Error::Encrypted);
+        }
         let der = PrivateKeyDer::from_pem_slice(pem.as_bytes());
         let rsa = |parsed: Result<rsa::KeyPair, aws_lc_rs::error::KeyRejected>| match parsed {
             Ok(pair) => Ok(Self::Rsa(Box::new(pair))),
@@ -147,8 +150,19 @@ impl Pair {
                 Err(_) => rsa(rsa::KeyPair::from_pkcs8(der.secret_pkcs8_der())),
             },
             Ok(_) => Err(Error::Kind),
-            Err(_) if pem.contains("ENCRYPTED") => Err(Error::Encrypted),
-            Err(_) => Err(Error::Pem),
+            Err(_) => Err(Self::why(pem)),
+        }
+    }
+
+    /// What it is instead of a private key.
+    fn why(pem: &str) -> Error {
+        let begins = |what: &str| pem.contains(&format!("-----BEGIN {what}"));
+        match () {
+            () if pem.contains("ENCRYPTED") => Error::Encrypted,
+            () if begins("OPENSSH PRIVATE KEY") => Error::OpenSsh,
+            () if pem.contains("PRIVATE KEY-----") => Error::Damaged,
+            () if begins("PUBLIC KEY") || begins("RSA PUBLIC KEY") || begins("CERTIFICATE") => Error::Public,
+            () => Error::Pem,
         }
     }
 }

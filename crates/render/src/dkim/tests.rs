@@ -256,10 +256,19 @@ fn what_is_no_key_is_refused_and_no_error_or_debug_repeats_it() {
     for (pem, why) in [
         ("", Error::Pem),
         ("nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=", Error::Pem),
-        ("-----BEGIN PRIVATE KEY-----\nnot base64!\n-----END PRIVATE KEY-----\n", Error::Pem),
+        ("-----BEGIN PRIVATE KEY-----\nnot base64!\n-----END PRIVATE KEY-----\n", Error::Damaged),
+        ("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v", Error::Damaged),
+        ("MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v\n-----END PRIVATE KEY-----\n", Error::Damaged),
+        ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", Error::Public),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n", Error::OpenSsh),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n\
+             -----END RSA PRIVATE KEY-----\n",
+            Error::Encrypted,
+        ),
         ("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", Error::Encrypted),
         ("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n", Error::Kind),
-        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", Error::Pem),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", Error::Public),
         (damaged.as_str(), Error::Kind),
         (SMALL_PEM, Error::Small),
     ] {

@@ -49,6 +49,7 @@ impl Entry {
             samples: self.samples.keys().cloned().collect(),
             has_schema: self.schema.is_some(),
             unsubscribe: file.is_some_and(|file| file.unsubscribe.is_some()),
+            unsubscribe_url: file.and_then(|file| file.unsubscribe.as_ref()).is_some_and(|own| own.url.is_some()),
         }
     }
 }

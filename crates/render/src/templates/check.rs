@@ -42,13 +42,18 @@ fn notification(kind: &str, payload: &str, locale: Option<&str>) -> Notification
 impl Library {
     /// What is wrong with the kinds of these names, or with all.
     pub(crate) fn check(&self, renderer: &Renderer, is_wanted: impl Fn(&str) -> bool) -> Vec<Problem> {
-        let mut problems = Vec::new();
+        let of = |problem: &Problem| problem.file.split('/').next().unwrap_or_default().to_owned();
+        let mut problems: Vec<Problem> = self.problems.iter().filter(|own| is_wanted(&of(own))).cloned().collect();
         for (kind, entry) in self.kinds.iter().filter(|(kind, _)| is_wanted(kind)) {
             if entry.samples.is_empty() {
                 let what = "missing: without a sample nothing is checked but the syntax";
                 problems.push(Problem::new(format!("{kind}/sample.json"), None, what));
             }
             incomplete(kind, entry, &mut problems);
+            // Nothing of it is rendered before it can be read.
+            if self.problems.iter().any(|problem| problem.is_of(kind)) {
+                continue;
+            }
             for (name, payload) in &entry.samples {
                 let file = match name.as_str() {
                     "" => format!("{kind}/sample.json"),
@@ -57,6 +62,10 @@ impl Library {
                 for (locale, _) in entry.locales.all() {
                     let one = notification(kind, payload, locale);
                     if let Err(error) = renderer.render(&one, SENDER, None) {
+                        let is_known = |known: &Problem| matches!(&error, Error::Template(own) if own == known);
+                        if problems.iter().any(is_known) {
+                            continue;
+                        }
                         let problem = problem(&file, locale, error);
                         if !problems.contains(&problem) {
                             problems.push(problem);
@@ -65,6 +74,7 @@ impl Library {
                 }
             }
         }
+        problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         problems
     }
 }

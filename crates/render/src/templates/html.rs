@@ -104,7 +104,12 @@ fn mjml_problem(file: &str, source: &str, mjml: &str, error: &mrml::prelude::par
         Error::MissingAttribute { position, .. } => ("an attribute is missing", Some(position.start)),
         Error::InvalidAttribute { position, .. } => ("an attribute is not valid", Some(position.start)),
         Error::InvalidFormat { position, .. } => ("a value is not valid", Some(position.start)),
-        Error::EndOfStream { .. } => ("it ends before its last element does", None),
+        Error::EndOfStream { .. } => ("it ends before its last element does", Some(mjml.trim_end().len())),
+        Error::ParserError { source, .. } => {
+            let row = usize::try_from(source.pos().row).unwrap_or(1).saturating_sub(1);
+            let start: usize = mjml.split_inclusive('\n').take(row).map(str::len).sum();
+            ("it is not well-formed", Some(start))
+        }
         Error::IncludeLoaderError { position, .. } => {
             ("mj-include loads nothing here: use {% include %}", Some(position.start))
         }

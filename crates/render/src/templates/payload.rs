@@ -14,7 +14,7 @@ use crate::error::Error;
 const DEPTH_MAX: usize = 127;
 /// Integers of up to so many digits fit what JSON's own reader knows.
 const DIGITS_SURE: usize = 18;
-/// Marks an integer that is too long for JSON's own reader on its way through it.
+/// Marks an integer that is too long, or a number that is too large, for JSON's own reader on its way through it.
 pub(super) const LONG_INTEGER: &str = "\u{10ffff}integer:";
 
 /// How decimals were written, by their value: only those that would print otherwise.
@@ -113,9 +113,10 @@ fn scan(text: &str) -> Result<Scanned<'_>, Error> {
                     at += 1;
                 }
                 let number = &text[from..at];
-                if number.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
+                let is_decimal = number.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
+                if is_decimal && !is_beyond(number) {
                     remember(number, &mut scanned.written);
-                } else if number.len() > DIGITS_SURE && is_integer(number) {
+                } else if is_decimal || (number.len() > DIGITS_SURE && is_integer(number)) {
                     let out = scanned.text.to_mut();
                     if copied == 0 {
                         out.clear();
@@ -150,6 +151,19 @@ fn end_of_string(bytes: &[u8], mut at: usize) -> usize {
 fn is_integer(number: &str) -> bool {
     let digits = number.strip_prefix('-').unwrap_or(number);
     digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0')
+}
+
+/// A number as JSON writes it that is too large for a float (1e400): Postgres knows larger ones.
+fn is_beyond(number: &str) -> bool {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let unsigned = whole.strip_prefix('-').unwrap_or(whole);
+    number.parse::<f64>().is_ok_and(f64::is_infinite)
+        && digits(unsigned)
+        && (unsigned == "0" || !unsigned.starts_with('0'))
+        && digits(fraction)
+        && digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent))
 }
 
 /// Two spellings of one value (19.9 and 19.90) in one payload cannot be told apart: the longer one is shown.

@@ -2,7 +2,7 @@
 //!
 //! Invariants: references lead nowhere outside the file; an error names the place and the rule, never the value.
 
-use jsonschema::{Validator, error::ValidationErrorKind};
+use jsonschema::{ReferencingError, Validator, error::ValidationErrorKind};
 
 use super::payload::LONG_INTEGER;
 use crate::error::{Error, Problem, quoted};
@@ -18,10 +18,15 @@ pub(super) struct Schema {
 
 impl Schema {
     pub(super) fn compile(file: &str, text: &str) -> Result<Self, Problem> {
-        let json: serde_json::Value = serde_json::from_str(text).map_err(|error| {
-            Problem::new(file, Some(error.line()), format!("is not JSON: column {}", error.column()))
-        })?;
+        let json: serde_json::Value = serde_json::from_str(text)
+            .map_err(|error| Problem::new(file, Some(error.line()), format!("is not JSON: {error}")))?;
         let validator = jsonschema::options().offline().build(&json).map_err(|error| {
+            if let ValidationErrorKind::Referencing(ReferencingError::Unretrievable { uri, .. }) = error.kind() {
+                let line = text.lines().position(|line| line.contains("\"$ref\"") && line.contains(uri.as_str()));
+                let what = "is nothing in this file, and nothing else is fetched: copy it into $defs, and write \
+                            \"$ref\": \"#/$defs/NAME\"";
+                return Problem::new(file, line.map(|line| line + 1), format!("the $ref {} {what}", quoted(uri)));
+            }
             let place = error.instance_path().to_string();
             let place = if place.is_empty() { "the schema".to_owned() } else { place };
             Problem::new(file, None, format!("is not a usable JSON Schema: {place} ({})", error.kind().keyword()))
@@ -54,12 +59,13 @@ impl Schema {
     }
 }
 
-/// Long integers as numbers again: for a schema they need not be exact.
+/// Long numbers as numbers again: for a schema they need not be exact, and one that is too large for it is the largest.
 fn unmarked(json: serde_json::Value) -> serde_json::Value {
     match json {
-        serde_json::Value::String(text) => match text.strip_prefix(LONG_INTEGER).map(serde_json::from_str) {
-            Some(Ok(number)) => number,
-            _ => serde_json::Value::String(text),
+        serde_json::Value::String(text) => match text.strip_prefix(LONG_INTEGER) {
+            Some(number) => serde_json::from_str(number)
+                .unwrap_or_else(|_| if number.starts_with('-') { f64::MIN.into() } else { f64::MAX.into() }),
+            None => serde_json::Value::String(text),
         },
         serde_json::Value::Array(items) => items.into_iter().map(unmarked).collect(),
         serde_json::Value::Object(object) => object.into_iter().map(|(key, json)| (key, unmarked(json))).collect(),

@@ -261,3 +261,16 @@ fn a_file_name_that_looks_like_an_encoded_word_is_shown_as_it_was_written() {
         assert_eq!(parse(&bytes).attachments().next().and_then(|part| part.attachment_name()), Some(name));
     }
 }
+
+#[test]
+fn an_encoded_word_that_hides_a_line_break_is_refused() {
+    let mut one = ready("Hi", Some("x"), None);
+    one.headers = vec![("X-Campaign".to_owned(), "=?utf-8?Q?a=0D=0ABcc:_b@c.d?=".to_owned())];
+    assert_eq!(
+        try_render(&one).expect_err("refused").to_string(),
+        "header \"X-Campaign\" has an encoded word (RFC 2047) that a reader would decode to a line break or a control \
+         character"
+    );
+    one.headers = vec![("X-Campaign".to_owned(), "=?utf-8?Q?Gr=C3=BC=C3=9Fe?=".to_owned())];
+    assert_eq!(field(&render(&one), "X-Campaign").as_deref(), Some("=?utf-8?Q?Gr=C3=BC=C3=9Fe?="));
+}

@@ -1,5 +1,6 @@
 //! Messages as a reader would see them: rendered here, taken apart by an independent parser.
 
+mod broken;
 mod content;
 mod formats;
 mod headers;

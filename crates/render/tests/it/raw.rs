@@ -142,3 +142,16 @@ fn the_author_domain_is_that_of_the_from_field_not_of_the_envelope() {
     assert_eq!(raw("Subject: x\r\n\r\n").as_deref(), Some("shop.example"), "the one that is added");
     assert_eq!(raw("From: nobody\r\n\r\n"), None);
 }
+
+#[test]
+fn what_there_must_be_one_of_is_refused_when_it_is_there_twice() {
+    for (name, line) in [("From", 4), ("Date", 4), ("Message-ID", 4)] {
+        let value = if name == "Date" { "Sat, 22 Nov 2025 22:49:13 +0000" } else { "<a@shop.example>" };
+        let raw = format!("{name}: {value}\r\nX: y\r\n z\r\n{}: {value}\r\n\r\nx\r\n", name.to_lowercase());
+        let one = notification(Content::Raw(raw.into_bytes()));
+        let error = try_render(&one).expect_err("refused").to_string();
+        let wanted =
+            format!("the raw message is not well-formed: a second {name} field (RFC 5322 allows one) in line {line}");
+        assert_eq!(error, wanted);
+    }
+}

@@ -152,7 +152,8 @@ fn all_problems_are_reported_at_once() {
 #[test]
 fn endless_work_and_endless_output_stop_at_their_limits() {
     let payload = r#"{"order_id": 1, "wide": 100000000000}"#;
-    let work = "too much work: an endless loop, or the fuel limit is too low";
+    let work = "too much work, beyond a limit that is fixed: mostly a loop in a loop over long lists, or a large range() \
+                or repetition; put fewer items into the payload";
     let endless = "\n{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
     assert_eq!(error_of(endless, payload), format!("order_confirmed/body.txt:2: {work}"));
     assert_eq!(error_of("{{ 'x' * wide }}", payload), format!("order_confirmed/body.txt:1: {work}"));
