@@ -96,6 +96,8 @@ pub struct Rendered {
     pub bytes: Vec<u8>,
     /// Where contents of attachments belong that are not here; none for most messages.
     pub holes: Vec<Hole>,
+    /// Its template wrote no body, or only white space: it can be sent, and was hardly meant.
+    pub is_blank: bool,
 }
 
 impl std::fmt::Debug for Rendered {
@@ -201,6 +203,7 @@ impl Renderer {
         let identity = Identity::new(notification, sender, hostname_for_message_id)?;
         let message_id = || identity.message_id.clone();
         let mut author_domain = author::domain(&identity.sender);
+        let mut is_blank = false;
         let ((bytes, holes), message_id_header) = match &notification.content {
             Content::StoredRaw { .. } => return Err(Error::NotHere),
             Content::Raw(raw) => {
@@ -222,6 +225,7 @@ impl Renderer {
             Content::Payload(payload) => {
                 let recipient = self.reader(notification, recipient_no)?;
                 let texts = self.library.render(notification, payload, identity.sender.domain(), &recipient)?;
+                is_blank = [&texts.text, &texts.html].into_iter().flatten().all(|text| text.trim().is_empty());
                 (compose::compose(notification, &identity, &texts)?, message_id())
             }
         };
@@ -232,7 +236,7 @@ impl Renderer {
             Some((what, line)) => Err(Error::Wire { what, line }),
             None => {
                 let envelope_sender = identity.sender;
-                Ok(Rendered { message_id_header, envelope_sender, author_domain, bytes, holes })
+                Ok(Rendered { message_id_header, envelope_sender, author_domain, bytes, holes, is_blank })
             }
         }
     }

@@ -209,11 +209,6 @@ impl Library {
         }
         let mut text = files.text.as_ref().map(|name| self.file(name, context)).transpose()?;
         let html = files.html.as_ref().map(|name| self.html(name, context)).transpose()?;
-        let is_blank = |written: &Option<String>| written.as_ref().is_none_or(|text| text.trim().is_empty());
-        if is_blank(&text) && is_blank(&html) {
-            let name = files.html.as_ref().or(files.text.as_ref()).unwrap_or(&files.subject);
-            return Err(Error::Template(Problem::new(name, None, "it writes nothing: a message needs a body")));
-        }
         if let (None, Some(html), Some(name)) = (&text, &html, &files.html) {
             text = Some(html::to_text(name, html)).transpose().map_err(Error::Template)?;
         }

@@ -59,9 +59,15 @@ impl Library {
                     "" => format!("{kind}/sample.json"),
                     name => format!("{kind}/sample.{name}.json"),
                 };
-                for (locale, _) in entry.locales.all() {
+                for (locale, texts) in entry.locales.all() {
                     let one = notification(kind, payload, locale);
-                    if let Err(error) = renderer.render(&one, SENDER, None) {
+                    let blank = || {
+                        let name = texts.html.as_ref().or(texts.text.as_ref()).unwrap_or(&texts.subject);
+                        Error::Template(Problem::new(name, None, "it writes nothing: a message needs a body"))
+                    };
+                    let rendered = renderer.render(&one, SENDER, None);
+                    let judged = rendered.and_then(|done| if done.is_blank { Err(blank()) } else { Ok(()) });
+                    if let Err(error) = judged {
                         let is_known = |known: &Problem| matches!(&error, Error::Template(own) if own == known);
                         if problems.iter().any(is_known) {
                             continue;
