@@ -4,7 +4,7 @@
 SELECT /* outbox.doctor_horizon */ 'transaction' AS kind, format('pid %s, user %s, application %L, %s', a.pid, a.usename, a.application_name, a.state) AS what,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age_s, a.pid
 FROM pg_stat_activity a
-WHERE a.xact_start IS NOT NULL AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'
+WHERE a.xact_start IS NOT NULL AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend' AND a.application_name <> 'hapax doctor'
   AND extract(epoch FROM clock_timestamp() - a.xact_start) >= $1
 UNION ALL
 SELECT 'prepared', format('%L of %s in database %s', p.gid, p.owner, p.database), extract(epoch FROM clock_timestamp() - p.prepared)::float8, 0

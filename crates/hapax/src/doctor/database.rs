@@ -156,9 +156,12 @@ fn silent(name: &str, whom: &str) -> Finding {
 fn refused(name: &str, error: &Error, database: &Database) -> Finding {
     let refusal = connect::explain(error, database);
     let hints: Vec<&str> = refusal.parts().iter().flat_map(|(_, hints)| hints.iter().map(String::as_str)).collect();
-    let remedy = match hints.is_empty() {
-        true => "see the log of the database server".to_owned(),
-        false => hints.join("; "),
+    let remedy = match (error, hints.is_empty()) {
+        (Error::Timeout { .. }, _) => {
+            "see who locks what there (pg_stat_activity, pg_locks); or --timeout 1m".to_owned()
+        }
+        (_, true) => "see the log of the database server".to_owned(),
+        (_, false) => hints.join("; "),
     };
     Finding::error(name, refusal.to_string(), remedy)
 }
