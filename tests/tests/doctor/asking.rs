@@ -5,27 +5,27 @@ use hapax_tests::stage::{PATIENCE, Settings};
 use serde_json::Value;
 
 /// No output may hold these.
-pub const USER: &str = "canary-user-7c1d";
+pub(crate) const USER: &str = "canary-user-7c1d";
 /// The same.
-pub const PASSWORD: &str = "canary-password-93fe";
+pub(crate) const PASSWORD: &str = "canary-password-93fe";
 
 /// What it said.
 #[derive(Debug)]
-pub struct Said {
-    pub code: i32,
+pub(crate) struct Said {
+    pub(crate) code: i32,
     /// Severity, name, evidence, remedy.
-    pub findings: Vec<[String; 4]>,
+    pub(crate) findings: Vec<[String; 4]>,
     /// Everything it printed, as JSON and for people.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// Runs it twice: as JSON, and for people.
-pub async fn ask(settings: &Settings, arguments: &[&str]) -> Said {
+pub(crate) async fn ask(settings: &Settings, arguments: &[&str]) -> Said {
     ask_with(settings, arguments, &[]).await
 }
 
 /// The same, with environment variables.
-pub async fn ask_with(settings: &Settings, arguments: &[&str], environment: &[(&str, &str)]) -> Said {
+pub(crate) async fn ask_with(settings: &Settings, arguments: &[&str], environment: &[(&str, &str)]) -> Said {
     let run = async |more: &[&str]| {
         let mut builder = HapaxProcess::builder().config(settings.toml()).arg("doctor").args(arguments).args(more);
         for (name, value) in environment {
@@ -59,21 +59,21 @@ pub async fn ask_with(settings: &Settings, arguments: &[&str], environment: &[(&
 
 impl Said {
     /// What is worth a warning, or worse.
-    pub fn ills(&self) -> Vec<(&str, &str)> {
+    pub(crate) fn ills(&self) -> Vec<(&str, &str)> {
         let is_ill = |finding: &&[String; 4]| ["warning", "error"].contains(&finding[0].as_str());
         self.findings.iter().filter(is_ill).map(|finding| (finding[0].as_str(), finding[1].as_str())).collect()
     }
 
     /// Exactly this is wrong, and these words are in its evidence and its remedy.
     #[track_caller]
-    pub fn assert_only(&self, severity: &str, name: &str, evidence: &str, remedy: &str) {
+    pub(crate) fn assert_only(&self, severity: &str, name: &str, evidence: &str, remedy: &str) {
         assert_eq!(self.ills(), [(severity, name)], "{}", self.text);
         self.assert_has(severity, name, evidence, remedy);
     }
 
     /// This is among what was found.
     #[track_caller]
-    pub fn assert_has(&self, severity: &str, name: &str, evidence: &str, remedy: &str) {
+    pub(crate) fn assert_has(&self, severity: &str, name: &str, evidence: &str, remedy: &str) {
         let is_it = |finding: &&[String; 4]| finding[0] == severity && finding[1] == name;
         let found = self.findings.iter().find(|finding| is_it(finding) && finding[2].contains(evidence));
         let found = found.unwrap_or_else(|| panic!("no {severity} {name} with {evidence:?} in\n{}", self.text));
@@ -82,7 +82,7 @@ impl Said {
 
     /// Nothing is wrong.
     #[track_caller]
-    pub fn assert_well(&self) {
+    pub(crate) fn assert_well(&self) {
         assert!(self.ills().is_empty() && self.code == 0, "{}", self.text);
     }
 }

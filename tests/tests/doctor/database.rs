@@ -62,13 +62,16 @@ impl Clinic {
 async fn a_schema_that_is_behind_changed_or_has_lost_something_is_found() {
     let clinic = Clinic::open().await;
     clinic.examine().await.assert_well();
-    let took = "CREATE TABLE public.taken AS SELECT * FROM outbox.migration WHERE version = 26; DELETE FROM outbox.migration WHERE version = 26;";
+    let took = "CREATE TABLE public.taken AS SELECT * FROM outbox.migration WHERE version = 26;
+                DELETE FROM outbox.migration WHERE version = 26;";
     let back = "INSERT INTO outbox.migration SELECT * FROM public.taken; DROP TABLE public.taken;";
     clinic
         .provoke(took, back, ["error", "schema.migrations", "lacks migrations 0026_letters.sql", "hapax migrate up"])
         .await;
-    let edit = "CREATE TABLE public.taken AS SELECT * FROM outbox.migration; UPDATE outbox.migration SET checksum = 'edited' WHERE version = 5;";
-    let back = "UPDATE outbox.migration m SET checksum = t.checksum FROM public.taken t WHERE t.version = m.version; DROP TABLE public.taken;";
+    let edit = "CREATE TABLE public.taken AS SELECT * FROM outbox.migration;
+                UPDATE outbox.migration SET checksum = 'edited' WHERE version = 5;";
+    let back = "UPDATE outbox.migration m SET checksum = t.checksum FROM public.taken t WHERE t.version = m.version;
+                DROP TABLE public.taken;";
     clinic.provoke(edit, back, ["error", "schema.migrations", "was changed after it was applied", "never edit"]).await;
     let back = "CREATE INDEX queue_ordered ON outbox.queue (order_key, order_no) WHERE order_key IS NOT NULL;";
     let found = ["error", "schema.indexes", "outbox.queue_ordered is missing", "REINDEX"];
@@ -83,11 +86,24 @@ async fn a_schema_that_is_behind_changed_or_has_lost_something_is_found() {
         "ALTER TABLE outbox.queue SET (autovacuum_vacuum_scale_factor = 0.02)",
     );
     clinic.provoke(off, on, ["warning", "schema.autovacuum", "autovacuum_vacuum_scale_factor", "0.02"]).await;
-    let drop_all = "DO $$ DECLARE p text; BEGIN FOR p IN SELECT relname FROM pg_class WHERE relnamespace = 'outbox'::regnamespace
-                    AND relname ~ '^attempt_[0-9]{8}$' LOOP EXECUTE format('DROP TABLE outbox.%I', p); END LOOP; END $$";
+    let drop_all = "DO $$ DECLARE p text; BEGIN FOR p IN SELECT relname FROM pg_class
+                    WHERE relnamespace = 'outbox'::regnamespace
+                    AND relname ~ '^attempt_[0-9]{8}$' LOOP EXECUTE format('DROP TABLE outbox.%I', p);
+                    END LOOP; END $$";
     let again = "SELECT outbox.maintain()";
     let found = ["warning", "schema.partitions", "there is none for today", "outbox.maintain()"];
     clinic.provoke(drop_all, again, found).await;
+    // A row of a time that no partition was made for.
+    let stray = "INSERT INTO outbox.message (id, kind, recipients, subject, body_text)
+                 VALUES ('fffffff0-0000-7000-8000-000000000000', 'note', '{a@example.org}', 's', 't');
+                 ANALYZE outbox.message_default;";
+    let gone = "DELETE FROM outbox.message; VACUUM outbox.message_default";
+    clinic.sql(stray).await;
+    let said = clinic.examine().await;
+    said.assert_only("warning", "schema.default_partition", "outbox.message_default", "outbox.maintain()");
+    for sql in gone.split("; ") {
+        clinic.sql(sql).await;
+    }
     // Somebody holds a lock for ever: what hangs is told, and so is everything else.
     let blocker = clinic.stage.cluster.client("postgres").await.expect("it takes a client");
     blocker.batch_execute("BEGIN; LOCK TABLE outbox.migration IN ACCESS EXCLUSIVE MODE").await.expect("locks");
@@ -127,7 +143,8 @@ async fn a_user_with_too_little_too_much_or_hurtful_settings_is_found() {
     let said = clinic.ask(&super_user).await;
     said.assert_only("warning", "database.role", "superuser", "IN ROLE outbox_relay");
     let (ill, well) = (
-        "ALTER ROLE relay SET statement_timeout = '2s'; ALTER ROLE relay SET idle_in_transaction_session_timeout = '5s'",
+        "ALTER ROLE relay SET statement_timeout = '2s';
+         ALTER ROLE relay SET idle_in_transaction_session_timeout = '5s'",
         "ALTER ROLE relay RESET ALL",
     );
     clinic
@@ -150,9 +167,12 @@ async fn a_user_with_too_little_too_much_or_hurtful_settings_is_found() {
 async fn the_privileges_that_are_asked_for_are_those_that_are_granted() {
     let stage = Stage::set().await;
     let query = include_str!("../../../crates/store/queries/doctor_role.sql");
-    let granted = "SELECT DISTINCT trim(p) || ' ' || n FROM outbox.privilege v, unnest(string_to_array(v.privileges, ',')) p, unnest(v.names) n
+    let granted = "SELECT DISTINCT trim(p) || ' ' || n FROM outbox.privilege v,
+                     unnest(string_to_array(v.privileges, ',')) p, unnest(v.names) n
                    WHERE 'outbox_relay' = ANY (string_to_array(v.roles, ' '))
-                     AND (to_regclass('outbox.' || n) IS NOT NULL OR EXISTS (SELECT FROM pg_proc f WHERE f.pronamespace = 'outbox'::regnamespace AND f.proname = n))
+                     AND (to_regclass('outbox.' || n) IS NOT NULL 
+                       OR EXISTS (SELECT FROM pg_proc f WHERE f.pronamespace = 'outbox'::regnamespace
+                       AND f.proname = n))
                    ORDER BY 1";
     let mut granted: Vec<String> =
         stage.sql.query(granted, &[]).await.expect("it can be read").iter().map(|row| row.get(0)).collect();
@@ -226,9 +246,15 @@ async fn late_mail_doubts_what_is_held_and_another_server_are_found() {
     assert_eq!(said.ills(), [("warning", "outbox.pending"), ("warning", "outbox.relays")], "{}", said.text);
     said.assert_has("warning", "outbox.pending", "2 wait, the oldest has been due for 2 h", "hapax ls --state pending");
     said.assert_has("warning", "outbox.relays", "none is alive, and 2 deliveries wait", "hapax run");
-    clinic.sql("UPDATE outbox.queue SET due_at = 'infinity', parked = 'doubt', intent = gen_random_uuid(), intents = 1, intent_by = gen_random_uuid(),
-                intent_at = now() - interval '3 hours', doubt_since = now() - interval '3 hours', doubt_by = 'test' WHERE recipient_no = 1
-                AND message_id = (SELECT message_id FROM outbox.queue LIMIT 1)").await;
+    clinic
+        .sql(
+            "UPDATE outbox.queue SET due_at = 'infinity', parked = 'doubt', intent = gen_random_uuid(), intents = 1,
+                intent_by = gen_random_uuid(),
+                intent_at = now() - interval '3 hours', doubt_since = now() - interval '3 hours', doubt_by = 'test'
+                WHERE recipient_no = 1
+                AND message_id = (SELECT message_id FROM outbox.queue LIMIT 1)",
+        )
+        .await;
     clinic.sql("UPDATE outbox.queue SET due_at = 'infinity', parked = 'held' WHERE parked IS NULL").await;
     let said = clinic.examine().await;
     said.assert_only("warning", "outbox.doubts", "1 in doubt, the oldest for 3 h", "hapax resolve");

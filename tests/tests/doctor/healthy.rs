@@ -59,5 +59,9 @@ async fn a_healthy_system_has_no_warning_and_is_told_in_few_lines() {
     assert_eq!(code, 0, "{text}");
     assert!(text.lines().count() <= 4 && text.contains("all is well"), "{text}");
     assert!(stage.server.ledger().messages().count() == 3, "it has sent nothing");
+    stage.sql.batch_execute("UPDATE outbox.relay SET version = '0.0.9'").await.expect("it can be changed");
+    let said = ask(&stage.settings(), &["--resolver", &resolver]).await;
+    said.assert_well();
+    said.assert_has("note", "outbox.relay_versions", "0.0.9", "upgrade");
     drop(relay);
 }

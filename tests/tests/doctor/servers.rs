@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use crate::asking::{PASSWORD, Said, USER, ask, ask_with};
 
 /// A DNS server that knows the sender's records.
-pub async fn names() -> DnsServer {
+pub(crate) async fn names() -> DnsServer {
     let dns = DnsServer::start().await;
     dns.set(DOMAIN, &["v=spf1 -all"]);
     dns.set(&format!("_dmarc.{DOMAIN}"), &["v=DMARC1; p=reject"]);

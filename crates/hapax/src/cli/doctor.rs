@@ -6,9 +6,9 @@ use clap::Args;
 
 pub(super) const DOCTOR: &str = "\
 Examines everything a relay needs, and says of each thing that is wrong what was seen and what to do: configuration, \
-templates, this machine, the database (reachability, versions, privileges, schema, partitions, vacuum, old transactions, \
-standbys, poolers), the outbox (waiting, doubts, relays), the mail server of each route (connection, certificate, \
-extensions, credentials) and the DNS of the senders (SPF, DKIM, DMARC).
+templates, this machine, the database (reachability, versions, privileges, schema, partitions, vacuum, old \
+transactions, standbys, poolers), the outbox (waiting, doubts, relays), the mail server of each route (connection, \
+certificate, extensions, credentials) and the DNS of the senders (SPF, DKIM, DMARC).
 
 Nothing is changed and no mail is sent. A mail server is asked as far as MAIL FROM, which is taken back with RSET: no \
 recipient is named. It runs with the relay's own user; what that user may not see is said, and is no error.

@@ -10,6 +10,7 @@ use hapax_store::{
         doctor::{Host, Server},
     },
 };
+use tokio::sync::Semaphore;
 
 use super::{Examination, finding::Finding, horizon, limited, outbox, pooler, schema, server};
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
     config::{Database, Settings},
     connect,
 };
+
+/// Examinations at once: a user's own connections may be few.
+const CONNECTIONS_AT_ONCE: usize = 4;
 
 /// What every examination of the database is given.
 pub(super) struct Patient<'a> {
@@ -103,7 +107,12 @@ async fn questions(patient: &Patient<'_>) -> Vec<Finding> {
         names.extend(["outbox.armed", "database.pooler"]);
     }
     let limit = patient.doctor.timeout;
-    let limited = names.into_iter().zip(examinations).map(|(name, examination)| limited(name, limit, examination));
+    let places = Semaphore::new(CONNECTIONS_AT_ONCE);
+    let limited = names.into_iter().zip(examinations).map(async |(name, examination)| {
+        // Never closed: whoever gets no place goes on without.
+        let _place = places.acquire().await;
+        limited(name, limit, examination).await
+    });
     role.into_iter().chain(join_all(limited).await.into_iter().flatten()).collect()
 }
 

@@ -44,8 +44,8 @@ fn judge(holders: &[Holder], sees_all: bool, old_s: f64) -> Vec<Finding> {
         None => Finding::ok("database.prepared", "no prepared transaction is old"),
         Some(oldest) => {
             let evidence = format!("prepared {} ago: {}{}", age(oldest), oldest.what, others(&prepared));
-            let remedy = "COMMIT PREPARED or ROLLBACK PREPARED it, as its owner and in its database; it holds its locks \
-                          until then, through restarts";
+            let remedy = "COMMIT PREPARED or ROLLBACK PREPARED it, as its owner and in its database; until then it \
+                          holds its locks, through restarts";
             Finding::warning("database.prepared", evidence, remedy)
         }
     });

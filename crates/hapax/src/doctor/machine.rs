@@ -45,8 +45,8 @@ fn spool(settings: &Settings) -> Finding {
     let shown = directory.display();
     if let Err(error) = tempfile::tempfile_in(directory) {
         let evidence = format!("{shown}: no file can be made there: {}", error.to_string().to_lowercase());
-        let remedy = "make it writable for the user hapax runs as, or set relay.spool_directory: large messages lie there \
-                      while they are sent";
+        let remedy = "make it writable for the user hapax runs as, or set relay.spool_directory: large messages \
+                      lie there while they are sent";
         return Finding::error(name, evidence, remedy);
     }
     match statvfs(directory) {

@@ -1,8 +1,9 @@
-//! `hapax doctor`: examines everything a relay needs, and says of each thing that is wrong what was seen and what to do.
+//! `hapax doctor`: examines everything a relay needs, and says of each thing that is wrong what was seen and what to
+//! do about it.
 //!
 //! Invariants: nothing is written and no mail is sent; it needs no more than the relay's own user; each examination has
-//! its own time limit and, in the database, its own connection, so that one which hangs hides no other. No secret and no
-//! address is in a finding.
+//! its own time limit and, in the database, its own connection, so that one which hangs hides no other. No secret and
+//! no address is in a finding.
 //!
 //! Must not: repair anything.
 

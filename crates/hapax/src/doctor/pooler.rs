@@ -17,6 +17,7 @@ pub(super) async fn examine(patient: &Patient<'_>) -> Vec<Finding> {
         Ok(pooled) => pooled,
         Err(error) => return vec![patient.failed(name, &error)],
     };
+    drop((one, other));
     let wake_up = patient.settings.relay.wake_up;
     if pooled {
         let evidence = "a pooler in transaction mode stands in front of the database: statements work (hapax prepares \

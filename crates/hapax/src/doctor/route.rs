@@ -138,7 +138,7 @@ fn failed(name: &str, server: &SmtpServer, probed: &Probed, outcome: &Outcome) -
     let said = outcome.reply().map(|reply| format!("{} {}", reply.code, harmless(server, &reply.text)));
     let what = match (&said, detail) {
         (Some(said), _) => format!("the answer in phase {phase} is {said}"),
-        (None, detail) if detail.is_empty() => format!("it ended in phase {phase}"),
+        (None, "") => format!("it ended in phase {phase}"),
         (None, detail) => format!("in phase {phase}: {}", harmless(server, detail)),
     };
     let place = place(server, probed);
@@ -281,4 +281,47 @@ fn offers(name: &str, extensions: &Extensions, settings: &Settings) -> Vec<Findi
         findings.push(Finding::note(format!("{name}.extensions"), evidence, "switch it on there, if that is possible"));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use hapax_mail::probe::Certificate;
+
+    use super::*;
+    use crate::doctor::finding::Severity;
+
+    fn ends_in(days: u64) -> Certificate {
+        Certificate {
+            names: vec!["*.example.org".to_owned()],
+            subject: "CN=mx".to_owned(),
+            issuer: "CN=authority".to_owned(),
+            not_after: "2030-01-01".to_owned(),
+            not_after_unix: Duration::from_secs(days * 86_400),
+            remaining: (days > 0).then(|| Duration::from_secs(days * 86_400)),
+        }
+    }
+
+    #[test]
+    fn a_chain_ends_with_the_first_of_its_certificates_and_three_weeks_are_few() {
+        let of = |days: &[u64]| {
+            let chain = days.iter().map(|days| ends_in(*days)).collect();
+            expiry("route.x", &Encryption { chain, version: None, verified: true })
+        };
+        assert_eq!(of(&[22, 400]).severity, Severity::Ok);
+        for few in [&[20, 400][..], &[90, 20], &[0, 400]] {
+            let finding = of(few);
+            assert_eq!(
+                (finding.severity, finding.name.as_str()),
+                (Severity::Warning, "route.x.certificate"),
+                "{few:?}"
+            );
+        }
+        assert!(of(&[400, 5]).evidence.ends_with("5 days are left of CN=mx"));
+    }
+
+    #[test]
+    fn a_star_covers_one_label() {
+        assert!(covers("*.example.org", "MX.example.ORG") && covers("mx.example.org", "mx.Example.org"));
+        assert!(!covers("*.example.org", "a.b.example.org") && !covers("*.example.org", "example.org"));
+    }
 }

@@ -50,7 +50,8 @@ pub(super) async fn indexes(patient: &Patient<'_>) -> Vec<Finding> {
         Ok(faults) if faults.is_empty() => vec![Finding::ok(name, "all there and valid")],
         Ok(faults) => {
             let words: Vec<String> = faults.iter().map(|Index { name, fault }| format!("{name} is {fault}")).collect();
-            let remedy = "REINDEX INDEX CONCURRENTLY what is invalid; make what is missing as its migration does (hapax migrate sql)";
+            let remedy = "REINDEX INDEX CONCURRENTLY what is invalid; make what is missing as its migration does \
+                          (hapax migrate sql)";
             vec![Finding::error(name, words.join(", "), remedy)]
         }
         Err(error) => vec![patient.failed(name, &error)],
@@ -145,4 +146,32 @@ fn dead(tables: &[Table]) -> Finding {
     }
     let remedy = "see what holds them back (database.transactions, .prepared, .slots), then VACUUM the table";
     Finding::warning(name, bloated.join("; "), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Severity;
+
+    fn table(name: &str, live: i64, dead: i64) -> Table {
+        Table {
+            name: name.to_owned(),
+            estimate: -1.0,
+            live,
+            dead,
+            vacuumed_ago_s: Some(7_300.0),
+            options: Vec::new(),
+            is_default: name.ends_with("_default"),
+            covers_s: None,
+            bytes: 8192,
+        }
+    }
+
+    #[test]
+    fn dead_rows_are_many_against_the_live_ones_and_by_themselves() {
+        assert_eq!(dead(&[table("queue", 10, 150_000), table("message", 900_000, 300_000)]).severity, Severity::Ok);
+        let bloated = dead(&[table("queue", 10, 300_000)]);
+        assert_eq!(bloated.severity, Severity::Warning);
+        assert_eq!(bloated.evidence, "outbox.queue: 300000 dead rows, 10 live, vacuumed 2 h 1 min ago");
+    }
 }

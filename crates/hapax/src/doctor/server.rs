@@ -32,7 +32,8 @@ pub(super) fn examine(server: &Server, database: &Database, asked: Option<Asked>
         true => Finding::ok("database.autovacuum", "on"),
         false => Finding::error(
             "database.autovacuum",
-            "autovacuum is off for the whole server: the queue's dead rows are never cleaned, and it gets slower by the hour",
+            "autovacuum is off for the whole server: the queue's dead rows are never cleaned, and it gets slower \
+             by the hour",
             "ALTER SYSTEM SET autovacuum = on; SELECT pg_reload_conf();",
         ),
     });
@@ -114,7 +115,8 @@ fn synchronous(server: &Server, after: AfterFailover) -> Option<Finding> {
     let after = if after == AfterFailover::Continue { "continue" } else { "hold" };
     let commit = &server.synchronous_commit;
     let evidence = format!(
-        "synchronous standbys: {standbys}; after_failover: {after}; synchronous_commit of this user: {commit} (hapax sets what each statement needs)"
+        "synchronous standbys: {standbys}; after_failover: {after}; synchronous_commit of this user: {commit} \
+         (hapax sets what each statement needs)"
     );
     Some(Finding::ok(name, evidence))
 }
@@ -210,7 +212,8 @@ pub(super) async fn role(patient: &Patient<'_>) -> (Vec<Finding>, bool) {
 fn judge(role: &Role) -> Vec<Finding> {
     let name = &role.name;
     let narrow = format!(
-        "give the relay a user of its own: CREATE ROLE hapax LOGIN PASSWORD '...' IN ROLE outbox_relay; {name} is too much"
+        "give the relay a user of its own: CREATE ROLE hapax LOGIN PASSWORD '...' IN ROLE outbox_relay; \
+         {name} is too much"
     );
     let who = if role.superuser {
         Finding::warning(
@@ -232,4 +235,63 @@ fn judge(role: &Role) -> Vec<Finding> {
         Finding::ok("database.privileges", format!("{name} may do everything a relay does"))
     };
     vec![who, may]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Severity;
+
+    fn server() -> Server {
+        Server {
+            version_num: 160_001,
+            version: "16.1".to_owned(),
+            in_recovery: false,
+            port: 5432,
+            database: "shop".to_owned(),
+            ssl: true,
+            ssl_version: "TLSv1.3".to_owned(),
+            now_s: 1e9,
+            fsync: true,
+            full_page_writes: true,
+            autovacuum: true,
+            synchronous_commit: "on".to_owned(),
+            synchronous_standby_names: String::new(),
+            standbys: 0,
+            connections_max: 100,
+            connections_usable: 97,
+            connections_used: 10,
+            role_limit: -1,
+            database_limit: -1,
+            statement_timeout_ms: 0,
+            lock_timeout_ms: 0,
+            idle_in_transaction_ms: 0,
+            transaction_timeout_ms: 0,
+            idle_session_ms: 0,
+            read_only: false,
+            has_schema: true,
+        }
+    }
+
+    #[test]
+    fn an_old_server_a_clock_that_is_wrong_and_too_few_connections_are_told() {
+        assert_eq!(version(&Server { version_num: 140_009, ..server() }).severity, Severity::Error);
+        assert_eq!(clock(&server(), 1e9 + 1.0).severity, Severity::Ok);
+        let behind = clock(&server(), 1e9 + 75.0);
+        assert_eq!((behind.severity, behind.name.as_str()), (Severity::Warning, "database.clock"));
+        assert!(behind.evidence.contains("75.0 s behind"), "{}", behind.evidence);
+        assert!(clock(&server(), 1e9 - 75.0).evidence.contains("75.0 s ahead of"));
+        assert_eq!(connections(&server(), 8).severity, Severity::Ok);
+        assert_eq!(connections(&Server { connections_used: 90, ..server() }, 8).severity, Severity::Warning);
+    }
+
+    #[test]
+    fn what_crosses_the_network_to_the_database_is_encrypted_and_the_server_is_known() {
+        let plain = Server { ssl: false, ..server() };
+        let of = |server: &Server, asked, local| encryption(server, Some(asked), local).severity;
+        assert_eq!(of(&plain, Asked::Plain, true), Severity::Ok);
+        assert_eq!(of(&plain, Asked::Opportunistic, false), Severity::Warning);
+        assert_eq!(of(&server(), Asked::Unverified, false), Severity::Warning);
+        assert_eq!(of(&server(), Asked::Verified, false), Severity::Ok);
+    }
 }

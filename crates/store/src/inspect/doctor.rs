@@ -265,8 +265,8 @@ impl Console {
         self.many("doctor_horizon", sql, &[(&older_than_s, Type::FLOAT8)], Holder::read).await
     }
 
-    /// Whether a pooler gives each transaction whichever server process is free: told by another connection, in the middle of a
-    /// transaction, having the process that this one had, or by this one having another meanwhile.
+    /// Whether a pooler gives each transaction whichever server process is free: told by another connection, in the
+    /// middle of a transaction, having the process that this one had, or by this one having another meanwhile.
     ///
     /// # Errors
     /// Any.
