@@ -101,7 +101,8 @@ fn catching(tables: &[Table]) -> Finding {
     let filled: Vec<String> = tables
         .iter()
         .filter(|table| table.is_default && table.bytes > 0 && table.live > 0)
-        .map(|table| format!("outbox.{} has about {} rows", table.name, table.live))
+        .map(|table| (&table.name, table.live, if table.live == 1 { "" } else { "s" }))
+        .map(|(name, live, plural)| format!("outbox.{name} has about {live} row{plural}"))
         .collect();
     if filled.is_empty() {
         return Finding::ok(name, "empty");
