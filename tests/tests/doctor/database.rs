@@ -288,6 +288,9 @@ async fn a_standby_a_missing_host_and_a_database_without_an_outbox_are_found() {
     let none = format!("postgres://relay@127.0.0.1:{nobody}/postgres");
     let said = clinic.ask(&clinic.stage.settings().set("database.url", &none)).await;
     said.assert_only("error", "database.reachable", "refused", "database.url");
+    let encrypted = format!("{}?sslmode=require", clinic.stage.cluster.url_for("postgres", "relay"));
+    let said = clinic.ask(&clinic.stage.settings().set("database.url", encrypted)).await;
+    said.assert_only("error", "database.reachable", "does not support TLS", "switch ssl on");
     let empty =
         clinic.stage.cluster.create_database("empty").await.expect("it can be made").replace("postgres@", "relay@");
     let said = clinic.ask(&clinic.stage.settings().set("database.url", empty)).await;

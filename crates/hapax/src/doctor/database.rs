@@ -165,7 +165,11 @@ fn silent(name: &str, whom: &str) -> Finding {
 fn refused(name: &str, error: &Error, database: &Database) -> Finding {
     let refusal = connect::explain(error, database);
     let hints: Vec<&str> = refusal.parts().iter().flat_map(|(_, hints)| hints.iter().map(String::as_str)).collect();
+    let no_tls = refusal.to_string().contains("does not support TLS");
     let remedy = match (error, hints.is_empty()) {
+        _ if no_tls => {
+            "switch ssl on at the database server; sslmode=prefer does without, in a network of one's own".to_owned()
+        }
         (Error::Timeout { .. }, _) => {
             "see who locks what there (pg_stat_activity, pg_locks); or --timeout 1m".to_owned()
         }
