@@ -2,6 +2,7 @@
 
 pub mod anatomy;
 pub mod database;
+pub mod dns;
 pub mod faketime;
 pub mod jail;
 pub mod keeper;

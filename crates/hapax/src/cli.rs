@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use self::bench::{BENCH, Bench};
+use self::doctor::{DOCTOR, Doctor};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
 use self::template::{SEND_TEST, SendTest, TEMPLATE, Template};
 use crate::config::{Format, Level};
 
 pub(crate) mod bench;
+pub(crate) mod doctor;
 mod doubts;
 pub(crate) mod template;
 
@@ -74,6 +76,9 @@ pub(crate) enum Command {
     /// Check the configuration without starting anything
     #[command(long_about = CHECK)]
     Check(Check),
+    /// Examine everything a relay needs: configuration, database, mail servers, DNS
+    #[command(long_about = DOCTOR)]
+    Doctor(Doctor),
     /// How the outbox is: states, relays, doubts
     #[command(long_about = STATUS)]
     Status(Json),

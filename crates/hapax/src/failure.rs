@@ -81,6 +81,11 @@ impl Refusal {
         self
     }
 
+    /// The lines, each with its hints.
+    pub(crate) fn parts(&self) -> &[(String, Vec<String>)] {
+        &self.lines
+    }
+
     /// For `--json`.
     pub(crate) fn to_json(&self, target: &str) -> serde_json::Value {
         let hints: Vec<&String> = self.lines.iter().flat_map(|(_, hints)| hints).collect();

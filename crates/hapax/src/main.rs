@@ -11,6 +11,7 @@ mod config;
 mod connect;
 mod decide;
 mod demo;
+mod doctor;
 mod explain;
 mod failure;
 mod look;
@@ -75,6 +76,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Run(run) => run::run(loaded, run).await,
         Command::Migrate(migrate) => migrate::run(loaded, migrate).await,
         Command::Check(check) => check::run(&loaded, check),
+        Command::Doctor(options) => doctor::run(loaded, options).await,
         Command::Status(json) => look::status(loaded, json).await,
         Command::Ls(ls) => look::ls(loaded, ls).await,
         Command::Show(show) => show::run(loaded, show).await,

@@ -97,8 +97,9 @@ fn print(status: &Status, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Stricter than a relay: also a migration that is merely unknown is a difference.
-fn verify(status: &Status, as_json: bool) -> anyhow::Result<Exit> {
+/// Everything in which the schema is not this binary's. Stricter than a relay: also a migration that is merely unknown is a
+/// difference.
+pub(crate) fn differences(status: &Status) -> Vec<String> {
     let mut problems = status.problems();
     for applied in &status.applied {
         let known = MIGRATIONS.iter().any(|migration| migration.version == applied.version);
@@ -110,6 +111,11 @@ fn verify(status: &Status, as_json: bool) -> anyhow::Result<Exit> {
         let names: Vec<&str> = status.pending().iter().map(|migration| migration.name).collect();
         problems.push(format!("the schema lacks migrations {} (hint: hapax migrate up)", names.join(", ")));
     }
+    problems
+}
+
+fn verify(status: &Status, as_json: bool) -> anyhow::Result<Exit> {
+    let problems = differences(status);
     if as_json {
         output::json(&json!({ "ok": problems.is_empty(), "problems": problems }))?;
     } else if problems.is_empty() {

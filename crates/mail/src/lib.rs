@@ -23,6 +23,7 @@
 
 mod auth;
 mod capabilities;
+mod certificate;
 mod channel;
 mod config;
 mod connection;
@@ -30,6 +31,7 @@ mod file;
 mod gate;
 mod mailer;
 mod message;
+pub mod probe;
 mod reply;
 mod route_url;
 mod spool;

@@ -121,7 +121,7 @@ async fn open(server: &SmtpServer, tls: Option<&Tls>) -> Result<(Session, String
 }
 
 /// Each address in turn, each with a fair share of what is left of the time.
-async fn connect(server: &SmtpServer) -> Result<TcpStream, Outcome> {
+pub(crate) async fn connect(server: &SmtpServer) -> Result<TcpStream, Outcome> {
     let limit = server.timeouts.connect;
     let began = Instant::now();
     let found = timeout(limit, lookup_host((server.host.trim_matches(['[', ']']), server.port))).await;
@@ -144,11 +144,11 @@ async fn connect(server: &SmtpServer) -> Result<TcpStream, Outcome> {
     Err(outcome)
 }
 
-fn failed(phase: Phase, error: &io::Error) -> Outcome {
+pub(crate) fn failed(phase: Phase, error: &io::Error) -> Outcome {
     Outcome::not_sent(phase, Cause::Io, error.to_string())
 }
 
-async fn ehlo(channel: &mut Channel, server: &SmtpServer) -> Result<Capabilities, Outcome> {
+pub(crate) async fn ehlo(channel: &mut Channel, server: &SmtpServer) -> Result<Capabilities, Outcome> {
     let command = Ehlo::new(ClientId::Domain(server.hello_name.clone())).to_string();
     let reply = channel.ask(command.trim_end().as_bytes(), server.timeouts.command).await;
     expect(server, Phase::Ehlo, reply, |code| code == 250)?;
@@ -156,7 +156,7 @@ async fn ehlo(channel: &mut Channel, server: &SmtpServer) -> Result<Capabilities
 }
 
 /// STARTTLS: the channel, and whether it is encrypted now; where the route can do without, it may not be.
-async fn starttls(
+pub(crate) async fn starttls(
     mut channel: Channel,
     server: &SmtpServer,
     tls: &Tls,
@@ -186,7 +186,7 @@ async fn starttls(
 }
 
 /// The reply, if it is the expected one.
-fn expect(
+pub(crate) fn expect(
     server: &SmtpServer,
     phase: Phase,
     reply: Result<Reply, Lost>,
@@ -200,6 +200,6 @@ fn expect(
 }
 
 /// The name a server gives itself in its greeting, fit for a ledger.
-fn banner_name(greeting: &Reply) -> String {
+pub(crate) fn banner_name(greeting: &Reply) -> String {
     greeting.text.split_whitespace().next().unwrap_or("-").chars().take(255).collect()
 }

@@ -43,6 +43,17 @@ impl Tls {
             Security::Opportunistic => false,
             Security::Required | Security::Implicit => true,
         };
+        Self::build(server, name, verified).map(Some)
+    }
+
+    /// Takes any certificate, to look at one that was refused: no secret may be said over it.
+    pub(crate) fn blind(server: &SmtpServer) -> Result<Self, Error> {
+        let name = server.tls_name.as_deref().unwrap_or(&server.host);
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| Error::ServerName { name: name.to_owned() })?;
+        Self::build(server, name, false)
+    }
+
+    fn build(server: &SmtpServer, name: ServerName<'static>, verified: bool) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -55,7 +66,7 @@ impl Tls {
             let verifier = rustls_platform_verifier::Verifier::new(provider).map_err(Error::Tls)?;
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         };
-        Ok(Some(Self { connector: TlsConnector::from(Arc::new(config.with_no_client_auth())), name, verified }))
+        Ok(Self { connector: TlsConnector::from(Arc::new(config.with_no_client_auth())), name, verified })
     }
 
     /// Encrypts a connection.

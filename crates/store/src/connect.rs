@@ -12,10 +12,17 @@ use std::{
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod, Runtime};
 use futures_util::future::{BoxFuture, FutureExt, poll_fn};
 use tokio::task::JoinHandle;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket, config::SslMode, tls::MakeTlsConnect};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, Socket,
+    config::{Host, SslMode},
+    tls::MakeTlsConnect,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{error::Error, tls};
+use crate::{error::Error, inspect::doctor::Asked, tls};
+
+/// How long one address may take to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to reach the database.
 #[derive(Clone)]
@@ -149,6 +156,52 @@ pub(crate) async fn single(options: &ConnectOptions) -> Result<(Client, JoinHand
     dial.connect(&config).await.map_err(|source| Error::Query { operation: "connect", source })
 }
 
+/// One connection to the one of its servers with this number, and no other.
+pub(crate) async fn single_at(options: &ConnectOptions, index: usize) -> Result<(Client, JoinHandle<()>), Error> {
+    let (config, dial) = prepare(options)?;
+    let mut one = Config::new();
+    match config.get_hosts().get(index) {
+        Some(Host::Tcp(name)) => one.host(name),
+        Some(Host::Unix(path)) => one.host_path(path),
+        None => return Err(Error::Config { reason: "it names no host".to_owned() }),
+    };
+    if let Some(address) = config.get_hostaddrs().get(index) {
+        one.hostaddr(*address);
+    }
+    if let Some(port) = config.get_ports().get(index).or(config.get_ports().first()) {
+        one.port(*port);
+    }
+    if let Some(user) = config.get_user() {
+        one.user(user);
+    }
+    if let Some(password) = config.get_password() {
+        one.password(password);
+    }
+    if let Some(name) = config.get_dbname() {
+        one.dbname(name);
+    }
+    if let Some(name) = config.get_application_name() {
+        one.application_name(name);
+    }
+    if let Some(settings) = config.get_options() {
+        one.options(settings);
+    }
+    one.ssl_mode(config.get_ssl_mode()).connect_timeout(CONNECT_TIMEOUT);
+    dial.connect(&one).await.map_err(|source| Error::Query { operation: "connect", source })
+}
+
+/// The connection string taken apart, and what it asks of the encryption.
+pub(crate) fn config(options: &ConnectOptions) -> Result<(Config, Asked), Error> {
+    let (config, verify) = parse(&options.url)?;
+    let asked = match (verify, config.get_ssl_mode()) {
+        (Verify::Disabled, _) => Asked::Plain,
+        (Verify::Full(_), _) => Asked::Verified,
+        (Verify::Encrypted, SslMode::Require) => Asked::Unverified,
+        (Verify::Encrypted, _) => Asked::Opportunistic,
+    };
+    Ok((config, asked))
+}
+
 fn prepare(options: &ConnectOptions) -> Result<(Config, Dial), Error> {
     let (mut config, verify) = parse(&options.url)?;
     if let Some(password) = &options.password {
@@ -157,7 +210,7 @@ fn prepare(options: &ConnectOptions) -> Result<(Config, Dial), Error> {
     if config.get_application_name().is_none() {
         config.application_name(&options.application_name);
     }
-    config.connect_timeout(Duration::from_secs(5));
+    config.connect_timeout(CONNECT_TIMEOUT);
     config.tcp_user_timeout(Duration::from_secs(30));
     config.keepalives_idle(Duration::from_secs(30));
     Ok((config, Dial { tls: tls::connector(&verify)?, notices: Notices::default() }))

@@ -26,6 +26,8 @@ macro_rules! readable {
     };
 }
 
+/// The facts behind `hapax doctor`.
+pub mod doctor;
 mod doubts;
 /// Finding deliveries, and what was enqueued twice.
 pub mod search;

@@ -106,7 +106,7 @@ pub struct Status {
 }
 
 impl Status {
-    fn read(rows: &[Row]) -> Self {
+    pub(crate) fn read(rows: &[Row]) -> Self {
         let applied = |row: &Row| Applied {
             version: row.get("version"),
             name: row.get("name"),

@@ -1,0 +1,178 @@
+//! The schema: migrations, indexes, partitions, vacuum.
+
+use hapax_store::inspect::doctor::{Index, Table};
+
+use super::{
+    database::Patient,
+    finding::{Finding, told},
+};
+use crate::{failure::split_hints, migrate};
+
+/// Partitions are made four weeks ahead.
+const AHEAD_S_MIN: f64 = 7.0 * 86_400.0;
+/// Between two runs of autovacuum a busy queue has tens of thousands.
+const DEAD_ROWS_MAX: i64 = 200_000;
+
+/// What was applied, against this binary.
+pub(super) async fn migrations(patient: &Patient<'_>) -> Vec<Finding> {
+    let name = "schema.migrations";
+    let console = match patient.console(name).await {
+        Ok(console) => console,
+        Err(findings) => return findings,
+    };
+    let status = match console.doctor_migrations().await {
+        Ok(status) => status,
+        Err(error) => return vec![patient.failed(name, &error)],
+    };
+    let differences = migrate::differences(&status);
+    if differences.is_empty() {
+        return vec![Finding::ok(name, format!("{} migrations, all applied and unchanged", status.applied.len()))];
+    }
+    let told = differences.iter().map(|difference| {
+        let (message, hints) = split_hints(difference);
+        // An unknown one that breaks nobody is what a rolling upgrade looks like.
+        if hints.is_empty() {
+            return Finding::note(name, message, "upgrade this hapax too");
+        }
+        Finding::error(name, message, hints.join("; "))
+    });
+    told.collect()
+}
+
+/// Indexes that are invalid or missing.
+pub(super) async fn indexes(patient: &Patient<'_>) -> Vec<Finding> {
+    let name = "schema.indexes";
+    let console = match patient.console(name).await {
+        Ok(console) => console,
+        Err(findings) => return findings,
+    };
+    match console.doctor_indexes().await {
+        Ok(faults) if faults.is_empty() => vec![Finding::ok(name, "all there and valid")],
+        Ok(faults) => {
+            let words: Vec<String> = faults.iter().map(|Index { name, fault }| format!("{name} is {fault}")).collect();
+            let remedy = "REINDEX INDEX CONCURRENTLY what is invalid; make what is missing as its migration does \
+                          (hapax migrate sql)";
+            vec![Finding::error(name, words.join(", "), remedy)]
+        }
+        Err(error) => vec![patient.failed(name, &error)],
+    }
+}
+
+/// Partitions, default partitions, autovacuum, dead rows.
+pub(super) async fn tables(patient: &Patient<'_>) -> Vec<Finding> {
+    let name = "schema.tables";
+    let console = match patient.console(name).await {
+        Ok(console) => console,
+        Err(findings) => return findings,
+    };
+    match console.doctor_tables().await {
+        Ok(tables) => judge(&tables),
+        Err(error) => vec![patient.failed(name, &error)],
+    }
+}
+
+fn judge(tables: &[Table]) -> Vec<Finding> {
+    vec![ahead(tables), catching(tables), options(tables), dead(tables)]
+}
+
+fn ahead(tables: &[Table]) -> Finding {
+    let name = "schema.partitions";
+    let covered = |parent: &str| {
+        let own = tables.iter().filter(|table| table.name.starts_with(&format!("{parent}_")));
+        own.filter_map(|table| table.covers_s).fold(0.0, f64::max)
+    };
+    let least = covered("message").min(covered("attempt"));
+    let evidence = match least > 0.0 {
+        true => format!("made for the next {}", told(least)),
+        false => {
+            "there is none for today: everything goes to the default partition, and cannot be dropped by week".into()
+        }
+    };
+    if least < AHEAD_S_MIN {
+        let remedy =
+            "a relay that runs makes them; by hand: SELECT * FROM outbox.maintain(); it says what it postponed";
+        return Finding::warning(name, evidence, remedy);
+    }
+    Finding::ok(name, evidence)
+}
+
+fn catching(tables: &[Table]) -> Finding {
+    let name = "schema.default_partition";
+    let filled: Vec<String> = tables
+        .iter()
+        .filter(|table| table.is_default && table.bytes > 0 && table.live > 0)
+        .map(|table| (&table.name, table.live, if table.live == 1 { "" } else { "s" }))
+        .map(|(name, live, plural)| format!("outbox.{name} has about {live} row{plural}"))
+        .collect();
+    if filled.is_empty() {
+        return Finding::ok(name, "empty");
+    }
+    let remedy = "no partition was made for their week in time; SELECT * FROM outbox.maintain(); makes the next ones, \
+                  these rows stay findable there (a relay that runs keeps it from happening)";
+    Finding::warning(name, filled.join(", "), remedy)
+}
+
+fn options(tables: &[Table]) -> Finding {
+    let name = "schema.autovacuum";
+    let has = |table: &Table, option: &str| table.options.iter().any(|own| own.starts_with(option));
+    let is_off = |table: &&Table| has(table, "autovacuum_enabled=false") || has(table, "autovacuum_enabled=off");
+    let off: Vec<String> = tables.iter().filter(is_off).map(|table| format!("outbox.{}", table.name)).collect();
+    if !off.is_empty() {
+        let remedy = format!("ALTER TABLE {} RESET (autovacuum_enabled);", off[0]);
+        return Finding::warning(name, format!("autovacuum is switched off for {}", off.join(", ")), remedy);
+    }
+    let wanted = ["autovacuum_vacuum_scale_factor=", "autovacuum_vacuum_threshold=", "fillfactor="];
+    let queue = tables.iter().find(|table| table.name == "queue");
+    let lacks = |option: &&&str| queue.is_some_and(|queue| !has(queue, option));
+    let lacking: Vec<&str> = wanted.iter().filter(lacks).map(|option| option.trim_end_matches('=')).collect();
+    if lacking.is_empty() {
+        return Finding::ok(name, "the queue has its own settings");
+    }
+    let remedy = "ALTER TABLE outbox.queue SET (fillfactor = 20, autovacuum_vacuum_scale_factor = 0.02, \
+                  autovacuum_vacuum_threshold = 1000);";
+    Finding::warning(name, format!("outbox.queue has lost its {}", lacking.join(", ")), remedy)
+}
+
+fn dead(tables: &[Table]) -> Finding {
+    let name = "schema.dead_rows";
+    let is_bloated = |table: &&Table| table.dead > DEAD_ROWS_MAX && table.dead > 2 * table.live;
+    let words = |table: &Table| {
+        let ago = table.vacuumed_ago_s.map_or("never vacuumed".to_owned(), |s| format!("vacuumed {} ago", told(s)));
+        format!("outbox.{}: {} dead rows, {} live, {ago}", table.name, table.dead, table.live)
+    };
+    let bloated: Vec<String> = tables.iter().filter(is_bloated).map(words).collect();
+    if bloated.is_empty() {
+        let most = tables.iter().max_by_key(|table| table.dead);
+        return Finding::ok(name, most.map_or_else(|| "no table".to_owned(), words));
+    }
+    let remedy = "see what holds them back (database.transactions, .prepared, .slots), then VACUUM the table";
+    Finding::warning(name, bloated.join("; "), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Severity;
+
+    fn table(name: &str, live: i64, dead: i64) -> Table {
+        Table {
+            name: name.to_owned(),
+            estimate: -1.0,
+            live,
+            dead,
+            vacuumed_ago_s: Some(7_300.0),
+            options: Vec::new(),
+            is_default: name.ends_with("_default"),
+            covers_s: None,
+            bytes: 8192,
+        }
+    }
+
+    #[test]
+    fn dead_rows_are_many_against_the_live_ones_and_by_themselves() {
+        assert_eq!(dead(&[table("queue", 10, 150_000), table("message", 900_000, 300_000)]).severity, Severity::Ok);
+        let bloated = dead(&[table("queue", 10, 300_000)]);
+        assert_eq!(bloated.severity, Severity::Warning);
+        assert_eq!(bloated.evidence, "outbox.queue: 300000 dead rows, 10 live, vacuumed 2 h 1 min ago");
+    }
+}
