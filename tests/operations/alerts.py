@@ -78,7 +78,9 @@ class Alerts(unittest.TestCase):
         self.assertEqual(set(sections), {rule["alert"] for rule in rules()})
         for name, text in sections.items():
             for word in ("**Means.**", "**Mail affected.**", "**Look", "**Act", "**Resolved**"):
-                self.assertIn(word, text if word != "**Act" else text.replace("and act", "**Act"), f"{name} has no {word}")
+                self.assertIn(
+                    word, text if word != "**Act" else text.replace("and act", "**Act"), f"{name} has no {word}"
+                )
 
     @unittest.skipUnless(HAPAX, "HAPAX_BIN names no binary")
     def test_each_command_of_the_runbook_is_one_that_hapax_takes(self):

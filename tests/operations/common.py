@@ -1,4 +1,4 @@
-"""Where things are, and what the tests of deploy/ share. Must not read anything but the repository and target/operations."""
+"""Where things are, and what the tests of deploy/ share. Reads nothing but the repository and target/operations."""
 
 import os
 import re

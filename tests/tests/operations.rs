@@ -42,6 +42,11 @@ fn the_alerts_fire_and_do_not_fire_as_told_and_each_has_its_section_of_the_runbo
     passes("alerts.py");
 }
 
+#[test]
+fn the_dashboard_is_what_its_program_writes_and_shows_only_metrics_that_exist() {
+    passes("dashboard.py");
+}
+
 #[tokio::test]
 async fn every_statement_of_the_runbook_is_one_that_an_operator_may_run() {
     let stage = Stage::set().await;
