@@ -47,6 +47,11 @@ fn the_dashboard_is_what_its_program_writes_and_shows_only_metrics_that_exist() 
     passes("dashboard.py");
 }
 
+#[test]
+fn chart_and_manifests_fit_kubernetes_are_restricted_and_carry_a_configuration_that_hapax_takes() {
+    passes("kubernetes.py");
+}
+
 #[tokio::test]
 async fn every_statement_of_the_runbook_is_one_that_an_operator_may_run() {
     let stage = Stage::set().await;
