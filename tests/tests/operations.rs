@@ -52,6 +52,11 @@ fn chart_and_manifests_fit_kubernetes_are_restricted_and_carry_a_configuration_t
     passes("kubernetes.py");
 }
 
+#[test]
+fn the_container_file_keeps_the_rules_of_hadolint_and_runs_the_program_as_nobody() {
+    passes("container.py");
+}
+
 #[tokio::test]
 async fn every_statement_of_the_runbook_is_one_that_an_operator_may_run() {
     let stage = Stage::set().await;
