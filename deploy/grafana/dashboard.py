@@ -144,11 +144,18 @@ ROWS = [
                 stacked=True,
             ),
             graph(
+                "Due, and in nobody's hands",
+                "What an autoscaler looks at: outbox.backlog().",
+                (f"max(hapax_backlog{{{JOB}}})", "backlog"),
+                width=4,
+            ),
+            graph(
                 "How long",
                 "The oldest due delivery, and the oldest doubt.",
                 (age("hapax_oldest_pending_timestamp_seconds"), "pending"),
                 (age("hapax_oldest_in_doubt_timestamp_seconds"), "in doubt"),
                 unit="s",
+                width=6,
             ),
             graph(
                 "Blocked routes",
@@ -156,6 +163,7 @@ ROWS = [
                 (f"max by (route) (hapax_route_blocked{{{ROUTE}}})", "{{route}}"),
                 max=1,
                 min=0,
+                width=6,
             ),
         ],
     ),
@@ -173,7 +181,7 @@ ROWS = [
                 "Not accepted, by route",
                 "A second.",
                 (
-                    f'sum by (route, outcome) (rate(hapax_attempts_total{{{ROUTE},outcome!="accepted"}}[$__rate_interval])) > 0',
+                    rate("hapax_attempts_total", "route, outcome", f'{ROUTE},outcome!="accepted"') + " > 0",
                     "{{route}} {{outcome}}",
                 ),
                 unit="ops",
@@ -221,7 +229,8 @@ ROWS = [
                 "Claimed at once",
                 "Near 1 with a backlog: something else is the bottleneck.",
                 (
-                    f"sum(rate(hapax_claim_batch_size_sum{{{JOB}}}[$__rate_interval])) / sum(rate(hapax_claim_batch_size_count{{{JOB}}}[$__rate_interval]))",
+                    f"sum(rate(hapax_claim_batch_size_sum{{{JOB}}}[$__rate_interval]))"
+                    f" / sum(rate(hapax_claim_batch_size_count{{{JOB}}}[$__rate_interval]))",
                     "mean",
                 ),
                 (f"sum(rate(hapax_claims_total{{{JOB}}}[$__rate_interval]))", "claims a second"),
@@ -251,22 +260,34 @@ ROWS = [
                 "Moves all the time, also when nothing is to do. In guard mode it grows.",
                 (f"time() - hapax_last_poll_timestamp_seconds{{{JOB}}}", "{{instance}}"),
                 unit="s",
-                width=6,
             ),
             graph(
                 "Memory",
                 "Resident.",
                 (f"process_resident_memory_bytes{{{JOB}}}", "{{instance}}"),
                 unit="bytes",
-                width=6,
             ),
-            graph("File descriptors", "Open.", (f"process_open_fds{{{JOB}}}", "{{instance}}"), width=6),
+            graph(
+                "CPU",
+                "Cores.",
+                (f"rate(process_cpu_seconds_total{{{JOB}}}[$__rate_interval])", "{{instance}}"),
+            ),
+            graph(
+                "File descriptors",
+                "Open, and how many there may be.",
+                (f"process_open_fds{{{JOB}}}", "{{instance}}"),
+                (f"min(process_max_fds{{{JOB}}})", "limit"),
+            ),
             graph(
                 "Clock",
                 "Database minus relay.",
                 (f"hapax_clock_skew_seconds{{{JOB}}}", "{{instance}}"),
                 unit="s",
-                width=6,
+            ),
+            graph(
+                "Living relays",
+                "As the database knows them, by version: two while a rollout is under way.",
+                (f"count by (version) (max by (incarnation, version) (hapax_relay_info{{{JOB}}}))", "{{version}}"),
             ),
             stat(
                 "Up for",

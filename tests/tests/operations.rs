@@ -37,6 +37,14 @@ fn passes(file: &str) {
     assert!(!said.contains("skipped="), "{file} skipped something");
 }
 
+async fn connected(stage: &Stage, user: &str) -> tokio_postgres::Client {
+    let url = stage.cluster.url_for("postgres", user);
+    let (client, connection) =
+        tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("the user may connect");
+    tokio::spawn(connection);
+    client
+}
+
 #[test]
 fn the_alerts_fire_and_do_not_fire_as_told_and_each_has_its_section_of_the_runbook() {
     passes("alerts.py");
@@ -58,16 +66,26 @@ fn the_container_file_keeps_the_rules_of_hadolint_and_runs_the_program_as_nobody
 }
 
 #[tokio::test]
+async fn what_keda_asks_is_answered_to_a_monitor() {
+    let stage = Stage::set().await;
+    let manifest = std::fs::read_to_string(top().join("deploy/kubernetes/keda.yaml")).expect("the manifest is there");
+    let query = manifest.lines().find_map(|line| line.trim().strip_prefix("query: ")).expect("it has a query");
+    stage.sql.batch_execute("CREATE ROLE monitor LOGIN IN ROLE outbox_monitor").await.expect("a role");
+    stage.sql.batch_execute("SELECT outbox.enqueue(kind => 'a', recipients => ARRAY['a@example.org'], subject => 'a', body_text => 'a')").await.expect("a notification");
+    let client = connected(&stage, "monitor").await;
+    let backlog: i64 = client.query_one(query, &[]).await.expect("a monitor may ask").get(0);
+    assert_eq!(backlog, 1);
+    client.query("SELECT * FROM outbox.deliveries", &[]).await.expect_err("and nothing else");
+}
+
+#[tokio::test]
 async fn every_statement_of_the_runbook_is_one_that_an_operator_may_run() {
     let stage = Stage::set().await;
     let runbook = std::fs::read_to_string(top().join("deploy/RUNBOOK.md")).expect("the runbook is there");
     let statements: Vec<&str> =
         runbook.split("```sql\n").skip(1).map(|rest| rest.split_once("```").expect("the block has an end").0).collect();
     assert!(statements.len() >= 6, "{}", statements.len());
-    let url = stage.cluster.url_for("postgres", "operator");
-    let (client, connection) =
-        tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("the operator may connect");
-    tokio::spawn(connection);
+    let client = connected(&stage, "operator").await;
     for statement in statements {
         if let Err(error) = client.query(statement, &[]).await {
             panic!("{statement}{error:?}");
