@@ -1,5 +1,5 @@
 //! What ships beside the binary in `deploy/`: alerts, runbook, dashboard, chart, manifests, container file. Checked by
-//! the tools that its users have (promtool, helm, the schemas of Kubernetes, hadolint), driven by `tests/operations/*.py`;
+//! the tools that its users have (promtool, helm, the schemas of Kubernetes, hadolint), from `tests/operations/*.py`;
 //! `tests/operations/setup` fetches them.
 //!
 //! Must not judge for itself what a tool can judge.
@@ -71,7 +71,8 @@ async fn what_keda_asks_is_answered_to_a_monitor() {
     let manifest = std::fs::read_to_string(top().join("deploy/kubernetes/keda.yaml")).expect("the manifest is there");
     let query = manifest.lines().find_map(|line| line.trim().strip_prefix("query: ")).expect("it has a query");
     stage.sql.batch_execute("CREATE ROLE monitor LOGIN IN ROLE outbox_monitor").await.expect("a role");
-    stage.sql.batch_execute("SELECT outbox.enqueue(kind => 'a', recipients => ARRAY['a@example.org'], subject => 'a', body_text => 'a')").await.expect("a notification");
+    let enqueue = "SELECT outbox.enqueue('a', ARRAY['a@example.org'], subject => 'a', body_text => 'a')";
+    stage.sql.batch_execute(enqueue).await.expect("a notification");
     let client = connected(&stage, "monitor").await;
     let backlog: i64 = client.query_one(query, &[]).await.expect("a monitor may ask").get(0);
     assert_eq!(backlog, 1);
