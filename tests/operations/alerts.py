@@ -5,8 +5,9 @@ import re
 import shlex
 import unittest
 
+import exposition
 import yaml
-from common import DEPLOY, HAPAX, PROMTOOL, TOOLS, anchors, main, metrics, run, unknown
+from common import DEPLOY, HAPAX, PROMTOOL, SUFFIXES, TOOLS, anchors, main, metrics, run, unknown
 
 RULES = DEPLOY / "prometheus/alerts.yml"
 TESTS = DEPLOY / "prometheus/alerts_test.yml"
@@ -81,6 +82,26 @@ class Alerts(unittest.TestCase):
                 self.assertIn(
                     word, text if word != "**Act" else text.replace("and act", "**Act"), f"{name} has no {word}"
                 )
+
+    def test_the_comparison_with_what_a_relay_exports_sees_what_lacks_what_is_new_and_wrong_labels(self):
+        known = exposition.listed()
+        lines = []
+        for name, (kind, labels) in known.items():
+            text = ",".join(f'{label}="a,\\"b=c"' for label in sorted(labels))
+            family = name.removesuffix("_total") if kind == "counter" else name
+            lines.append(f"# TYPE {family} {kind}")
+            for suffix in SUFFIXES if kind == "histogram" else [""]:
+                more = ",".join(filter(None, [text, 'le="+Inf"' if suffix == "_bucket" else ""]))
+                lines.append(f"{name}{suffix}{{{more}}} 1.5e3" if more else f"{name}{suffix} 1")
+        whole = "\n".join(lines)
+        self.assertEqual(list(exposition.differences(whole)), [])
+        lacks = whole.replace("hapax_claims_total 1", "")
+        self.assertIn("hapax_claims_total is in", "".join(exposition.differences(lacks)))
+        self.assertEqual(list(exposition.differences(lacks, ["hapax_claims_total"])), [])
+        new = whole + "\n# TYPE hapax_new gauge\nhapax_new 1"
+        self.assertEqual(list(exposition.differences(new)), ["hapax_new is exported and not in metrics.txt"])
+        labels = whole + '\nhapax_claims_total{address="a"} 1'
+        self.assertIn("['address']", "".join(exposition.differences(labels)))
 
     @unittest.skipUnless(HAPAX, "HAPAX_BIN names no binary")
     def test_each_command_of_the_runbook_is_one_that_hapax_takes(self):
