@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares what a relay says at /metrics (standard input) with deploy/prometheus/metrics.txt, name by name, label by label.
+"""Compares what a relay says at /metrics (standard input) with deploy/prometheus/metrics.txt, by name and label.
 
 Usage: exposition.py [NAME...] < metrics     NAMEs may be missing; any other difference is printed, and ends it with 1.
 """
