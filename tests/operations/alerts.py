@@ -108,7 +108,7 @@ class Alerts(unittest.TestCase):
         commands = [line for block in fences("sh") for line in re.sub(r"\\\n\s*", "", block).splitlines()]
         commands += re.findall(r"`(hapax [a-z-]+[^`]*)`", RUNBOOK)
         tried = 0
-        for line in commands:
+        for line in dict.fromkeys(commands):
             if not line.startswith("hapax "):
                 continue
             words = shlex.split(line.split("|")[0].split("&&")[0])[1:]
