@@ -20,6 +20,8 @@ mod idle;
 mod job;
 mod ledger;
 mod memory;
+mod meters;
+mod overview;
 mod progress;
 mod pump;
 mod reaper;
@@ -29,7 +31,7 @@ mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
-pub use config::{Idempotency, KindPolicy, RelayConfig, RouteConfig};
+pub use config::{Idempotency, KindPolicy, RecipientLog, RelayConfig, RouteConfig};
 pub use error::Error;
 pub use freight::FreightConfig;
 pub use guard::{AfterFailover, Guard};
@@ -41,6 +43,7 @@ use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
 pub use memory::Memory;
+pub use meters::Meters;
 pub use progress::{Phase, Progress, Stall};
 use tokio::{
     sync::{Semaphore, watch},
@@ -87,11 +90,18 @@ pub struct Past {
     pub address_guard: bool,
     /// What its loops say of themselves.
     pub progress: Progress,
+    /// What is counted and timed.
+    pub meters: Meters,
 }
 
 impl Default for Past {
     fn default() -> Self {
-        Self { memory: Memory::default(), address_guard: true, progress: Progress::default() }
+        Self {
+            memory: Memory::default(),
+            address_guard: true,
+            progress: Progress::default(),
+            meters: Meters::default(),
+        }
     }
 }
 
@@ -117,6 +127,8 @@ pub async fn run_with(
 ) -> Result<(), Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config = Arc::new(config);
+    let meters = past.meters.clone();
+    meters.serves(&store);
     // Its own: this incarnation may end while the process goes on.
     let shutdown = Shutdown { soft: shutdown.soft.child_token(), hard: shutdown.hard.child_token() };
     if past.address_guard {
@@ -125,7 +137,7 @@ pub async fn run_with(
             try_again(&shutdown, doing, source).await?;
         }
     }
-    let routes = introduce(&store, &config, &clock, &shutdown).await?;
+    let routes = introduce(&store, &config, &clock, &meters, &shutdown).await?;
     let fatal = Fatal::default();
     let (registry, hands) = (Registry::new(past.memory.clone(), store.incarnation()), Hands::default());
     let heartbeat = Arc::new(Heartbeat::new(config.limits.transmit_deadline));
@@ -136,7 +148,7 @@ pub async fn run_with(
         registry.clone(),
         fatal.clone(),
         shutdown.hard.clone(),
-        &past.progress,
+        (&past.progress, &meters),
         &ledger_tasks,
     );
     let connections = config.routes.iter().map(|route| route.max_connections).min().unwrap_or(1);
@@ -152,6 +164,7 @@ pub async fn run_with(
         clock: clock.clone(),
         heartbeat: heartbeat.clone(),
         fatal: fatal.clone(),
+        meters: meters.clone(),
         soft: shutdown.soft.clone(),
         flights: Arc::new(Semaphore::new(config.limits.max_in_flight)),
     });
@@ -167,6 +180,7 @@ pub async fn run_with(
     };
     watchers.spawn(heart.clone().beat(heartbeat.clone(), pulse("heartbeat", config.limits.heartbeat_interval)));
     watchers.spawn(heart.renew(hands, pulse("renew", config.limits.lease / 6)));
+    watchers.spawn(overview::watch(store.clone(), meters.clone(), config.limits.dead_after, stop.clone()));
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
     let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
@@ -175,6 +189,7 @@ pub async fn run_with(
         clock,
         registry: registry.clone(),
         fatal: fatal.clone(),
+        meters: meters.clone(),
         pulse: pulse("reaper", config.limits.heartbeat_interval),
         lanes,
     };
@@ -236,6 +251,7 @@ async fn introduce(
     store: &Store,
     config: &RelayConfig,
     clock: &Arc<dyn Clock>,
+    meters: &Meters,
     shutdown: &Shutdown,
 ) -> Result<Vec<Arc<Route>>, Error> {
     let grace = config.limits.doubt_grace(&config.timeouts);
@@ -267,7 +283,7 @@ async fn introduce(
         let own = groups.iter().find(|(name, _)| *name == route.name).map_or(0, |(_, group)| *group);
         // Group 0 holds everything that names no route, and is the default route's too.
         let groups = if index == default { vec![own, 0] } else { vec![own] };
-        routes.push(Arc::new(Route::new(route.clone(), groups, places, flights, clock.clone())?));
+        routes.push(Arc::new(Route::new(route.clone(), groups, places, flights, clock.clone(), meters)?));
     }
     Ok(routes)
 }
