@@ -13,6 +13,7 @@ mod decide;
 mod demo;
 mod explain;
 mod failure;
+mod http;
 mod look;
 mod migrate;
 mod output;
@@ -74,6 +75,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(run) => run::run(loaded, run).await,
         Command::Migrate(migrate) => migrate::run(loaded, migrate).await,
+        Command::Healthcheck(options) => http::healthcheck::run(loaded, options).await,
         Command::Check(check) => check::run(&loaded, check),
         Command::Status(json) => look::status(loaded, json).await,
         Command::Ls(ls) => look::ls(loaded, ls).await,
