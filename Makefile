@@ -95,6 +95,11 @@ manifests: ## write what is generated in deploy/: dashboard, plain manifests, th
 	deploy/grafana/dashboard.py > deploy/grafana/hapax.json.new && mv deploy/grafana/hapax.json.new deploy/grafana/hapax.json
 	deploy/kubernetes/generate.py
 
+.PHONY: drill
+drill: postgres test-servers ## alerts provoked for real under a real Prometheus, the runbook followed; a transcript (minutes)
+	cargo build $(CHECKED) --bins
+	HAPAX_DRILL=full cargo test $(CHECKED) --test drill -- --nocapture
+
 .PHONY: container
 container: ## the container image, built and tried without a registry of images; needs root and buildah
 	cargo build --release --locked -p hapax
