@@ -241,6 +241,24 @@ impl Drill {
         self.watch.resolved().await;
     }
 
+    async fn the_database_is_restored_to_an_earlier_time(&mut self) {
+        self.stage.cluster.take_snapshot().await.expect("a snapshot");
+        self.stage.reconnect().await;
+        self.watch.resolved().await;
+        self.stage.enqueue(20).await;
+        self.stage.until_settled().await;
+        self.stage.cluster.restore_snapshot().await.expect("restored");
+        self.stage.reconnect().await;
+        self.watch.note("20 notifications later Postgres is restored to what it was before them");
+        self.watch.fires(&["HapaxNoProgress"]).await;
+        self.relay.wait_for_line(|line| line.contains("guard mode")).await;
+        typed(&self.watch, &self.operator, &["arm", "--reason", "restored on purpose"]).await;
+        typed(&self.watch, &self.operator, &["ls", "--state", "held"]).await;
+        self.watch.resolved().await;
+        self.stage.enqueue_one("after@example.org", "").await;
+        self.stage.until_state("after@example.org", "sent").await;
+    }
+
     async fn the_mail_server_is_down(&mut self) {
         self.stage.server.stop().await;
         self.watch.note("the mail server is stopped; 30 notifications are enqueued");
@@ -280,6 +298,7 @@ async fn what_goes_wrong_fires_its_alert_and_the_runbook_ends_it() {
     drill.the_database_goes_away_and_comes_back().await;
     drill.the_last_relay_ends_and_is_started_again().await;
     if std::env::var("HAPAX_DRILL").is_ok_and(|drill| drill == "full") {
+        drill.the_database_is_restored_to_an_earlier_time().await;
         drill.the_mail_server_is_down().await;
         drill.the_mail_server_breaks_connections_at_the_end_of_messages().await;
     }
