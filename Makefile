@@ -89,6 +89,22 @@ freight: postgres ## the relay's memory while 64 deliveries with 20 MB attached 
 	cargo build $(CHECKED) --bins
 	HAPAX_FREIGHT_DELIVERIES=64 HAPAX_FREIGHT_MB=20 cargo test $(CHECKED) --test freight -- --nocapture memory
 
+.PHONY: manifests
+manifests: ## write what is generated in deploy/: dashboard, plain manifests, the chart's copy of the alerts
+	tests/operations/setup
+	deploy/grafana/dashboard.py > deploy/grafana/hapax.json.new && mv deploy/grafana/hapax.json.new deploy/grafana/hapax.json
+	deploy/kubernetes/generate.py
+
+.PHONY: drill
+drill: postgres test-servers ## alerts provoked for real under a real Prometheus, the runbook followed; a transcript (minutes)
+	cargo build $(CHECKED) --bins
+	HAPAX_DRILL=full cargo test $(CHECKED) --test drill -- --nocapture
+
+.PHONY: container
+container: ## the container image, built and tried without a registry of images; needs root and buildah
+	cargo build --release --locked -p hapax
+	tests/operations/container
+
 .PHONY: render-bench
 render-bench: ## microseconds for one message by MJML and by HTML, beside handlebars, mjml and nodemailer; needs Node 20
 	tests/render-bench/run

@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// Examine everything a relay needs: configuration, database, mail servers, DNS
     #[command(long_about = DOCTOR)]
     Doctor(Doctor),
+    /// Ask the running relay whether it is alive, or ready
+    #[command(long_about = HEALTHCHECK)]
+    Healthcheck(Healthcheck),
     /// How the outbox is: states, relays, doubts
     #[command(long_about = STATUS)]
     Status(Json),
@@ -225,6 +228,22 @@ pub(crate) struct Check {
     pub(crate) print: bool,
     #[command(flatten)]
     pub(crate) json: Json,
+}
+
+const HEALTHCHECK: &str = "\
+Asks the relay that runs with this configuration, at http.listen: exit code 0 when it answers that it is alive, 1 when it \
+does not, or says that one of its loops stands still. For containers, whose images hold no other tool.
+
+Examples:
+  hapax healthcheck                   alive? Never asks the database
+  hapax healthcheck --ready           of use now? The database answers, the queue is looked at, no shutdown is under way";
+
+/// `hapax healthcheck`.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Healthcheck {
+    /// Ask whether it is ready, not only whether it is alive
+    #[arg(long)]
+    pub(crate) ready: bool,
 }
 
 /// `--json`.

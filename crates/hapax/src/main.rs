@@ -14,6 +14,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod failure;
+mod http;
 mod look;
 mod migrate;
 mod output;
@@ -75,6 +76,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(run) => run::run(loaded, run).await,
         Command::Migrate(migrate) => migrate::run(loaded, migrate).await,
+        Command::Healthcheck(options) => http::healthcheck::run(loaded, options).await,
         Command::Check(check) => check::run(&loaded, check),
         Command::Doctor(options) => doctor::run(loaded, options).await,
         Command::Status(json) => look::status(loaded, json).await,

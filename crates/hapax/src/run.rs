@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::Context;
 use hapax_core::Incarnation;
 use hapax_mail::{Security, SmtpServer, Transport};
-use hapax_relay::{Guard, Memory, Past, Shutdown};
+use hapax_relay::{Guard, Past, Shutdown};
 use hapax_render::{Options, Renderer, Templates};
 use hapax_sandbox::Catcher;
 use hapax_store::{
@@ -40,13 +40,21 @@ pub(crate) async fn run(loaded: Loaded, options: Run) -> anyhow::Result<Exit> {
     }
     let file = loaded.file.map_or_else(|| "none".to_owned(), |file| file.display().to_string());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config.file = file, "hapax is starting");
+    let past = Past { address_guard: settings.database.address_guard, ..Past::default() };
+    past.meters.routes(settings.routes.iter().map(|route| route.name.as_str()));
+    crate::http::start(settings.http.listen, &past).await?;
+    let (told, progress) = (shutdown.soft.clone(), past.progress.clone());
+    tokio::spawn(async move {
+        told.cancelled().await;
+        progress.drain();
+    });
     let Some(store) = store(&settings, &shutdown).await? else {
         tracing::info!("stopped before the database could be reached");
         return Ok(Exit::Done);
     };
     let (transports, _catchers) = transports(&settings).await?;
     let config = settings.relay_config(transports);
-    relays(store, renderer, config, &settings.database, shutdown).await
+    relays(store, renderer, config, &settings.database, shutdown, past).await
 }
 
 /// The one place where the binary and the relay meet: one incarnation after another. A new one follows only when the database
@@ -57,8 +65,8 @@ async fn relays(
     config: hapax_relay::RelayConfig,
     database: &Database,
     shutdown: Shutdown,
+    past: Past,
 ) -> anyhow::Result<Exit> {
-    let past = Past { memory: Memory::default(), address_guard: database.address_guard };
     let options = database.options("hapax");
     loop {
         let run =
@@ -78,6 +86,7 @@ async fn relays(
                 memory: &past.memory,
                 after_failover: database.after_failover,
                 shutdown_grace: config.limits.shutdown_grace,
+                progress: &past.progress,
             };
             match guard.stand(&shutdown).await? {
                 Some(next) => store = next,

@@ -27,6 +27,7 @@ mod certificate;
 mod channel;
 mod config;
 mod connection;
+mod expiry;
 mod file;
 mod gate;
 mod mailer;

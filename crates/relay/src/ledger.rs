@@ -5,14 +5,23 @@
 //! up while the process may live: the *mark* is repeated, never the send. Nothing is dropped because a row "was not
 //! there": that is information for `settle_late`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hapax_core::{clock::Clock, fault, mutant};
 use hapax_store::{IntendAnswer, IntendRequest, LateAnswer, Settlement, Store, Verdict, Wait};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{fatal::Fatal, job::Permit, registry::Registry};
+use crate::{
+    fatal::Fatal,
+    job::Permit,
+    meters::{Meters, Step},
+    progress::{Progress, Pulse},
+    registry::Registry,
+};
 
 /// The most deliveries in one commit.
 const BATCH_MAX: usize = 512;
@@ -74,13 +83,16 @@ impl Ledger {
         registry: Registry,
         fatal: Fatal,
         hard: CancellationToken,
+        (progress, meters): (&Progress, &Meters),
         tasks: &TaskTracker,
     ) -> Self {
         let (intents, asked) = mpsc::unbounded_channel();
         let (outcomes, ended) = mpsc::unbounded_channel();
-        let work = Work { store, clock, registry, fatal, hard, tasks: tasks.clone() };
-        tasks.spawn(intend_loop(work.clone(), asked));
-        tasks.spawn(settle_loop(work, ended, outcomes.downgrade()));
+        let pulse = |task| progress.pulse(task, store.call_longest());
+        let (intend, settle) = (pulse("intend"), pulse("settle"));
+        let work = Work { store, clock, registry, fatal, meters: meters.clone(), hard, tasks: tasks.clone() };
+        tasks.spawn(intend_loop(work.clone(), asked, intend));
+        tasks.spawn(settle_loop(work, ended, outcomes.downgrade(), settle));
         Self { intents, outcomes }
     }
 
@@ -110,6 +122,7 @@ struct Work {
     clock: Arc<dyn Clock>,
     registry: Registry,
     fatal: Fatal,
+    meters: Meters,
     hard: CancellationToken,
     tasks: TaskTracker,
 }
@@ -125,13 +138,16 @@ impl Work {
     }
 }
 
-async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
+async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>, pulse: Pulse) {
     let alive = work.fatal.alive("intend");
     let mut batch = Vec::new();
-    while asked.recv_many(&mut batch, BATCH_MAX).await > 0 {
+    while work_of(&pulse, asked.recv_many(&mut batch, BATCH_MAX)).await > 0 {
         let (requests, askers): (Vec<_>, Vec<_>) = batch.drain(..).map(|asked| (asked.request, asked.asker)).unzip();
         fault::point("intend_sent");
-        match work.store.intend(&requests, Wait::Skip).await {
+        let asked_at = Instant::now();
+        let answered = work.store.intend(&requests, Wait::Skip).await;
+        work.meters.committed(Step::Intend, asked_at.elapsed());
+        match answered {
             Ok(answers) => {
                 for ((request, asker), answer) in requests.into_iter().zip(askers).zip(answers) {
                     match answer {
@@ -194,13 +210,26 @@ fn tell(request: &IntendRequest, asker: Asker, answer: Intended) {
     }
 }
 
-async fn settle_loop(work: Work, mut ended: mpsc::UnboundedReceiver<Ended>, again: mpsc::WeakUnboundedSender<Ended>) {
+/// Waits for work, for however long that takes.
+async fn work_of(pulse: &Pulse, received: impl Future<Output = usize>) -> usize {
+    pulse.idle();
+    let count = received.await;
+    pulse.beat();
+    count
+}
+
+async fn settle_loop(
+    work: Work,
+    mut ended: mpsc::UnboundedReceiver<Ended>,
+    again: mpsc::WeakUnboundedSender<Ended>,
+    pulse: Pulse,
+) {
     let alive = work.fatal.alive("settle");
     let mut batch = Vec::new();
-    while ended.recv_many(&mut batch, BATCH_MAX).await > 0 {
+    while work_of(&pulse, ended.recv_many(&mut batch, BATCH_MAX)).await > 0 {
         let (mut left, mut open) = (std::mem::take(&mut batch), true);
         while !left.is_empty() && open {
-            (left, open) = settle_batch(&work, left, &again).await;
+            (left, open) = settle_batch(&work, left, &again, &pulse).await;
         }
         if !open {
             break;
@@ -210,10 +239,18 @@ async fn settle_loop(work: Work, mut ended: mpsc::UnboundedReceiver<Ended>, agai
 }
 
 /// One commit. Answers what the hot statement passed over once (it goes into the next batch), and whether to go on.
-async fn settle_batch(work: &Work, batch: Vec<Ended>, again: &mpsc::WeakUnboundedSender<Ended>) -> (Vec<Ended>, bool) {
+async fn settle_batch(
+    work: &Work,
+    batch: Vec<Ended>,
+    again: &mpsc::WeakUnboundedSender<Ended>,
+    pulse: &Pulse,
+) -> (Vec<Ended>, bool) {
+    pulse.beat();
     let (settlements, rests): (Vec<_>, Vec<_>) = batch.into_iter().map(|ended| (ended.settlement, ended.rest)).unzip();
     fault::point("settle_sent");
+    let asked_at = Instant::now();
     let answered = work.store.settle(&settlements).await;
+    work.meters.committed(Step::Settle, asked_at.elapsed());
     let batch = settlements.into_iter().zip(rests).map(|(settlement, rest)| Ended { settlement, rest });
     match answered {
         Ok(settled) => {
@@ -243,7 +280,7 @@ async fn settle_batch(work: &Work, batch: Vec<Ended>, again: &mpsc::WeakUnbounde
                 let go_on = work.pause().await;
                 return (batch, go_on);
             }
-            (bisect(work, batch, &error, again).await, true)
+            (bisect(work, batch, &error, again, pulse).await, true)
         }
     }
 }
@@ -255,11 +292,12 @@ async fn bisect(
     mut batch: Vec<Ended>,
     error: &hapax_store::Error,
     again: &mpsc::WeakUnboundedSender<Ended>,
+    pulse: &Pulse,
 ) -> Vec<Ended> {
     if batch.len() > 1 {
         let second = batch.split_off(batch.len() / 2);
-        let mut left = Box::pin(settle_batch(work, batch, again)).await.0;
-        left.extend(Box::pin(settle_batch(work, second, again)).await.0);
+        let mut left = Box::pin(settle_batch(work, batch, again, pulse)).await.0;
+        left.extend(Box::pin(settle_batch(work, second, again, pulse)).await.0);
         return left;
     }
     for ended in &mut batch {

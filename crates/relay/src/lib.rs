@@ -20,6 +20,9 @@ mod idle;
 mod job;
 mod ledger;
 mod memory;
+mod meters;
+mod overview;
+mod progress;
 mod pump;
 mod reaper;
 mod registry;
@@ -28,7 +31,7 @@ mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
-pub use config::{Idempotency, KindPolicy, RelayConfig, RouteConfig};
+pub use config::{Idempotency, KindPolicy, RecipientLog, RelayConfig, RouteConfig};
 pub use error::Error;
 pub use freight::FreightConfig;
 pub use guard::{AfterFailover, Guard};
@@ -40,6 +43,8 @@ use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
 pub use memory::Memory;
+pub use meters::Meters;
+pub use progress::{Phase, Progress, Stall};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
@@ -83,11 +88,20 @@ pub struct Past {
     pub memory: Memory,
     /// Refuse a database at an unknown address in which no relay is alive: it may be a copy of the whole server.
     pub address_guard: bool,
+    /// What its loops say of themselves.
+    pub progress: Progress,
+    /// What is counted and timed.
+    pub meters: Meters,
 }
 
 impl Default for Past {
     fn default() -> Self {
-        Self { memory: Memory::default(), address_guard: true }
+        Self {
+            memory: Memory::default(),
+            address_guard: true,
+            progress: Progress::default(),
+            meters: Meters::default(),
+        }
     }
 }
 
@@ -113,6 +127,8 @@ pub async fn run_with(
 ) -> Result<(), Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config = Arc::new(config);
+    let meters = past.meters.clone();
+    meters.serves(&store);
     // Its own: this incarnation may end while the process goes on.
     let shutdown = Shutdown { soft: shutdown.soft.child_token(), hard: shutdown.hard.child_token() };
     if past.address_guard {
@@ -121,7 +137,7 @@ pub async fn run_with(
             try_again(&shutdown, doing, source).await?;
         }
     }
-    let routes = introduce(&store, &config, &clock, &shutdown).await?;
+    let routes = introduce(&store, &config, &clock, &meters, &shutdown).await?;
     let fatal = Fatal::default();
     let (registry, hands) = (Registry::new(past.memory.clone(), store.incarnation()), Hands::default());
     let heartbeat = Arc::new(Heartbeat::new(config.limits.transmit_deadline));
@@ -132,6 +148,7 @@ pub async fn run_with(
         registry.clone(),
         fatal.clone(),
         shutdown.hard.clone(),
+        (&past.progress, &meters),
         &ledger_tasks,
     );
     let connections = config.routes.iter().map(|route| route.max_connections).min().unwrap_or(1);
@@ -147,19 +164,23 @@ pub async fn run_with(
         clock: clock.clone(),
         heartbeat: heartbeat.clone(),
         fatal: fatal.clone(),
+        meters: meters.clone(),
         soft: shutdown.soft.clone(),
         flights: Arc::new(Semaphore::new(config.limits.max_in_flight)),
     });
     let stop = CancellationToken::new();
-    watchers.spawn(heartbeat::beat(
-        store.clone(),
-        config.clone(),
-        heartbeat.clone(),
-        clock.clone(),
-        fatal.clone(),
-        stop.clone(),
-    ));
-    watchers.spawn(heartbeat::renew(store.clone(), config.clone(), hands, clock.clone(), fatal.clone(), stop.clone()));
+    let call = store.call_longest();
+    let pulse = |task, rest: Duration| past.progress.pulse(task, call + rest);
+    let heart = heartbeat::Heart {
+        store: store.clone(),
+        config: config.clone(),
+        clock: clock.clone(),
+        fatal: fatal.clone(),
+        stop: stop.clone(),
+    };
+    watchers.spawn(heart.clone().beat(heartbeat.clone(), pulse("heartbeat", config.limits.heartbeat_interval)));
+    watchers.spawn(heart.renew(hands, pulse("renew", config.limits.lease / 6)));
+    watchers.spawn(overview::watch(store.clone(), meters.clone(), config.limits.dead_after, stop.clone()));
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
     let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
@@ -168,6 +189,8 @@ pub async fn run_with(
         clock,
         registry: registry.clone(),
         fatal: fatal.clone(),
+        meters: meters.clone(),
+        pulse: pulse("reaper", config.limits.heartbeat_interval),
         lanes,
     };
     watchers.spawn(reaper.run(stop.clone()));
@@ -179,10 +202,12 @@ pub async fn run_with(
         default_route,
         permits: Arc::new(Semaphore::new(pump::places(&config.limits))),
         couriers: couriers.clone(),
+        progress: past.progress.clone(),
+        pulse: pulse("pump", config.limits.poll_interval_asleep.max(config.limits.poll_interval_max)),
     };
     let ear = config.wake_up.then(|| {
         let (heard, ear) = watch::channel(Heard::default());
-        watchers.spawn(ear::listen(store.clone(), heard, stop.clone()));
+        watchers.spawn(ear::listen(store.clone(), heard, pulse("ear", Duration::ZERO), stop.clone()));
         ear
     });
     let pump = watchers.spawn(pump.run(ear));
@@ -226,6 +251,7 @@ async fn introduce(
     store: &Store,
     config: &RelayConfig,
     clock: &Arc<dyn Clock>,
+    meters: &Meters,
     shutdown: &Shutdown,
 ) -> Result<Vec<Arc<Route>>, Error> {
     let grace = config.limits.doubt_grace(&config.timeouts);
@@ -257,7 +283,7 @@ async fn introduce(
         let own = groups.iter().find(|(name, _)| *name == route.name).map_or(0, |(_, group)| *group);
         // Group 0 holds everything that names no route, and is the default route's too.
         let groups = if index == default { vec![own, 0] } else { vec![own] };
-        routes.push(Arc::new(Route::new(route.clone(), groups, places, flights, clock.clone())?));
+        routes.push(Arc::new(Route::new(route.clone(), groups, places, flights, clock.clone(), meters)?));
     }
     Ok(routes)
 }

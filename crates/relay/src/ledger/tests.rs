@@ -69,9 +69,17 @@ impl Desk {
             CancellationToken::new(),
         );
         let (clock, tasks): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), TaskTracker::new());
-        let ledger = Ledger::start(store.clone(), clock.clone(), registry.clone(), fatal.clone(), hard.clone(), &tasks);
+        let ledger = Ledger::start(
+            store.clone(),
+            clock.clone(),
+            registry.clone(),
+            fatal.clone(),
+            hard.clone(),
+            (&Progress::default(), &Meters::default()),
+            &tasks,
+        );
         let sql = cluster.client("postgres").await.expect("a client");
-        let work = Work { store, clock, registry, fatal, hard, tasks };
+        let work = Work { store, clock, registry, fatal, meters: Meters::default(), hard, tasks };
         Self { work, ledger, sql, permits: Arc::new(Semaphore::new(1)), _cluster: cluster }
     }
 
