@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::Context;
 use hapax_core::Incarnation;
 use hapax_mail::{Security, SmtpServer, Transport};
-use hapax_relay::{Guard, Memory, Past, Shutdown};
+use hapax_relay::{Guard, Past, Shutdown};
 use hapax_render::{Options, Renderer, Templates};
 use hapax_sandbox::Catcher;
 use hapax_store::{
@@ -59,8 +59,13 @@ async fn relays(
     database: &Database,
     shutdown: Shutdown,
 ) -> anyhow::Result<Exit> {
-    let past = Past { memory: Memory::default(), address_guard: database.address_guard };
+    let past = Past { address_guard: database.address_guard, ..Past::default() };
     let options = database.options("hapax");
+    let (told, progress) = (shutdown.soft.clone(), past.progress.clone());
+    tokio::spawn(async move {
+        told.cancelled().await;
+        progress.drain();
+    });
     loop {
         let run =
             hapax_relay::run_with(store.clone(), renderer.clone(), config.clone(), shutdown.clone(), past.clone());
@@ -79,6 +84,7 @@ async fn relays(
                 memory: &past.memory,
                 after_failover: database.after_failover,
                 shutdown_grace: config.limits.shutdown_grace,
+                progress: &past.progress,
             };
             match guard.stand(&shutdown).await? {
                 Some(next) => store = next,
