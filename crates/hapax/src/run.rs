@@ -40,14 +40,15 @@ pub(crate) async fn run(loaded: Loaded, options: Run) -> anyhow::Result<Exit> {
     }
     let file = loaded.file.map_or_else(|| "none".to_owned(), |file| file.display().to_string());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config.file = file, "hapax is starting");
+    let past = Past { address_guard: settings.database.address_guard, ..Past::default() };
+    herald::speak(&shutdown, &past.progress, &past.memory);
     let Some(store) = store(&settings, &shutdown).await? else {
         tracing::info!("stopped before the database could be reached");
         return Ok(Exit::Done);
     };
     let (transports, _catchers) = transports(&settings).await?;
     let config = settings.relay_config(transports);
-    herald::speak(&shutdown);
-    relays(store, renderer, config, &settings.database, shutdown).await
+    relays(store, renderer, config, &settings.database, shutdown, past).await
 }
 
 /// The one place where the binary and the relay meet: one incarnation after another. A new one follows only when the database
@@ -58,8 +59,8 @@ async fn relays(
     config: hapax_relay::RelayConfig,
     database: &Database,
     shutdown: Shutdown,
+    past: Past,
 ) -> anyhow::Result<Exit> {
-    let past = Past { address_guard: database.address_guard, ..Past::default() };
     let options = database.options("hapax");
     let (told, progress) = (shutdown.soft.clone(), past.progress.clone());
     tokio::spawn(async move {

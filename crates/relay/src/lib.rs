@@ -40,7 +40,7 @@ use hapax_core::{
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
-pub use memory::Memory;
+pub use memory::{Memory, Tally};
 pub use progress::{Phase, Progress, Stall};
 use tokio::{
     sync::{Semaphore, watch},
