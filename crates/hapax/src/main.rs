@@ -15,6 +15,7 @@ mod explain;
 mod failure;
 mod herald;
 mod look;
+mod man;
 mod migrate;
 mod notify;
 mod output;
@@ -97,6 +98,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::SendTest(options) => send_test::run(loaded, options).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Bench(options) => bench::run(options).await,
+        Command::Man(options) => man::run(&options),
+        Command::Completions(options) => Ok(man::completions(options)),
     }
 }
 
