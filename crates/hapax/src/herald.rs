@@ -6,12 +6,14 @@
 //! - a line of live numbers;
 //! - the watchdog's beat, as long as every loop goes on. A loop that stands still silences it, and the longer times, too.
 //!
-//! Invariants: it says nothing that it does not see, holds nobody up, and ends nothing itself. What is said is decided by
-//! [`Herald::words`], which is pure.
+//! Invariants: it says nothing that it does not see, holds nobody up, and ends nothing itself. It has a thread and a clock of
+//! its own: a task that blocks a thread may stop the others of its runtime, and that is what it has to see. What is said is
+//! decided by [`Herald::words`], which is pure.
 
 use std::time::{Duration, Instant};
 
 use hapax_relay::{Memory, Phase, Progress, Shutdown, Stall, Tally};
+use tokio_util::sync::CancellationToken;
 
 use crate::notify;
 
@@ -22,27 +24,35 @@ const PERIOD: Duration = Duration::from_secs(5);
 const EXTENSION: Duration = Duration::from_secs(30);
 
 /// Speaks until the process ends. Begins before the database is reached.
-pub(crate) fn speak(shutdown: &Shutdown, progress: &Progress, memory: &Memory) {
+///
+/// # Errors
+/// When no thread can be started.
+pub(crate) fn speak(shutdown: &Shutdown, progress: &Progress, memory: &Memory) -> std::io::Result<()> {
     if !notify::is_heard() {
-        return;
+        return Ok(());
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let (soft, progress, memory) = (shutdown.soft.clone(), progress.clone(), memory.clone());
+    let thread = std::thread::Builder::new().name("herald".to_owned());
+    thread.spawn(move || runtime.block_on(go_on(&soft, &progress, &memory)))?;
+    Ok(())
+}
+
+async fn go_on(soft: &CancellationToken, progress: &Progress, memory: &Memory) {
     let watched = notify::watchdog_interval();
     // A third: one beat may be late and one lost.
     let period = watched.map_or(PERIOD, |interval| PERIOD.min(interval / 3));
-    let (soft, progress, memory) = (shutdown.soft.clone(), progress.clone(), memory.clone());
-    tokio::spawn(async move {
-        let mut herald = Herald { watched: watched.is_some(), ..Herald::default() };
-        loop {
-            let phase = if soft.is_cancelled() { Phase::Draining } else { progress.phase() };
-            let words = herald.words(phase, progress.stalled(Instant::now()), memory.tally());
-            words.iter().for_each(Word::say);
-            tokio::select! {
-                () = tokio::time::sleep(period) => {}
-                _ = progress.started(), if phase == Phase::Starting => {}
-                () = soft.cancelled(), if phase != Phase::Draining => {}
-            }
+    let mut herald = Herald { watched: watched.is_some(), ..Herald::default() };
+    loop {
+        let phase = if soft.is_cancelled() { Phase::Draining } else { progress.phase() };
+        let words = herald.words(phase, progress.stalled(Instant::now()), memory.tally());
+        words.iter().for_each(Word::say);
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
+            _ = progress.started(), if phase == Phase::Starting => {}
+            () = soft.cancelled(), if phase != Phase::Draining => {}
         }
-    });
+    }
 }
 
 /// One thing to say.

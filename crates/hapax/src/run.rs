@@ -41,7 +41,7 @@ pub(crate) async fn run(loaded: Loaded, options: Run) -> anyhow::Result<Exit> {
     let file = loaded.file.map_or_else(|| "none".to_owned(), |file| file.display().to_string());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config.file = file, "hapax is starting");
     let past = Past { address_guard: settings.database.address_guard, ..Past::default() };
-    herald::speak(&shutdown, &past.progress, &past.memory);
+    herald::speak(&shutdown, &past.progress, &past.memory).context("could not start a thread")?;
     let Some(store) = store(&settings, &shutdown).await? else {
         tracing::info!("stopped before the database could be reached");
         return Ok(Exit::Done);
