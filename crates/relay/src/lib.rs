@@ -13,6 +13,7 @@ mod courier;
 mod ear;
 mod error;
 mod fatal;
+mod flights;
 mod freight;
 mod guard;
 mod heartbeat;
@@ -30,6 +31,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use config::{Idempotency, KindPolicy, RelayConfig, RouteConfig};
 pub use error::Error;
+pub use flights::Flights;
 pub use freight::FreightConfig;
 pub use guard::{AfterFailover, Guard};
 use hapax_core::{
@@ -40,6 +42,7 @@ use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
 pub use memory::Memory;
+pub use reaper::Watch;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
@@ -76,18 +79,31 @@ const CONNECTIONS_AHEAD: usize = 4;
 /// How long after a hard shutdown couriers and ledger may take to wind up.
 const WIND_UP: Duration = Duration::from_secs(5);
 
-/// What a relay takes over from earlier ones of its process, and how careful it is at its start.
+/// What a relay has in common with other incarnations of its process, earlier ones and those that still drain, and how
+/// careful it is at its start.
 #[derive(Clone, Debug)]
 pub struct Past {
     /// What this process remembers of its attempts.
     pub memory: Memory,
+    /// What is in flight, whichever of them it belongs to.
+    pub flights: Flights,
+    /// What was seen of doubts.
+    pub watch: Watch,
+    /// Cancelled when this incarnation has introduced itself and begins to claim: time for the one before to drain.
+    pub started: CancellationToken,
     /// Refuse a database at an unknown address in which no relay is alive: it may be a copy of the whole server.
     pub address_guard: bool,
 }
 
 impl Default for Past {
     fn default() -> Self {
-        Self { memory: Memory::default(), address_guard: true }
+        Self {
+            memory: Memory::default(),
+            flights: Flights::default(),
+            watch: Watch::default(),
+            started: CancellationToken::new(),
+            address_guard: true,
+        }
     }
 }
 
@@ -121,7 +137,8 @@ pub async fn run_with(
             try_again(&shutdown, doing, source).await?;
         }
     }
-    let routes = introduce(&store, &config, &clock, &shutdown).await?;
+    let routes = introduce(&store, &config, &clock, &shutdown, &past.flights).await?;
+    let _living = past.memory.lives(store.incarnation());
     let fatal = Fatal::default();
     let (registry, hands) = (Registry::new(past.memory.clone(), store.incarnation()), Hands::default());
     let heartbeat = Arc::new(Heartbeat::new(config.limits.transmit_deadline));
@@ -148,7 +165,7 @@ pub async fn run_with(
         heartbeat: heartbeat.clone(),
         fatal: fatal.clone(),
         soft: shutdown.soft.clone(),
-        flights: Arc::new(Semaphore::new(config.limits.max_in_flight)),
+        flights: past.flights.all(config.limits.max_in_flight),
     });
     let stop = CancellationToken::new();
     watchers.spawn(heartbeat::beat(
@@ -169,8 +186,9 @@ pub async fn run_with(
         registry: registry.clone(),
         fatal: fatal.clone(),
         lanes,
+        watch: past.watch,
     };
-    watchers.spawn(reaper.run(stop.clone()));
+    watchers.spawn(reaper.run(shutdown.soft.clone(), stop.clone()));
     let default_route = routes.iter().position(|route| route.config.name == "default").unwrap_or(0);
     let pump = Pump {
         office: office.clone(),
@@ -186,6 +204,7 @@ pub async fn run_with(
         ear
     });
     let pump = watchers.spawn(pump.run(ear));
+    past.started.cancel();
     tracing::info!(relay.incarnation = %store.incarnation(), relay.name = config.name, routes = routes.len(), "the relay is running");
 
     tokio::select! {
@@ -198,8 +217,7 @@ pub async fn run_with(
         heartbeat.close();
         shutdown.soft.cancel();
         stop.cancel();
-        couriers.close();
-        past.memory.stragglers.spawn(async move { couriers.wait().await });
+        past.memory.leave(couriers);
         return Err(error);
     }
     shutdown.soft.cancel();
@@ -227,6 +245,7 @@ async fn introduce(
     config: &RelayConfig,
     clock: &Arc<dyn Clock>,
     shutdown: &Shutdown,
+    flights: &Flights,
 ) -> Result<Vec<Arc<Route>>, Error> {
     let grace = config.limits.doubt_grace(&config.timeouts);
     fault::point("register_sent");
@@ -251,13 +270,14 @@ async fn introduce(
     }
     store.warm_up(CONNECTIONS_AHEAD).await;
     let places = pump::route_share(config, pump::places(&config.limits));
-    let flights = pump::route_share(config, config.limits.max_in_flight);
+    let share = pump::route_share(config, config.limits.max_in_flight);
     let mut routes = Vec::with_capacity(config.routes.len());
     for (index, route) in config.routes.iter().enumerate() {
         let own = groups.iter().find(|(name, _)| *name == route.name).map_or(0, |(_, group)| *group);
         // Group 0 holds everything that names no route, and is the default route's too.
         let groups = if index == default { vec![own, 0] } else { vec![own] };
-        routes.push(Arc::new(Route::new(route.clone(), groups, places, flights, clock.clone())?));
+        let shared = flights.of_route(&route.name, share);
+        routes.push(Arc::new(Route::new(route.clone(), groups, places, shared, clock.clone())?));
     }
     Ok(routes)
 }
@@ -308,12 +328,23 @@ impl Ending {
             () = tokio::time::sleep(self.config.limits.shutdown_grace) => {
                 tracing::warn!("the grace period is over");
             }
+            () = self.fatal.reported_guard() => {}
+        }
+        if self.fatal.is_guard()
+            && let Some(error) = self.fatal.take()
+        {
+            // As it would be without a shutdown: who reads a reply goes on, and memory keeps it.
+            self.heartbeat.close();
+            self.stop.cancel();
+            self.memory.leave(self.couriers);
+            return Err(error);
         }
         self.give_back_queued(&office, routes).await;
         if !self.couriers.is_empty() {
             // Whoever has not begun its end marker now never will.
             self.heartbeat.close();
             drop(tokio::time::timeout(WIND_UP, self.couriers.wait()).await);
+            self.memory.leave(self.couriers.clone());
         }
         let abandoned = if self.couriers.is_empty() { 0 } else { self.registry.len() };
         drop(office);
@@ -323,7 +354,7 @@ impl Ending {
             self.ledger_tasks.wait(),
         );
         let settled = abandoned == 0 && settled.await.is_ok();
-        let untold = self.memory.untold(Some(self.store.incarnation()));
+        let untold = self.memory.untold();
         if let Err(error) = guard::tell(&self.store, &self.memory, untold).await {
             tracing::warn!(error = %error, "late outcomes of an earlier incarnation could not be told to the database");
         }

@@ -14,7 +14,7 @@ use hapax_mail::Mailer;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::RouteConfig, error::Error, job::Job};
+use crate::{config::RouteConfig, error::Error, flights::OfRoute, job::Job};
 
 /// How long a courier without work keeps its connection.
 const IDLE_MAX: Duration = Duration::from_secs(20);
@@ -39,8 +39,8 @@ pub(crate) struct Route {
     pub(crate) mailer: Mailer,
     /// Places for what is claimed for it.
     pub(crate) permits: Arc<Semaphore>,
-    /// Its share of what may be in flight.
-    pub(crate) flights: Arc<Semaphore>,
+    /// What it has in common with earlier incarnations of it.
+    pub(crate) shared: OfRoute,
     state: Mutex<State>,
     arrived: Notify,
     clock: Arc<dyn Clock>,
@@ -74,13 +74,13 @@ impl Route {
         config: RouteConfig,
         groups: Vec<i16>,
         permits: usize,
-        flights: usize,
+        shared: OfRoute,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let mailer = Mailer::new(config.transport.clone(), clock.clone())
             .map_err(|source| Error::Route { route: config.name.clone(), source })?;
-        let (permits, flights) = (Arc::new(Semaphore::new(permits)), Arc::new(Semaphore::new(flights)));
-        Ok(Self { config, groups, mailer, permits, flights, state: Mutex::default(), arrived: Notify::new(), clock })
+        let permits = Arc::new(Semaphore::new(permits));
+        Ok(Self { config, groups, mailer, permits, shared, state: Mutex::default(), arrived: Notify::new(), clock })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -105,12 +105,15 @@ impl Route {
         let mut state = self.state();
         state.queue.push_back(job);
         let most = match state.cap {
-            Some((cap, until)) if self.clock.boottime() < until => cap.max(1),
-            _ => self.config.max_connections.max(1),
+            Some((cap, until)) if self.clock.boottime() < until => cap,
+            _ => self.config.max_connections,
         };
+        // What an earlier incarnation still has counts; but one there must be.
+        let most = most.saturating_sub(self.shared.couriers_elsewhere(state.couriers)).max(1);
         let wanted = state.idle < state.queue.len() && state.couriers < most;
         if wanted {
             state.couriers += 1;
+            self.shared.courier_begins();
         }
         drop(state);
         self.arrived.notify_one();
@@ -141,6 +144,7 @@ impl Route {
                 }
                 if ended {
                     state.couriers -= 1;
+                    self.shared.courier_ends();
                     return None;
                 }
                 state.idle += 1;
@@ -209,5 +213,6 @@ impl Route {
     pub(crate) fn courier_ended(&self) {
         let mut state = self.state();
         state.couriers = state.couriers.saturating_sub(1);
+        self.shared.courier_ends();
     }
 }
