@@ -18,7 +18,7 @@ use crate::{
     config::{Database, Loaded, Settings, Way},
     connect,
     failure::{CONFIGURATION, Exit, Refusal},
-    signals,
+    herald, signals,
 };
 
 /// Runs until a signal or a fatal error.
@@ -46,6 +46,7 @@ pub(crate) async fn run(loaded: Loaded, options: Run) -> anyhow::Result<Exit> {
     };
     let (transports, _catchers) = transports(&settings).await?;
     let config = settings.relay_config(transports);
+    herald::speak(&shutdown);
     relays(store, renderer, config, &settings.database, shutdown).await
 }
 
