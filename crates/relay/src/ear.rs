@@ -8,6 +8,8 @@ use hapax_store::{Error, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::progress::Pulse;
+
 /// Between two tries to listen: the first, the longest, and where a pooler hands no notifications on.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -25,11 +27,12 @@ pub(crate) struct Heard {
 }
 
 /// Listens until `stop`.
-pub(crate) async fn listen(store: Store, heard: watch::Sender<Heard>, stop: CancellationToken) {
+pub(crate) async fn listen(store: Store, heard: watch::Sender<Heard>, pulse: Pulse, stop: CancellationToken) {
     let (mut pause, mut warned) = (PAUSE, false);
     loop {
+        pulse.beat();
         let ended = tokio::select! {
-            ended = hear(&store, &heard, &mut warned) => ended,
+            ended = hear(&store, &heard, &pulse, &mut warned) => ended,
             () = stop.cancelled() => return,
         };
         let listened = heard.send_if_modified(|heard| std::mem::replace(&mut heard.listening, false));
@@ -43,6 +46,7 @@ pub(crate) async fn listen(store: Store, heard: watch::Sender<Heard>, stop: Canc
         } else {
             tracing::debug!(error = %ended, "the relay still cannot be woken");
         }
+        pulse.within(pause);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,
@@ -51,7 +55,7 @@ pub(crate) async fn listen(store: Store, heard: watch::Sender<Heard>, stop: Canc
 }
 
 /// Answers why it hears no more.
-async fn hear(store: &Store, heard: &watch::Sender<Heard>, warned: &mut bool) -> Error {
+async fn hear(store: &Store, heard: &watch::Sender<Heard>, pulse: &Pulse, warned: &mut bool) -> Error {
     let mut listener = match store.listen().await {
         Ok(listener) => listener,
         Err(error) => return error,
@@ -60,6 +64,7 @@ async fn hear(store: &Store, heard: &watch::Sender<Heard>, warned: &mut bool) ->
     if std::mem::replace(warned, false) {
         tracing::info!("the relay can be woken again");
     }
+    pulse.idle();
     loop {
         match listener.heard().await {
             Ok(()) => heard.send_modify(|heard| heard.wake_ups += 1),

@@ -14,7 +14,10 @@ use hapax_core::{
 use hapax_store::{Attempted, ConnectOptions, Reasserted, RelaySeen, Store, Verdict};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Memory, Shutdown};
+use crate::{
+    Error, Memory, Shutdown,
+    progress::{Progress, Pulse},
+};
 
 /// What a relay does when its database fails over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,11 +60,13 @@ pub struct Guard<'a> {
     pub after_failover: AfterFailover,
     /// At the end of the process, how long outstanding replies are waited for.
     pub shutdown_grace: Duration,
+    /// What the loops of this process say of themselves.
+    pub progress: &'a Progress,
 }
 
 /// What has been done about which server.
 #[derive(Debug, Default)]
-struct Progress {
+struct Done {
     /// The server (epoch and identity) that has been told everything, and whose queue was walked.
     told: Option<(uuid::Uuid, String)>,
     held: Option<i64>,
@@ -77,12 +82,14 @@ impl Guard<'_> {
     /// # Errors
     /// What makes going on impossible.
     pub async fn stand(self, shutdown: &Shutdown) -> Result<Option<Store>, Error> {
-        let mut progress = Progress::default();
+        let mut done = Done::default();
+        self.progress.stands();
+        let pulse = self.progress.pulse("guard", self.store.call_longest() + LOOK_INTERVAL);
         let (mut reminded, mut warned) = (None, None::<Duration>);
         loop {
             // Every statement of a look may be given up in the middle and executed again.
             let looked = tokio::select! {
-                looked = self.look(&mut progress) => looked,
+                looked = self.look(&mut done, &pulse) => looked,
                 () = shutdown.soft.cancelled() => Ok(None),
             };
             let now = SystemClock.boottime();
@@ -97,7 +104,7 @@ impl Guard<'_> {
             if reminded.is_none_or(|last| now.saturating_sub(last) >= REMIND_INTERVAL) {
                 reminded = Some(now);
                 tracing::error!(
-                    held = progress.held,
+                    held = done.held,
                     "guard mode: the database is not the one this relay was armed for (failover, restore or copy). Nothing is sent; \
                      what this relay remembers is told to it, what may have been sent before is held (hint: check what was lost, \
                      then hapax arm --reason 'why'; this relay goes on by itself then)"
@@ -114,20 +121,22 @@ impl Guard<'_> {
     }
 
     /// One look: tells, holds, and answers the next store when the time has come.
-    async fn look(&self, progress: &mut Progress) -> Result<Option<Store>, hapax_store::Error> {
+    async fn look(&self, done: &mut Done, pulse: &Pulse) -> Result<Option<Store>, hapax_store::Error> {
+        pulse.beat();
         let seen = self.store.situation().await?;
         if seen.in_recovery {
             return Ok(None);
         }
         let mut armed = seen.is_armed();
+        pulse.beat();
         if armed && seen.epoch == self.store.armed().epoch {
             // Nothing is different but its state: an earlier one, or this relay was led astray for a moment.
             armed = !self.store.disarm().await?;
-            progress.restored |= !armed;
+            done.restored |= !armed;
         } else if armed && !seen.descends {
             // Armed, but before the arming this relay knows: the old primary is back. What was sent since is pending there.
             armed = false;
-            if !std::mem::replace(&mut progress.older, true) {
+            if !std::mem::replace(&mut done.older, true) {
                 tracing::error!(
                     "guard mode: the database that answers is older than the last arming: this looks like the primary from before a \
                      failover. Nothing is sent from it (hint: shut it down, two primaries send everything twice)"
@@ -137,15 +146,16 @@ impl Guard<'_> {
             // Armed anew. But if this relay's heartbeat has fallen back, and nobody has thought of what had been sent, then the
             // server was restored in place and armed before it was noticed.
             armed = !self.store.disarm().await?;
-            progress.restored |= !armed;
+            done.restored |= !armed;
         }
+        pulse.beat();
         let server = (seen.epoch, seen.found);
-        if progress.told.as_ref() != Some(&server) || armed {
+        if done.told.as_ref() != Some(&server) || armed {
             let all = self.memory.all();
-            tell(&self.store, self.memory, all).await?;
+            self.tell(all, pulse).await?;
         } else {
             let untold = self.memory.untold();
-            tell(&self.store, self.memory, untold).await?;
+            self.tell(untold, pulse).await?;
         }
         if armed {
             let store = Store::connect(self.options, Incarnation::fresh()).await?;
@@ -153,23 +163,33 @@ impl Guard<'_> {
             return Ok(Some(store));
         }
         if self.after_failover == AfterFailover::Continue
-            && !progress.restored
+            && !done.restored
             && self.store.continue_after_failover().await?
         {
             tracing::error!("the database has failed over and was armed by after_failover = continue: nothing is held");
             return Ok(None);
         }
-        if progress.told.as_ref() != Some(&server) {
+        if done.told.as_ref() != Some(&server) {
             let held = loop {
+                pulse.beat();
                 let batch = self.store.quarantine(QUARANTINE_BATCH).await?;
                 if batch.finished {
                     break batch.held;
                 }
             };
-            progress.held = Some(held);
-            progress.told = Some(server);
+            done.held = Some(held);
+            done.told = Some(server);
         }
         Ok(None)
+    }
+
+    async fn tell(&self, attempts: Vec<Token>, pulse: &Pulse) -> Result<(), hapax_store::Error> {
+        for batch in attempts.chunks(BATCH) {
+            pulse.beat();
+            tell(&self.store, self.memory, batch.to_vec()).await?;
+        }
+        pulse.beat();
+        Ok(())
     }
 
     /// The process ends: outstanding replies are read if that does not take too long, and told.

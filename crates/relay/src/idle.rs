@@ -15,7 +15,7 @@ use hapax_store::{Look, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::ear::Heard;
+use crate::{ear::Heard, progress::Pulse};
 
 /// How long after the last delivery polling stays at its fastest.
 const ACTIVE_FOR: Duration = Duration::from_secs(1);
@@ -99,6 +99,7 @@ impl Idle {
         clock: &dyn Clock,
         lanes: Vec<i16>,
         all: bool,
+        pulse: &Pulse,
     ) -> Result<Vec<i16>, hapax_store::Error> {
         // What is heard from here on ends the next rest.
         let heard = self.ear.as_mut().map(|ear| *ear.borrow_and_update()).unwrap_or_default();
@@ -108,6 +109,7 @@ impl Idle {
             self.count(wake_ups, now);
         }
         self.keep_or_end(store, heard, now).await;
+        pulse.beat();
         (self.quiet, self.next_in) = (false, None);
         if self.full || lanes.is_empty() {
             return Ok(lanes);
@@ -118,6 +120,7 @@ impl Idle {
         if waiting {
             self.waiting_at = now + WAITING_INTERVAL;
         }
+        pulse.beat();
         self.seen(&seen, all);
         if seen.waiting > 0 {
             self.not_before = now + self.penalty;
@@ -126,6 +129,7 @@ impl Idle {
             self.end(store).await;
         }
         if seen.due.is_empty() && self.asleep.is_none() {
+            pulse.beat();
             self.ask(store, heard, now).await;
         }
         Ok(seen.due)

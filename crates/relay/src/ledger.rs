@@ -12,7 +12,12 @@ use hapax_store::{IntendAnswer, IntendRequest, LateAnswer, Settlement, Store, Ve
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{fatal::Fatal, job::Permit, registry::Registry};
+use crate::{
+    fatal::Fatal,
+    job::Permit,
+    progress::{Progress, Pulse},
+    registry::Registry,
+};
 
 /// The most deliveries in one commit.
 const BATCH_MAX: usize = 512;
@@ -74,13 +79,16 @@ impl Ledger {
         registry: Registry,
         fatal: Fatal,
         hard: CancellationToken,
+        progress: &Progress,
         tasks: &TaskTracker,
     ) -> Self {
         let (intents, asked) = mpsc::unbounded_channel();
         let (outcomes, ended) = mpsc::unbounded_channel();
+        let pulse = |task| progress.pulse(task, store.call_longest());
+        let (intend, settle) = (pulse("intend"), pulse("settle"));
         let work = Work { store, clock, registry, fatal, hard, tasks: tasks.clone() };
-        tasks.spawn(intend_loop(work.clone(), asked));
-        tasks.spawn(settle_loop(work, ended, outcomes.downgrade()));
+        tasks.spawn(intend_loop(work.clone(), asked, intend));
+        tasks.spawn(settle_loop(work, ended, outcomes.downgrade(), settle));
         Self { intents, outcomes }
     }
 
@@ -125,10 +133,10 @@ impl Work {
     }
 }
 
-async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>) {
+async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>, pulse: Pulse) {
     let alive = work.fatal.alive("intend");
     let mut batch = Vec::new();
-    while asked.recv_many(&mut batch, BATCH_MAX).await > 0 {
+    while work_of(&pulse, asked.recv_many(&mut batch, BATCH_MAX)).await > 0 {
         let (requests, askers): (Vec<_>, Vec<_>) = batch.drain(..).map(|asked| (asked.request, asked.asker)).unzip();
         fault::point("intend_sent");
         match work.store.intend(&requests, Wait::Skip).await {
@@ -194,13 +202,26 @@ fn tell(request: &IntendRequest, asker: Asker, answer: Intended) {
     }
 }
 
-async fn settle_loop(work: Work, mut ended: mpsc::UnboundedReceiver<Ended>, again: mpsc::WeakUnboundedSender<Ended>) {
+/// Waits for work, for however long that takes.
+async fn work_of(pulse: &Pulse, received: impl Future<Output = usize>) -> usize {
+    pulse.idle();
+    let count = received.await;
+    pulse.beat();
+    count
+}
+
+async fn settle_loop(
+    work: Work,
+    mut ended: mpsc::UnboundedReceiver<Ended>,
+    again: mpsc::WeakUnboundedSender<Ended>,
+    pulse: Pulse,
+) {
     let alive = work.fatal.alive("settle");
     let mut batch = Vec::new();
-    while ended.recv_many(&mut batch, BATCH_MAX).await > 0 {
+    while work_of(&pulse, ended.recv_many(&mut batch, BATCH_MAX)).await > 0 {
         let (mut left, mut open) = (std::mem::take(&mut batch), true);
         while !left.is_empty() && open {
-            (left, open) = settle_batch(&work, left, &again).await;
+            (left, open) = settle_batch(&work, left, &again, &pulse).await;
         }
         if !open {
             break;
@@ -210,7 +231,13 @@ async fn settle_loop(work: Work, mut ended: mpsc::UnboundedReceiver<Ended>, agai
 }
 
 /// One commit. Answers what the hot statement passed over once (it goes into the next batch), and whether to go on.
-async fn settle_batch(work: &Work, batch: Vec<Ended>, again: &mpsc::WeakUnboundedSender<Ended>) -> (Vec<Ended>, bool) {
+async fn settle_batch(
+    work: &Work,
+    batch: Vec<Ended>,
+    again: &mpsc::WeakUnboundedSender<Ended>,
+    pulse: &Pulse,
+) -> (Vec<Ended>, bool) {
+    pulse.beat();
     let (settlements, rests): (Vec<_>, Vec<_>) = batch.into_iter().map(|ended| (ended.settlement, ended.rest)).unzip();
     fault::point("settle_sent");
     let answered = work.store.settle(&settlements).await;
@@ -243,7 +270,7 @@ async fn settle_batch(work: &Work, batch: Vec<Ended>, again: &mpsc::WeakUnbounde
                 let go_on = work.pause().await;
                 return (batch, go_on);
             }
-            (bisect(work, batch, &error, again).await, true)
+            (bisect(work, batch, &error, again, pulse).await, true)
         }
     }
 }
@@ -255,11 +282,12 @@ async fn bisect(
     mut batch: Vec<Ended>,
     error: &hapax_store::Error,
     again: &mpsc::WeakUnboundedSender<Ended>,
+    pulse: &Pulse,
 ) -> Vec<Ended> {
     if batch.len() > 1 {
         let second = batch.split_off(batch.len() / 2);
-        let mut left = Box::pin(settle_batch(work, batch, again)).await.0;
-        left.extend(Box::pin(settle_batch(work, second, again)).await.0);
+        let mut left = Box::pin(settle_batch(work, batch, again, pulse)).await.0;
+        left.extend(Box::pin(settle_batch(work, second, again, pulse)).await.0);
         return left;
     }
     for ended in &mut batch {

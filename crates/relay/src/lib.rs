@@ -21,6 +21,7 @@ mod idle;
 mod job;
 mod ledger;
 mod memory;
+mod progress;
 mod pump;
 mod reaper;
 mod registry;
@@ -42,6 +43,7 @@ use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
 pub use memory::Memory;
+pub use progress::{Phase, Progress, Stall};
 pub use reaper::Watch;
 use tokio::{
     sync::{Semaphore, watch},
@@ -93,6 +95,8 @@ pub struct Past {
     pub started: CancellationToken,
     /// Refuse a database at an unknown address in which no relay is alive: it may be a copy of the whole server.
     pub address_guard: bool,
+    /// What its loops say of themselves.
+    pub progress: Progress,
 }
 
 impl Default for Past {
@@ -103,6 +107,7 @@ impl Default for Past {
             watch: Watch::default(),
             started: CancellationToken::new(),
             address_guard: true,
+            progress: Progress::default(),
         }
     }
 }
@@ -149,6 +154,7 @@ pub async fn run_with(
         registry.clone(),
         fatal.clone(),
         shutdown.hard.clone(),
+        &past.progress,
         &ledger_tasks,
     );
     let connections = config.routes.iter().map(|route| route.max_connections).min().unwrap_or(1);
@@ -168,15 +174,17 @@ pub async fn run_with(
         flights: past.flights.all(config.limits.max_in_flight),
     });
     let stop = CancellationToken::new();
-    watchers.spawn(heartbeat::beat(
-        store.clone(),
-        config.clone(),
-        heartbeat.clone(),
-        clock.clone(),
-        fatal.clone(),
-        stop.clone(),
-    ));
-    watchers.spawn(heartbeat::renew(store.clone(), config.clone(), hands, clock.clone(), fatal.clone(), stop.clone()));
+    let call = store.call_longest();
+    let pulse = |task, rest: Duration| past.progress.pulse(task, call + rest);
+    let heart = heartbeat::Heart {
+        store: store.clone(),
+        config: config.clone(),
+        clock: clock.clone(),
+        fatal: fatal.clone(),
+        stop: stop.clone(),
+    };
+    watchers.spawn(heart.clone().beat(heartbeat.clone(), pulse("heartbeat", config.limits.heartbeat_interval)));
+    watchers.spawn(heart.renew(hands, pulse("renew", config.limits.lease / 6)));
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
     let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
@@ -185,6 +193,7 @@ pub async fn run_with(
         clock,
         registry: registry.clone(),
         fatal: fatal.clone(),
+        pulse: pulse("reaper", config.limits.heartbeat_interval),
         lanes,
         watch: past.watch,
     };
@@ -197,10 +206,12 @@ pub async fn run_with(
         default_route,
         permits: Arc::new(Semaphore::new(pump::places(&config.limits))),
         couriers: couriers.clone(),
+        progress: past.progress.clone(),
+        pulse: pulse("pump", config.limits.poll_interval_asleep.max(config.limits.poll_interval_max)),
     };
     let ear = config.wake_up.then(|| {
         let (heard, ear) = watch::channel(Heard::default());
-        watchers.spawn(ear::listen(store.clone(), heard, stop.clone()));
+        watchers.spawn(ear::listen(store.clone(), heard, pulse("ear", Duration::ZERO), stop.clone()));
         ear
     });
     let pump = watchers.spawn(pump.run(ear));

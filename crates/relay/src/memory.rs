@@ -199,9 +199,7 @@ impl Memory {
             return Vec::new();
         }
         let lives: Vec<bool> = attempts.relays.iter().map(lives).collect();
-        attempts.some(|known| {
-            !matches!(known.end, End::Open) && !known.durable && !lives[usize::from(known.relay)]
-        })
+        attempts.some(|known| !matches!(known.end, End::Open) && !known.durable && !lives[usize::from(known.relay)])
     }
 
     /// All that is known of these; those that were forgotten meanwhile are left out. `now` is CLOCK_BOOTTIME.

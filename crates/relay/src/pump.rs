@@ -22,6 +22,7 @@ use crate::{
     ear::Heard,
     idle::Idle,
     job::{Job, Letter, Permit},
+    progress::{Progress, Pulse},
     reaper::lanes_of,
     route::Route,
     upstream,
@@ -42,6 +43,8 @@ pub(crate) struct Pump {
     pub(crate) default_route: usize,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) couriers: TaskTracker,
+    pub(crate) progress: Progress,
+    pub(crate) pulse: Pulse,
 }
 
 #[derive(Default)]
@@ -95,12 +98,17 @@ impl Pump {
         let mut idle = Idle::new(self.office.config.limits, ear);
         // Before the first heartbeat every gate is shut: what were claimed now would be tried for nothing.
         while self.office.heartbeat.last().is_none() && !self.office.soft.is_cancelled() {
+            self.pulse.beat();
             self.rest(self.office.config.limits.poll_interval_min).await;
         }
         while !self.office.soft.is_cancelled() {
+            self.pulse.beat();
             match self.look_and_round(&mut idle, &mut cursors).await {
                 Ok(true) => self.wait_for_room().await,
-                Ok(false) => idle.rest(self.office.clock.as_ref(), &self.office.soft).await,
+                Ok(false) => {
+                    self.pulse.beat();
+                    idle.rest(self.office.clock.as_ref(), &self.office.soft).await;
+                }
                 Err(error) => {
                     let Ok(error) = self.office.fatal.check_guard(error) else { break };
                     tracing::warn!(error = %error, "claiming failed, trying again");
@@ -118,8 +126,11 @@ impl Pump {
         let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| room.min(route.free()) > 0);
         let lanes = lanes_of(open.iter().map(|(_, group)| *group));
         let clock = self.office.clock.as_ref();
-        let due = idle.look(&self.office.store, clock, lanes, closed.is_empty()).await?;
+        let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
+        self.pulse.beat();
         let found = if due.is_empty() { 0 } else { self.round(cursors, &due).await? };
+        self.progress.polled();
+        self.pulse.beat();
         Ok(idle.found(&self.office.store, found, room, clock.boottime()).await)
     }
 
@@ -133,6 +144,8 @@ impl Pump {
     /// Until a quarter of the places is free, so that a claim is worth its statements; but not for long while there is any:
     /// what holds the others may be a server that takes its time.
     async fn wait_for_room(&self) {
+        // However long servers take, or the database with their outcomes.
+        self.pulse.idle();
         let enough = u32::try_from((places(&self.office.config.limits) / 4).max(1)).unwrap_or(u32::MAX);
         tokio::select! {
             permits = self.permits.acquire_many(enough) => return drop(permits),
@@ -202,6 +215,7 @@ impl Pump {
         }
         let mut ids: Vec<MessageId> = claimed.iter().map(|claimed| claimed.key.message_id).collect();
         ids.dedup();
+        self.pulse.beat();
         let inline = self.office.freight.inline_bytes_max();
         let contents = match self.office.store.letters(&ids, inline).await {
             Ok(contents) => contents,
@@ -213,6 +227,7 @@ impl Pump {
         let letters = self.letters(contents);
         let (mut elsewhere, mut suspects) = (Vec::new(), Vec::new());
         for claimed in claimed {
+            self.pulse.beat();
             let lane_route = self.route_of_lane(claimed.lane);
             let letter = match letters.get(&claimed.key.message_id) {
                 Some(Ok(letter)) => letter.clone(),
@@ -246,6 +261,7 @@ impl Pump {
                 (None, _) => elsewhere.push((claimed, Some(route.groups[0] * 4 + letter.priority().lane_offset()))),
             }
         }
+        self.pulse.beat();
         self.release(elsewhere.iter().map(|(claimed, lane)| (claimed, *lane)).collect()).await;
         self.try_suspects(suspects).await;
         Ok(())
@@ -327,6 +343,7 @@ impl Pump {
         suspects.sort_by_key(|suspect| std::cmp::Reverse(suspect.claimed.claims));
         let mut suspects = suspects.into_iter();
         let Some(Suspect { route, claimed, letter, window_ends }) = suspects.next() else { return };
+        self.pulse.beat();
         let others: Vec<Claimed> = suspects.map(|suspect| suspect.claimed).collect();
         self.release(others.iter().map(|claimed| (claimed, None)).collect()).await;
         if claimed.claims > limits.suspect_after_claims + 1 {
@@ -340,6 +357,7 @@ impl Pump {
             return self.release(vec![(&claimed, None)]).await;
         };
         tracing::warn!(delivery = %claimed.key, claims = claimed.claims, "suspected to kill its relay: alone until its intent");
+        self.pulse.idle();
         let (intended, done) = oneshot::channel();
         let job = Job { window_ends, ..self.job(claimed, letter, permit, Some(intended)) };
         let others = u32::try_from(places(limits).saturating_sub(1)).unwrap_or(u32::MAX);

@@ -22,7 +22,7 @@ use hapax_store::{Doubt, RelaySeen, Settlement, Store, Verdict};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{config::RelayConfig, fatal::Fatal, registry::Registry};
+use crate::{config::RelayConfig, fatal::Fatal, progress::Pulse, registry::Registry};
 
 /// Between two listings of this process's own intents, and between two marks by age.
 const SELF_CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -80,6 +80,7 @@ pub(crate) struct Reaper {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) registry: Registry,
     pub(crate) fatal: Fatal,
+    pub(crate) pulse: Pulse,
     pub(crate) lanes: Vec<i16>,
     pub(crate) watch: Watch,
 }
@@ -111,12 +112,14 @@ impl Reaper {
     pub(crate) async fn run(self, soft: CancellationToken, stop: CancellationToken) {
         let alive = self.fatal.alive("reaper");
         let mut orphans = HashSet::new();
+        self.pulse.idle();
         tokio::select! {
             // The one before lets go of it when its round has ended.
             mut memory = self.watch.0.lock() => self.watch_over(&mut memory, &mut orphans, &soft).await,
             () = soft.cancelled() => {}
         }
         while !stop.is_cancelled() && !self.fatal.is_guard() {
+            self.pulse.idle();
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(SELF_CHECK_INTERVAL) => {}
@@ -137,6 +140,7 @@ impl Reaper {
         memory.next_unqueued = memory.next_unqueued.max(self.clock.boottime() + UNQUEUED_FIRST);
         memory.next_self_check = Duration::ZERO;
         while !soft.is_cancelled() {
+            self.pulse.beat();
             if let Err(error) = self.round(memory, orphans).await {
                 memory.observer.interrupted();
                 match self.fatal.check_guard(error) {
@@ -144,6 +148,7 @@ impl Reaper {
                     Err(()) => return,
                 }
             }
+            self.pulse.beat();
             tokio::select! {
                 () = soft.cancelled() => {}
                 () = tokio::time::sleep(self.config.limits.heartbeat_interval) => {}
@@ -171,15 +176,18 @@ impl Reaper {
             memory.next_self_check = now + SELF_CHECK_INTERVAL;
         }
         if now >= memory.next_free_ordered {
+            self.pulse.beat();
             self.store.free_ordered().await?;
             memory.next_free_ordered = now + FREE_ORDERED_INTERVAL;
         }
         if now >= memory.next_unqueued {
+            self.pulse.beat();
             self.report_unqueued(memory).await?;
             memory.next_unqueued = now + UNQUEUED_INTERVAL;
         }
         self.apply_policies(memory).await?;
         if now >= memory.next_maintain {
+            self.pulse.beat();
             for (action, detail) in self.store.maintain().await? {
                 tracing::info!(action, detail, "outbox.maintain");
             }
@@ -208,6 +216,7 @@ impl Reaper {
 
     async fn mark(&self, dead: &[Incarnation]) -> Result<(), hapax_store::Error> {
         let age = self.config.limits.doubt_grace(&self.config.timeouts);
+        self.pulse.beat();
         fault::point("mark_sent");
         let all = self.store.mark_in_doubt(dead, age).await?;
         if !all.is_empty() {
@@ -226,9 +235,11 @@ impl Reaper {
 
     /// Own intents that no courier has worked on for two listings were never transmitted: only a courier transmits.
     async fn settle_orphans(&self, seen: &mut HashSet<Token>) -> Result<(), hapax_store::Error> {
+        self.pulse.beat();
         let own = self.store.own_sending().await?;
         let orphans: Vec<_> = own.into_iter().filter(|(_, token)| !self.registry.is_live(*token)).collect();
         for (key, token) in orphans.iter().filter(|(_, token)| seen.contains(token)) {
+            self.pulse.beat();
             tracing::warn!(delivery = %key, "an intent of this relay that nobody works on is given back");
             let settlement = Settlement {
                 key: *key,
@@ -252,10 +263,13 @@ impl Reaper {
         let mut after = DeliveryKey { message_id: MessageId(Uuid::nil()), recipient_no: 0 };
         let mut open = HashSet::new();
         loop {
+            self.pulse.beat();
             let asked = self.clock.boottime();
             let page = self.store.doubts(&self.lanes, after, DOUBTS_PAGE).await?;
+            self.pulse.beat();
             self.note_over(&page, memory).await?;
             for doubt in &page {
+                self.pulse.beat();
                 open.insert(doubt.token);
                 self.apply_policy(doubt, memory, asked).await?;
             }

@@ -122,6 +122,12 @@ impl Store {
         self.incarnation
     }
 
+    /// The longest that one call may take: a turn at the pool, a fresh connection, the statement.
+    #[must_use]
+    pub fn call_longest(&self) -> Duration {
+        self.statement_timeout.saturating_mul(3)
+    }
+
     async fn read_armed(&self) -> Result<Armed, Error> {
         let row = self
             .rows("armed", include_str!("../queries/armed.sql"), &[])

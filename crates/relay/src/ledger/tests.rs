@@ -69,7 +69,15 @@ impl Desk {
             CancellationToken::new(),
         );
         let (clock, tasks): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), TaskTracker::new());
-        let ledger = Ledger::start(store.clone(), clock.clone(), registry.clone(), fatal.clone(), hard.clone(), &tasks);
+        let ledger = Ledger::start(
+            store.clone(),
+            clock.clone(),
+            registry.clone(),
+            fatal.clone(),
+            hard.clone(),
+            &Progress::default(),
+            &tasks,
+        );
         let sql = cluster.client("postgres").await.expect("a client");
         let work = Work { store, clock, registry, fatal, hard, tasks };
         Self { work, ledger, sql, permits: Arc::new(Semaphore::new(1)), _cluster: cluster }
