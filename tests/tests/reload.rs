@@ -141,25 +141,27 @@ async fn fifty_reloads_under_load_lose_nothing_send_nothing_twice_and_stay_withi
     let settings = stage.settings().set("relay.max_in_flight", 8);
     let relay = settings.run().await;
     let peak = Peak::watch(&stage);
-    let (mut total, mut early) = (0, (0, 0));
+    let (total, mut early) = (1_500, (0, 0));
+    stage.enqueue(total).await;
     for round in 0..50 {
-        if stage.count("SELECT count(*) FROM outbox.queue").await < 200 {
-            stage.enqueue(500).await;
-            total += 500;
-        }
+        let mark = stage.server.with_ledger(|ledger| ledger.totals().accepted) + 20;
+        stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted >= mark).await;
         reload(&relay, &settings.clone().set("routes.default.max_connections", 12 + round % 5)).await;
         if round == 9 {
             early = (descriptors(&relay), resident_kib(&relay));
         }
     }
-    stage.until("sent", total).await;
+    let left = stage.count("SELECT count(*) FROM outbox.queue").await;
+    assert!(left > 0, "there was load to the last reload");
+    stage.until("sent", i64::from(total)).await;
     let late = (descriptors(&relay), resident_kib(&relay));
     let most = peak.end();
     println!(
         "{total} deliveries, {most} in flight at most; descriptors and KiB after 10: {early:?}, after 50: {late:?}"
     );
     assert!((2..=8).contains(&most), "{most} were in flight");
-    assert!(late.0 <= early.0 + 8, "descriptors: {early:?}, {late:?}");
+    // Connections come and go with the load; one that each reload left behind would make forty more.
+    assert!(late.0 <= early.0 + 24, "descriptors: {early:?}, {late:?}");
     assert!(late.1 <= early.1 + 24 * 1024, "memory: {early:?}, {late:?}");
     assert_eq!(stage.count("SELECT count(*) FROM outbox.attempt WHERE outcome <> 'accepted'").await, 0);
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(usize::try_from(total).expect("small"));

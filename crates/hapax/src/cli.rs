@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use self::bench::{BENCH, Bench};
+use self::configuration::{CHECK, CONFIG};
+pub(crate) use self::configuration::{Check, Config};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
 use self::template::{SEND_TEST, SendTest, TEMPLATE, Template};
 use crate::config::{Format, Level};
 
 pub(crate) mod bench;
+mod configuration;
 mod doubts;
 pub(crate) mod template;
 
@@ -74,6 +77,9 @@ pub(crate) enum Command {
     /// Check the configuration without starting anything
     #[command(long_about = CHECK)]
     Check(Check),
+    /// Print a sample configuration, or its JSON Schema
+    #[command(subcommand, long_about = CONFIG)]
+    Config(Config),
     /// How the outbox is: states, relays, doubts
     #[command(long_about = STATUS)]
     Status(Json),
@@ -156,6 +162,10 @@ const RUN: &str = "\
 Runs the relay until SIGTERM or SIGINT: it then claims nothing new, waits for open replies up to relay.shutdown_grace \
 and ends with 0. A second signal gives up at once; what is between end marker and reply will be in doubt.
 
+On SIGHUP the configuration is read again, with its environment, templates and secret files. When anything is wrong with \
+it, that is logged and nothing changes; else what is under way ends as it began, and everything new goes by it. What \
+needs a restart (database.url, log.format) is named in the log and stays as it is.
+
 It waits for a database that is away, and refuses (78) one whose schema is missing, behind or ahead. It refuses (1) a \
 database that is not the one its outbox was armed for; when that happens while it runs (a failover, a restore) it stays \
 alive in guard mode, sends nothing, and goes on when somebody types `hapax arm`.
@@ -202,24 +212,6 @@ pub(crate) enum Migrate {
     },
     /// Fail unless the database has exactly this binary's migrations, unchanged
     Verify(Json),
-}
-
-const CHECK: &str = "\
-Checks the configuration without starting anything or touching the network: prints every problem (78), or ok.
-
-Examples:
-  hapax check
-  hapax check --print              every value and where it came from, secrets masked
-  hapax check --config new.toml && systemctl reload-or-restart hapax";
-
-/// `hapax check`.
-#[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Check {
-    /// Print every value and where it came from
-    #[arg(long)]
-    pub(crate) print: bool,
-    #[command(flatten)]
-    pub(crate) json: Json,
 }
 
 /// `--json`.

@@ -38,8 +38,8 @@ use anyhow::Context;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, Global, template::Template},
-    config::{Inputs, Log},
+    cli::{Cli, Command, Config, Global, template::Template},
+    config::{Inputs, Log, schema::EXAMPLE},
     decide::Action,
     failure::{Exit, USAGE},
 };
@@ -74,6 +74,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Run(_) => Some(signals::hangups().context("could not listen to signals")?),
         _ => None,
     };
+    run::install_crypto();
     let inputs = inputs(&cli.global);
     let loaded = config::load(&inputs);
     let quiet = Log { level: config::Level::Warn, ..loaded.settings.log };
@@ -93,6 +94,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Run(_) => anyhow::bail!("could not listen to signals"),
         Command::Migrate(migrate) => migrate::run(loaded, migrate).await,
         Command::Check(check) => check::run(&loaded, check),
+        Command::Config(Config::Example) => {
+            output::raw(EXAMPLE);
+            Ok(Exit::Done)
+        }
+        Command::Config(Config::Schema) => output::json(&config::schema::schema()).map(|()| Exit::Done),
         Command::Status(json) => look::status(loaded, json).await,
         Command::Ls(ls) => look::ls(loaded, ls).await,
         Command::Show(show) => show::run(loaded, show).await,

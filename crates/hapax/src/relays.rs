@@ -132,6 +132,7 @@ impl Relays {
                 tracing::info!("SIGHUP: shutting down, the configuration is not read again");
             }
             Event::Asked => self.ask(),
+            Event::Loaded(_) if self.shutdown.soft.is_cancelled() => {}
             Event::Loaded(Ok(candidate)) => self.take_over(candidate).await,
             Event::Loaded(Err(problems)) => self.refuse(&problems),
             Event::Started => self.relieve(),

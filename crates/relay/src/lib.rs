@@ -38,6 +38,7 @@ pub use guard::{AfterFailover, Guard};
 use hapax_core::{
     clock::{Clock, SystemClock},
     fault,
+    limits::Limits,
 };
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
@@ -80,6 +81,17 @@ const CONNECTIONS_AHEAD: usize = 4;
 
 /// How long after a hard shutdown couriers and ledger may take to wind up.
 const WIND_UP: Duration = Duration::from_secs(5);
+
+/// How long the last outcomes may take to become durable.
+const SETTLE_LAST: Duration = Duration::from_secs(60);
+
+/// How long a relay may take to end after it was told to, at most: whoever kills it earlier leaves doubts. `call` is the
+/// longest that one call to the database takes.
+#[must_use]
+pub fn stop_longest(limits: &Limits, call: Duration) -> Duration {
+    // The pump's last call, the grace, couriers, ledger, what memory tells, watchers, signing off.
+    limits.shutdown_grace + 2 * WIND_UP + limits.shutdown_grace.min(SETTLE_LAST) + 3 * call
+}
 
 /// What a relay has in common with other incarnations of its process, earlier ones and those that still drain, and how
 /// careful it is at its start.
@@ -211,7 +223,7 @@ pub async fn run_with(
     };
     let ear = config.wake_up.then(|| {
         let (heard, ear) = watch::channel(Heard::default());
-        watchers.spawn(ear::listen(store.clone(), heard, pulse("ear", Duration::ZERO), stop.clone()));
+        watchers.spawn(ear::listen(store.clone(), heard, pulse("ear", Duration::ZERO), shutdown.soft.clone()));
         ear
     });
     let pump = watchers.spawn(pump.run(ear));
@@ -360,10 +372,8 @@ impl Ending {
         let abandoned = if self.couriers.is_empty() { 0 } else { self.registry.len() };
         drop(office);
         self.ledger_tasks.close();
-        let settled = tokio::time::timeout(
-            self.config.limits.shutdown_grace.min(Duration::from_secs(60)),
-            self.ledger_tasks.wait(),
-        );
+        let settled =
+            tokio::time::timeout(self.config.limits.shutdown_grace.min(SETTLE_LAST), self.ledger_tasks.wait());
         let settled = abandoned == 0 && settled.await.is_ok();
         let untold = self.memory.untold();
         if let Err(error) = guard::tell(&self.store, &self.memory, untold).await {

@@ -136,6 +136,8 @@ impl Reaper {
     async fn watch_over(&self, memory: &mut Memory, orphans: &mut HashSet<Token>, soft: &CancellationToken) {
         memory.observer.interrupted();
         memory.reaped.clear();
+        // The database that answers now may not know it.
+        memory.over.clear();
         // Not at once: a relay that starts has better things to do than to read the messages of a day.
         memory.next_unqueued = memory.next_unqueued.max(self.clock.boottime() + UNQUEUED_FIRST);
         memory.next_self_check = Duration::ZERO;
