@@ -9,12 +9,15 @@ use self::configuration::{CHECK, CONFIG};
 pub(crate) use self::configuration::{Check, Config};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
+use self::pages::{COMPLETIONS, MAN};
+pub(crate) use self::pages::{Completions, Man};
 use self::template::{SEND_TEST, SendTest, TEMPLATE, Template};
 use crate::config::{Format, Level};
 
 pub(crate) mod bench;
 mod configuration;
 mod doubts;
+mod pages;
 pub(crate) mod template;
 
 const ABOUT: &str = "\
@@ -125,6 +128,12 @@ pub(crate) enum Command {
     /// Measure: how fast it is here, and what it costs
     #[command(long_about = BENCH)]
     Bench(Bench),
+    /// Print or write the manual pages
+    #[command(long_about = MAN)]
+    Man(Man),
+    /// Print what a shell needs to complete commands
+    #[command(long_about = COMPLETIONS)]
+    Completions(Completions),
 }
 
 const DEMO: &str = "\

@@ -16,6 +16,7 @@ mod explain;
 mod failure;
 mod herald;
 mod look;
+mod man;
 mod migrate;
 mod notify;
 mod output;
@@ -86,7 +87,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let logs = telemetry::start(log);
     let command = match (cli.command, hangups) {
         (Command::Run(run), Some(hangups)) => {
-            return run::run(loaded, run, run::Control { inputs, hangups, logs }).await;
+            return Box::pin(run::run(loaded, run, run::Control { inputs, hangups, logs })).await;
         }
         (command, _) => command,
     };
@@ -119,6 +120,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::SendTest(options) => send_test::run(loaded, options).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Bench(options) => bench::run(options).await,
+        Command::Man(options) => man::run(&options),
+        Command::Completions(options) => Ok(man::completions(options)),
     }
 }
 

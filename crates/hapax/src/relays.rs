@@ -75,8 +75,8 @@ impl Relays {
         source: Source,
         logs: Logs,
         shutdown: Shutdown,
+        past: Past,
     ) -> anyhow::Result<Self> {
-        let past = Past::default();
         let (told, progress) = (shutdown.soft.clone(), past.progress.clone());
         tokio::spawn(async move {
             told.cancelled().await;

@@ -15,7 +15,7 @@ use crate::{
 
 /// A configuration that can be run.
 pub(crate) struct Candidate {
-    pub(crate) settings: Settings,
+    pub(crate) settings: Box<Settings>,
     pub(crate) renderer: Arc<Renderer>,
     pub(crate) warnings: Vec<Problem>,
 }
@@ -52,7 +52,7 @@ impl Candidate {
     pub(crate) fn of(loaded: Loaded) -> Result<Self, Refusal> {
         let loaded = loaded.complete()?;
         let renderer = Arc::new(run::renderer(&loaded.settings)?);
-        Ok(Self { settings: loaded.settings, renderer, warnings: loaded.warnings })
+        Ok(Self { settings: Box::new(loaded.settings), renderer, warnings: loaded.warnings })
     }
 
     /// Says what has no effect, or more of one than might be expected.

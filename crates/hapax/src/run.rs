@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use hapax_core::Incarnation;
-use hapax_relay::Shutdown;
+use hapax_relay::{Past, Shutdown};
 use hapax_render::{Options, Renderer, Templates};
 use hapax_store::{
     Store,
@@ -48,6 +48,8 @@ pub(crate) async fn run(loaded: Loaded, options: Run, control: Control) -> anyho
         signals::end_with_stdin(&shutdown);
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config.file = file, "hapax is starting");
+    let past = Past::default();
+    herald::speak(&shutdown, &past.progress, &past.memory);
     let store = loop {
         tokio::select! {
             store = store(&candidate.settings, &shutdown) => break store?,
@@ -63,8 +65,8 @@ pub(crate) async fn run(loaded: Loaded, options: Run, control: Control) -> anyho
         tracing::info!("stopped before the database could be reached");
         return Ok(Exit::Done);
     };
-    herald::speak(&shutdown);
-    Relays::start(store, candidate, source, logs, shutdown).await?.run(hangups).await
+    let relays = Relays::start(store, candidate, source, logs, shutdown, past).await?;
+    Box::pin(relays.run(hangups)).await
 }
 
 /// SIGHUP before anything has begun: everything may change but how logs look. None when it stays as it is.

@@ -43,7 +43,7 @@ use hapax_core::{
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
-pub use memory::Memory;
+pub use memory::{Memory, Tally};
 pub use progress::{Phase, Progress, Stall};
 pub use reaper::Watch;
 use tokio::{

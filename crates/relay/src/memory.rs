@@ -40,6 +40,17 @@ pub struct Memory {
     pub(crate) stragglers: TaskTracker,
 }
 
+/// Attempts of a process, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// From the request for the intent until the outcome is durable.
+    pub under_way: usize,
+    /// Since the start: a mail server has accepted them.
+    pub accepted: u64,
+    /// Since the start: all others, doubts included.
+    pub otherwise: u64,
+}
+
 #[derive(Debug, Default)]
 struct Attempts {
     /// In the order of their intents; what was forgotten out of turn is a gap until it is first.
@@ -50,6 +61,8 @@ struct Attempts {
     numbers: HashTable<u32>,
     /// Ended and not durable.
     open_ends: usize,
+    /// Its `under_way` are those that are known and not durable.
+    tally: Tally,
     /// Outside the fixed form.
     text_bytes: usize,
     /// Those that are known of, each in its place until nothing names it any more.
@@ -148,25 +161,36 @@ impl Memory {
         }
     }
 
+    /// How it has gone so far.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.lock().tally
+    }
+
     /// How an attempt ended; nothing for those that never asked for an intent.
     pub(crate) fn ended(&self, settlement: &Settlement) {
         let mut attempts = self.lock();
         let Some(place) = attempts.place(settlement.token) else { return };
         let end = End::of(settlement, &mut attempts.words);
+        let accepted = matches!(end, End::Sent(_));
         attempts.text_bytes += end.text_bytes();
         if let Some(Some(known)) = attempts.known.get_mut(place) {
             let before = std::mem::replace(&mut known.end, end);
             let news = matches!(before, End::Open) && !known.durable;
             attempts.text_bytes -= before.text_bytes();
             attempts.open_ends += usize::from(news);
+            attempts.tally.accepted += u64::from(news && accepted);
+            attempts.tally.otherwise += u64::from(news && !accepted);
         }
     }
 
     pub(crate) fn durable(&self, token: Token) {
         let mut attempts = self.lock();
         let Some(known) = attempts.get_mut(token) else { return };
-        let told = !std::mem::replace(&mut known.durable, true) && !matches!(known.end, End::Open);
+        let news = !std::mem::replace(&mut known.durable, true);
+        let told = news && !matches!(known.end, End::Open);
         attempts.open_ends -= usize::from(told);
+        attempts.tally.under_way -= usize::from(news);
     }
 
     /// Whether that its message is gone is news: once, and once more when its reply has come since.
@@ -243,6 +267,7 @@ impl Attempts {
         }
         let number = self.first.wrapping_add(self.known.len() as u32);
         let token = known.token;
+        self.tally.under_way += usize::from(!known.durable);
         self.known.push_back(Some(known));
         let (first, known) = (self.first, &self.known);
         let hash_of = |number: &u32| {
@@ -261,6 +286,7 @@ impl Attempts {
         }
         self.text_bytes -= known.end.text_bytes();
         self.open_ends -= usize::from(!known.durable && !matches!(known.end, End::Open));
+        self.tally.under_way -= usize::from(!known.durable);
         Some(known)
     }
 
@@ -353,7 +379,9 @@ mod tests {
         assert_eq!(memory.all().len(), 2, "the third has neither left nor ended");
         memory.asked(&request(), relay, AGE_MAX + Duration::from_millis(1));
         assert_eq!(memory.all(), [open.token]);
+        assert_eq!(memory.tally(), Tally { under_way: 3, accepted: 1, otherwise: 0 });
         memory.ended(&settlement(&open, "2.0.0 at last"));
+        assert_eq!(memory.tally(), Tally { under_way: 3, accepted: 2, otherwise: 0 });
         assert_eq!(memory.untold(), [open.token], "found where it has gone");
     }
 
@@ -454,6 +482,7 @@ mod tests {
         }
         memory.forget(requests[3].token);
         memory.forget(requests[3].token);
+        assert_eq!(memory.tally().under_way, 9);
         memory.ended(&settlement(&requests[7], "2.0.0 ok"));
         let left: Vec<Token> =
             requests.iter().map(|request| request.token).filter(|t| *t != requests[3].token).collect();
