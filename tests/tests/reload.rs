@@ -339,3 +339,57 @@ async fn a_failover_while_one_drains_and_one_works_sends_nothing_until_armed_and
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(30);
     ends_well(relay).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_that_never_comes_to_what_drains_is_a_doubt_and_the_process_goes_on() {
+    let stage = Stage::set().await;
+    let settings = stage.settings().set("relay.final_reply_timeout", "2s").set("relay.shutdown_grace", "2s");
+    let relay = settings.run().await;
+    let hold = stage.server.hold_final_reply();
+    stage.enqueue_one("old@example.org", "").await;
+    hold.wait_for(1).await;
+    reload(&relay, &settings).await;
+    stage.until_state("old@example.org", "in_doubt").await;
+    hold.release();
+    stage.enqueue_one("new@example.org", "").await;
+    stage.until_state("new@example.org", "sent").await;
+    Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_clean(2);
+    ends_well(relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_reloads_waits_when_too_many_wait_for_replies_and_the_last_configuration_holds_in_the_end() {
+    let stage = Stage::set().await;
+    let settings = stage.settings().set("relay.max_in_flight", 40).set("routes.default.max_connections", 1);
+    let relay = settings.run().await;
+    let hold = stage.server.hold_final_reply();
+    stage.enqueue(60).await;
+    for number in 1..=16 {
+        // Each has a reply outstanding when the next one relieves it.
+        hold.wait_for(number).await;
+        reload(&relay, &settings).await;
+    }
+    hold.wait_for(17).await;
+    let mark = relay.lines().len();
+    let last = settings.clone().set("routes.default.from", "Last <last@shop.example>");
+    write(&relay, &last.toml());
+    for _ in 0..100 {
+        relay.sighup();
+    }
+    relay.wait_for_line_after(mark, |line| line.contains("so many earlier configurations still wait")).await;
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.relay WHERE signed_off_at IS NULL").await, 17);
+    assert_eq!(stage.server.connections_open(), 17);
+    hold.release();
+    relay.wait_for_line_after(mark, |line| line.contains(TAKEN_OVER)).await;
+    stage.until("sent", 60).await;
+    stage.enqueue_one("last@example.org", "").await;
+    stage.until_state("last@example.org", "sent").await;
+    let sender = stage.server.with_ledger(|ledger| {
+        let is_last = |one: &&hapax_testkit::smtp::Transaction| one.recipients == ["last@example.org"];
+        ledger.messages().find(is_last).map(|one| one.sender.clone())
+    });
+    assert!(sender.is_some_and(|sender| sender.contains("last@shop.example")));
+    Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_clean(61);
+    assert_eq!(stage.server.with_ledger(|ledger| ledger.totals().accepted), 61);
+    ends_well(relay).await;
+}

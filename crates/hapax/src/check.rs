@@ -65,7 +65,8 @@ pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
     }
     output::line(&summary(loaded));
     output::line(&format!(
-        "to end it may take {}: TimeoutStopSec={} (systemd), terminationGracePeriodSeconds: {} (Kubernetes)",
+        "to end it may take {}: TimeoutStopSec={} (systemd; with Type=notify it asks for that itself), \
+         terminationGracePeriodSeconds: {} (Kubernetes)",
         duration::format(longest),
         longest.as_secs(),
         longest.as_secs()
