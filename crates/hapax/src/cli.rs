@@ -83,6 +83,9 @@ pub(crate) enum Command {
     /// Print a sample configuration, or its JSON Schema
     #[command(subcommand, long_about = CONFIG)]
     Config(Config),
+    /// Ask the running relay whether it is alive, or ready
+    #[command(long_about = HEALTHCHECK)]
+    Healthcheck(Healthcheck),
     /// How the outbox is: states, relays, doubts
     #[command(long_about = STATUS)]
     Status(Json),
@@ -173,7 +176,7 @@ and ends with 0. A second signal gives up at once; what is between end marker an
 
 On SIGHUP the configuration is read again, with its environment, templates and secret files. When anything is wrong with \
 it, that is logged and nothing changes; else what is under way ends as it began, and everything new goes by it. What \
-needs a restart (database.url, log.format) is named in the log and stays as it is.
+needs a restart (database.url, http.listen, log.format) is named in the log and stays as it is.
 
 It waits for a database that is away, and refuses (78) one whose schema is missing, behind or ahead. It refuses (1) a \
 database that is not the one its outbox was armed for; when that happens while it runs (a failover, a restore) it stays \
@@ -221,6 +224,22 @@ pub(crate) enum Migrate {
     },
     /// Fail unless the database has exactly this binary's migrations, unchanged
     Verify(Json),
+}
+
+const HEALTHCHECK: &str = "\
+Asks the relay that runs with this configuration, at http.listen: exit code 0 when it answers that it is alive, 1 when it \
+does not, or says that one of its loops stands still. For containers, whose images hold no other tool.
+
+Examples:
+  hapax healthcheck                   alive? Never asks the database
+  hapax healthcheck --ready           of use now? The database answers, the queue is looked at, no shutdown is under way";
+
+/// `hapax healthcheck`.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Healthcheck {
+    /// Ask whether it is ready, not only whether it is alive
+    #[arg(long)]
+    pub(crate) ready: bool,
 }
 
 /// `--json`.

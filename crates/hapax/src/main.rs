@@ -15,6 +15,7 @@ mod demo;
 mod explain;
 mod failure;
 mod herald;
+mod http;
 mod look;
 mod man;
 mod migrate;
@@ -94,6 +95,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match command {
         Command::Run(_) => anyhow::bail!("could not listen to signals"),
         Command::Migrate(migrate) => migrate::run(loaded, migrate).await,
+        Command::Healthcheck(options) => http::healthcheck::run(loaded, options).await,
         Command::Check(check) => check::run(&loaded, check),
         Command::Config(Config::Example) => {
             output::raw(EXAMPLE);

@@ -19,7 +19,7 @@ use crate::{
     config::Settings,
     failure::{Exit, Refusal, chain},
     notify,
-    reload::{Candidate, Source},
+    reload::{Candidate, Source, name_what_needs_a_restart},
     telemetry::Logs,
 };
 
@@ -77,11 +77,6 @@ impl Relays {
         shutdown: Shutdown,
         past: Past,
     ) -> anyhow::Result<Self> {
-        let (told, progress) = (shutdown.soft.clone(), past.progress.clone());
-        tokio::spawn(async move {
-            told.cancelled().await;
-            progress.drain();
-        });
         let mut relays = Self {
             current: Generation::new(1, candidate, store, &shutdown),
             shutdown,
@@ -171,9 +166,7 @@ impl Relays {
     /// Everything was checked: what can change at once does, and an incarnation with the rest is sent ahead.
     async fn take_over(&mut self, mut candidate: Candidate) {
         let now = &self.current.candidate.settings;
-        for key in candidate.keep_what_needs_a_restart(now) {
-            tracing::warn!(key, "this key has changed, but needs a restart: it stays as it was (hint: restart hapax)");
-        }
+        name_what_needs_a_restart(&candidate.keep_what_needs_a_restart(now));
         candidate.warn();
         self.logs.set_level(candidate.settings.log.level);
         if self.standing.is_some() {
@@ -280,6 +273,7 @@ impl Relays {
             log_level,
             "{what}"
         );
+        self.past.meters.reloaded(Ok(()));
         notify::ready();
     }
 
@@ -289,6 +283,7 @@ impl Relays {
             "the configuration that was read again is not taken over: the one from before stays in force (hint: hapax \
              check lists everything, then SIGHUP again)"
         );
+        self.past.meters.reloaded(Err(()));
         notify::ready();
     }
 }
@@ -308,6 +303,7 @@ async fn spawn(
     generation: &Generation,
 ) -> anyhow::Result<()> {
     let Generation { number, candidate, store, ends, started } = generation;
+    past.meters.routes(candidate.settings.routes.iter().map(|route| route.name.as_str()));
     let (transports, catchers) = captures.transports(&candidate.settings).await?;
     let address_guard = candidate.settings.database.address_guard;
     let past = Past { address_guard, started: started.clone(), ..past.clone() };

@@ -62,7 +62,7 @@ impl Candidate {
         }
     }
 
-    /// Keeps of `now` what cannot change while the process runs; answers the keys that differ.
+    /// Keeps of `now` what cannot change while the relay runs; answers the keys that differ.
     pub(crate) fn keep_what_needs_a_restart(&mut self, now: &Settings) -> Vec<&'static str> {
         let mut keys = Vec::new();
         let database = &mut self.settings.database;
@@ -70,17 +70,26 @@ impl Candidate {
             database.url.clone_from(&now.database.url);
             keys.push("database.url");
         }
-        if self.keep_log_format(now) {
-            keys.push("log.format");
-        }
+        keys.extend(self.keep_what_the_process_has(now));
         keys
     }
 
-    /// How logs look never changes; answers whether it should have.
-    pub(crate) fn keep_log_format(&mut self, now: &Settings) -> bool {
-        let differs = self.settings.log.format != now.log.format;
+    /// As [`Candidate::keep_what_needs_a_restart`], before a database was reached.
+    pub(crate) fn keep_what_the_process_has(&mut self, now: &Settings) -> Vec<&'static str> {
+        let differ = [
+            ("log.format", self.settings.log.format != now.log.format),
+            ("http.listen", self.settings.http != now.http),
+        ];
         self.settings.log = Log { format: now.log.format, ..self.settings.log };
-        differs
+        self.settings.http = now.http;
+        differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+}
+
+/// Says which keys have changed without effect.
+pub(crate) fn name_what_needs_a_restart(keys: &[&str]) {
+    for key in keys {
+        tracing::warn!(key, "this key has changed, but needs a restart: it stays as it was (hint: restart hapax)");
     }
 }
 
@@ -115,9 +124,12 @@ mod tests {
     #[test]
     fn what_needs_a_restart_is_named_and_keeps_its_value_and_the_rest_is_new() {
         let (now, ..) = candidate(GOOD);
-        let next = GOOD.replace("@db/", "@other/").replace("json", "pretty").replace("CANARY", "new");
+        let next = GOOD
+            .replace("@db/", "@other/")
+            .replace("json\"", "pretty\"\n[http]\nlisten = \"[::1]:9464\"")
+            .replace("CANARY", "new");
         let (mut next, ..) = candidate(&next);
-        assert_eq!(next.keep_what_needs_a_restart(&now.settings), ["database.url", "log.format"]);
+        assert_eq!(next.keep_what_needs_a_restart(&now.settings), ["database.url", "log.format", "http.listen"]);
         assert_eq!(
             (next.settings.database.url.as_str(), next.settings.log.format),
             ("postgres://relay@db/shop", Format::Json)

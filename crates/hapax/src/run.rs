@@ -17,7 +17,7 @@ use crate::{
     failure::{CONFIGURATION, Exit, Refusal},
     herald,
     relays::Relays,
-    reload::{Candidate, Source},
+    reload::{Candidate, Source, name_what_needs_a_restart},
     signals,
     telemetry::Logs,
 };
@@ -49,6 +49,13 @@ pub(crate) async fn run(loaded: Loaded, options: Run, control: Control) -> anyho
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config.file = file, "hapax is starting");
     let past = Past::default();
+    past.meters.routes(candidate.settings.routes.iter().map(|route| route.name.as_str()));
+    crate::http::start(candidate.settings.http.listen, &past).await?;
+    let (told, progress) = (shutdown.soft.clone(), past.progress.clone());
+    tokio::spawn(async move {
+        told.cancelled().await;
+        progress.drain();
+    });
     herald::speak(&shutdown, &past.progress, &past.memory);
     let store = loop {
         tokio::select! {
@@ -78,7 +85,7 @@ async fn read_again(source: &Source, now: &Candidate, shutdown: &Shutdown) -> Op
     };
     match read {
         Ok(Ok(mut next)) => {
-            next.keep_log_format(&now.settings);
+            name_what_needs_a_restart(&next.keep_what_the_process_has(&now.settings));
             next.warn();
             Some(next)
         }

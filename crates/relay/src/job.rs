@@ -202,7 +202,8 @@ impl Letter {
         Ok(Parcel { recipient, ready, redirected: original.is_some() })
     }
 
-    fn recipient(&self, recipient_no: i16) -> Result<Recipient, String> {
+    /// Whom a delivery is addressed to, whatever a guard makes of it.
+    pub(crate) fn recipient(&self, recipient_no: i16) -> Result<Recipient, String> {
         let Notification { recipients, cc, bcc, .. } = &self.notification;
         let place = usize::try_from(recipient_no).ok().and_then(|no| no.checked_sub(1));
         let mailbox = place.and_then(|place| recipients.iter().chain(cc).chain(bcc).nth(place));

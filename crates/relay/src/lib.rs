@@ -21,6 +21,8 @@ mod idle;
 mod job;
 mod ledger;
 mod memory;
+mod meters;
+mod overview;
 mod progress;
 mod pump;
 mod reaper;
@@ -30,7 +32,7 @@ mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
-pub use config::{Idempotency, KindPolicy, RelayConfig, RouteConfig};
+pub use config::{Idempotency, KindPolicy, RecipientLog, RelayConfig, RouteConfig};
 pub use error::Error;
 pub use flights::Flights;
 pub use freight::FreightConfig;
@@ -44,6 +46,7 @@ use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
 pub use memory::{Memory, Tally};
+pub use meters::Meters;
 pub use progress::{Phase, Progress, Stall};
 pub use reaper::Watch;
 use tokio::{
@@ -109,6 +112,8 @@ pub struct Past {
     pub address_guard: bool,
     /// What its loops say of themselves.
     pub progress: Progress,
+    /// What is counted and timed.
+    pub meters: Meters,
 }
 
 impl Default for Past {
@@ -120,6 +125,7 @@ impl Default for Past {
             started: CancellationToken::new(),
             address_guard: true,
             progress: Progress::default(),
+            meters: Meters::default(),
         }
     }
 }
@@ -146,6 +152,8 @@ pub async fn run_with(
 ) -> Result<(), Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config = Arc::new(config);
+    let meters = past.meters.clone();
+    meters.serves(&store);
     // Its own: this incarnation may end while the process goes on.
     let shutdown = Shutdown { soft: shutdown.soft.child_token(), hard: shutdown.hard.child_token() };
     if past.address_guard {
@@ -154,7 +162,7 @@ pub async fn run_with(
             try_again(&shutdown, doing, source).await?;
         }
     }
-    let routes = introduce(&store, &config, &clock, &shutdown, &past.flights).await?;
+    let routes = introduce(&store, &config, &clock, &meters, &shutdown, &past.flights).await?;
     let _living = past.memory.lives(store.incarnation());
     let fatal = Fatal::default();
     let (registry, hands) = (Registry::new(past.memory.clone(), store.incarnation()), Hands::default());
@@ -166,7 +174,7 @@ pub async fn run_with(
         registry.clone(),
         fatal.clone(),
         shutdown.hard.clone(),
-        &past.progress,
+        (&past.progress, &meters),
         &ledger_tasks,
     );
     let connections = config.routes.iter().map(|route| route.max_connections).min().unwrap_or(1);
@@ -182,6 +190,7 @@ pub async fn run_with(
         clock: clock.clone(),
         heartbeat: heartbeat.clone(),
         fatal: fatal.clone(),
+        meters: meters.clone(),
         soft: shutdown.soft.clone(),
         flights: past.flights.all(config.limits.max_in_flight),
     });
@@ -197,6 +206,7 @@ pub async fn run_with(
     };
     watchers.spawn(heart.clone().beat(heartbeat.clone(), pulse("heartbeat", config.limits.heartbeat_interval)));
     watchers.spawn(heart.renew(hands, pulse("renew", config.limits.lease / 6)));
+    watchers.spawn(overview::watch(store.clone(), meters.clone(), config.limits.dead_after, stop.clone()));
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
     let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
@@ -205,6 +215,7 @@ pub async fn run_with(
         clock,
         registry: registry.clone(),
         fatal: fatal.clone(),
+        meters: meters.clone(),
         pulse: pulse("reaper", config.limits.heartbeat_interval),
         lanes,
         watch: past.watch,
@@ -267,6 +278,7 @@ async fn introduce(
     store: &Store,
     config: &RelayConfig,
     clock: &Arc<dyn Clock>,
+    meters: &Meters,
     shutdown: &Shutdown,
     flights: &Flights,
 ) -> Result<Vec<Arc<Route>>, Error> {
@@ -300,7 +312,7 @@ async fn introduce(
         // Group 0 holds everything that names no route, and is the default route's too.
         let groups = if index == default { vec![own, 0] } else { vec![own] };
         let shared = flights.of_route(&route.name, share);
-        routes.push(Arc::new(Route::new(route.clone(), groups, places, shared, clock.clone())?));
+        routes.push(Arc::new(Route::new(route.clone(), groups, places, shared, clock.clone(), meters)?));
     }
     Ok(routes)
 }

@@ -22,7 +22,7 @@ use hapax_store::{Doubt, RelaySeen, Settlement, Store, Verdict};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{config::RelayConfig, fatal::Fatal, progress::Pulse, registry::Registry};
+use crate::{config::RelayConfig, fatal::Fatal, meters::Meters, progress::Pulse, registry::Registry};
 
 /// Between two listings of this process's own intents, and between two marks by age.
 const SELF_CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -80,6 +80,7 @@ pub(crate) struct Reaper {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) registry: Registry,
     pub(crate) fatal: Fatal,
+    pub(crate) meters: Meters,
     pub(crate) pulse: Pulse,
     pub(crate) lanes: Vec<i16>,
     pub(crate) watch: Watch,
@@ -225,6 +226,7 @@ impl Reaper {
             fault::point("marked");
         }
         for marked in all {
+            self.meters.vanished();
             tracing::error!(
                 delivery = %marked.key,
                 attempt.token = %marked.token,
