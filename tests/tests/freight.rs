@@ -249,6 +249,82 @@ async fn hosts_that_never_answer_keep_nothing_else_from_being_sent() {
     connections.abort();
 }
 
+/// CSS with which inlining takes minutes: each of the rules asks each element about all its elder siblings, twice.
+const ENDLESS: &str = r#"<html><head><style>{% for i in range(300) %}div ~ div ~ div[x="{{ i }}"] ~ div span { color: red }
+    {% endfor %}</style></head><body>{% for i in range(900) %}<div><p><span>x</span></p></div>{% endfor %}</body></html>"#;
+
+/// More than there are cores here, each of which takes minutes; and a second relay that would take the first for dead
+/// and mark its open deliveries as doubts, if that one's heart waited for a template.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_that_computes_for_minutes_fails_and_neither_stops_the_heart_nor_other_mail() {
+    let stage = Stage::set().await;
+    let place = tempfile::tempdir().expect("a directory");
+    fs::create_dir(place.path().join("endless")).expect("made");
+    for (name, content) in [("subject.txt", "Endless"), ("body.html", ENDLESS), ("body.txt", "x")] {
+        fs::write(place.path().join("endless").join(name), content).expect("written");
+    }
+    let settings = stage.settings().set("templates.directory", place.path().display());
+    let settings = settings.set("relay.heartbeat_interval", "200ms").set("relay.dead_after", "2s");
+    let settings = settings.set("relay.final_reply_timeout", "2m").set("relay.shutdown_grace", "2m");
+    let (_first, _second) = (settings.run().await, settings.run().await);
+    let held = stage.server.hold_final_reply();
+    stage.enqueue(4).await;
+    tokio::time::timeout(PATIENCE, held.wait_for(4)).await.expect("four are transmitted");
+    let sql = "INSERT INTO outbox.notification (kind, recipients, payload)
+               SELECT 'endless', ARRAY['endless' || i || '@example.org'], '{}' FROM generate_series(1, 3) i";
+    stage.sql.execute(sql, &[]).await.expect("enqueues");
+    for i in 1..=3 {
+        let reason = stage.until_state(&format!("endless{i}@example.org"), "failed").await;
+        assert!(reason.contains("its template takes more than 20 s"), "{reason}");
+    }
+    held.release();
+    stage.until("sent", 4).await;
+    stage.enqueue_one("later@example.org", "").await;
+    stage.until_state("later@example.org", "sent").await;
+    let doubts =
+        stage.count("SELECT count(*) FROM outbox.attempts WHERE outcome NOT IN ('accepted', 'not_sent')").await;
+    assert_eq!(doubts, 0, "nobody was taken for dead");
+    Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_clean(8);
+}
+
+/// The first attachment comes from a host that takes its time; meanwhile the message loses the second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_content_that_goes_while_its_message_is_made_is_not_sent_as_an_empty_one() {
+    let stage = Stage::set().await;
+    let slow = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("https://localhost:{}/x", slow.local_addr().expect("an address").port());
+    let place = tempfile::tempdir().expect("a directory");
+    let (web, files) = (place.path().join("web"), place.path().join("files"));
+    fs::create_dir(&web).expect("made");
+    fs::create_dir(&files).expect("made");
+    fs::write(web.join("x"), "slow").expect("written");
+    let server = Files::serve(&web, place.path()).await;
+    let settings = stage.settings().set("attachments.directory", files.display());
+    let settings = settings.set("attachments.https_ca_file", place.path().join("ca.pem").display());
+    let toml = settings.toml().replace("[attachments]", "[attachments]\nhttps_hosts = [\"localhost\"]");
+    let _relay = HapaxProcess::builder().config(toml).arg("run").spawn();
+    let attachments = serde_json::json!([{"filename": "slow.txt", "url": url},
+        {"filename": "large.bin", "content_base64": base64(&noise(8, 1_000_000))}]);
+    let sql = "SELECT outbox.enqueue(kind => 'note', recipients => ARRAY['a@example.org'], subject => 'Hello', body_text => 'x',
+               attachments => $1)";
+    stage.sql.query_one(sql, &[&attachments]).await.expect("enqueues");
+    let (mut asking, _) = tokio::time::timeout(PATIENCE, slow.accept()).await.expect("in time").expect("it asks");
+    drop(slow);
+    stage.sql.execute("UPDATE outbox.message SET attachments = NULL", &[]).await.expect("it goes");
+    let mut files = tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.expect("it listens");
+    let pipe = tokio::spawn(async move { tokio::io::copy_bidirectional(&mut asking, &mut files).await });
+    let why = "attachment 2 is not in the outbox any more as it was claimed";
+    hapax_testkit::eventually(PATIENCE, async || {
+        let sql = "SELECT string_agg(coalesce(detail, ''), '; ') FROM outbox.attempts WHERE outcome = 'not_sent'";
+        let found = stage.text(sql, &[]).await.unwrap_or_default();
+        if found.contains(why) { Ok(()) } else { Err(found) }
+    })
+    .await;
+    pipe.abort();
+    let empty = stage.server.ledger().messages().any(|one| attached(&one.body).values().any(Vec::is_empty));
+    assert!(!empty, "nothing arrived with an empty attachment");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_does_not_grow_with_what_is_under_way() {
     let number =

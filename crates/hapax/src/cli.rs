@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use self::bench::{BENCH, Bench};
+use self::configuration::{CHECK, CONFIG};
+pub(crate) use self::configuration::{Check, Config};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
 use self::pages::{COMPLETIONS, MAN};
@@ -13,6 +15,7 @@ use self::template::{SEND_TEST, SendTest, TEMPLATE, Template};
 use crate::config::{Format, Level};
 
 pub(crate) mod bench;
+mod configuration;
 mod doubts;
 mod pages;
 pub(crate) mod template;
@@ -77,6 +80,12 @@ pub(crate) enum Command {
     /// Check the configuration without starting anything
     #[command(long_about = CHECK)]
     Check(Check),
+    /// Print a sample configuration, or its JSON Schema
+    #[command(subcommand, long_about = CONFIG)]
+    Config(Config),
+    /// Ask the running relay whether it is alive, or ready
+    #[command(long_about = HEALTHCHECK)]
+    Healthcheck(Healthcheck),
     /// How the outbox is: states, relays, doubts
     #[command(long_about = STATUS)]
     Status(Json),
@@ -165,6 +174,10 @@ const RUN: &str = "\
 Runs the relay until SIGTERM or SIGINT: it then claims nothing new, waits for open replies up to relay.shutdown_grace \
 and ends with 0. A second signal gives up at once; what is between end marker and reply will be in doubt.
 
+On SIGHUP the configuration is read again, with its environment, templates and secret files. When anything is wrong with \
+it, that is logged and nothing changes; else what is under way ends as it began, and everything new goes by it. What \
+needs a restart (database.url, http.listen, log.format) is named in the log and stays as it is.
+
 It waits for a database that is away, and refuses (78) one whose schema is missing, behind or ahead. It refuses (1) a \
 database that is not the one its outbox was armed for; when that happens while it runs (a failover, a restore) it stays \
 alive in guard mode, sends nothing, and goes on when somebody types `hapax arm`.
@@ -213,22 +226,20 @@ pub(crate) enum Migrate {
     Verify(Json),
 }
 
-const CHECK: &str = "\
-Checks the configuration without starting anything or touching the network: prints every problem (78), or ok.
+const HEALTHCHECK: &str = "\
+Asks the relay that runs with this configuration, at http.listen: exit code 0 when it answers that it is alive, 1 when it \
+does not, or says that one of its loops stands still. For containers, whose images hold no other tool.
 
 Examples:
-  hapax check
-  hapax check --print              every value and where it came from, secrets masked
-  hapax check --config new.toml && systemctl reload-or-restart hapax";
+  hapax healthcheck                   alive? Never asks the database
+  hapax healthcheck --ready           of use now? The database answers, the queue is looked at, no shutdown is under way";
 
-/// `hapax check`.
+/// `hapax healthcheck`.
 #[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Check {
-    /// Print every value and where it came from
+pub(crate) struct Healthcheck {
+    /// Ask whether it is ready, not only whether it is alive
     #[arg(long)]
-    pub(crate) print: bool,
-    #[command(flatten)]
-    pub(crate) json: Json,
+    pub(crate) ready: bool,
 }
 
 /// `--json`.

@@ -71,7 +71,6 @@ pub(crate) fn ready() {
 
 /// A reload begins; [`ready`] ends it, whatever came of it. The time tells the manager that this answers its own signal
 /// (systemd 253 with `Type=notify-reload`), not an earlier one.
-#[expect(dead_code, reason = "the reload comes with its own branch")]
 pub(crate) fn reloading() {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;

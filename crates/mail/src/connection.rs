@@ -98,6 +98,15 @@ impl Connection {
         &self.server
     }
 
+    /// When the certificate of its server expires, in seconds since 1970; none without TLS.
+    #[must_use]
+    pub fn certificate_until_s(&self) -> Option<i64> {
+        match &self.inner {
+            Inner::Smtp(session) => session.channel.stream.certificate_until_s(),
+            Inner::File(_) => None,
+        }
+    }
+
     /// How many deliveries were begun on it.
     #[must_use]
     pub fn deliveries(&self) -> u32 {

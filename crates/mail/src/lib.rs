@@ -26,6 +26,7 @@ mod capabilities;
 mod channel;
 mod config;
 mod connection;
+mod expiry;
 mod file;
 mod gate;
 mod mailer;

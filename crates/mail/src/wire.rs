@@ -25,7 +25,10 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::gate::{Gate, Shut};
+use crate::{
+    expiry::expires_at_s,
+    gate::{Gate, Shut},
+};
 
 /// How many bytes a direct read asks for: nearly always there are none, and the space for them is cleared first.
 const DIRECT_BYTES_MAX: usize = 512;
@@ -224,6 +227,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// When the certificate that the server showed expires, in seconds since 1970.
+    pub(crate) fn certificate_until_s(&self) -> Option<i64> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => expires_at_s(tls.get_ref().1.peer_certificates()?.first()?),
+        }
+    }
+
     pub(crate) fn wire(&mut self) -> &mut WireStream {
         match self {
             Self::Plain(wire) => wire,

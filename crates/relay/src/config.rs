@@ -37,6 +37,20 @@ pub struct RelayConfig {
     pub wake_up: bool,
     /// Where large contents lie, and what may be attached from elsewhere.
     pub freight: FreightConfig,
+    /// How closing lines name recipients.
+    pub recipient_log: RecipientLog,
+}
+
+/// How the closing line of an attempt names its recipient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecipientLog {
+    /// `a***@example.org`.
+    #[default]
+    Masked,
+    /// The first 16 hex digits of the SHA-256 of the address in lower case.
+    Hashed,
+    /// As it is.
+    Full,
 }
 
 /// One way out.

@@ -5,22 +5,26 @@
 //! intent on nothing here is cancelled from outside: the gate decides whether the marker may still be written, and the
 //! reply decides the rest.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hapax_core::{Decision, Outcome, Phase, clock::Clock, decide, decide::Situation, fault, mutant, outcome::Cause};
 use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat};
 use hapax_render::Renderer;
 use hapax_store::{IntendRequest, Release, Settlement, Store, Verdict};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    closing,
+    closing::Closing,
     config::RelayConfig,
     fatal::Fatal,
+    flights::Places,
     freight::Freight,
     job::{Flight, Job, Maker, Parcel, Press, Unfit},
     ledger::{Intended, Ledger},
+    meters::Meters,
     registry::{Hands, Registry},
     route::Route,
     upstream,
@@ -41,16 +45,17 @@ pub(crate) struct Office {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) heartbeat: Arc<Heartbeat>,
     pub(crate) fatal: Fatal,
+    pub(crate) meters: Meters,
     pub(crate) soft: CancellationToken,
-    /// Places between the beginning of an attempt and its durable outcome: `max_in_flight`.
-    pub(crate) flights: Arc<Semaphore>,
+    /// Places between the beginning of an attempt and its durable outcome: `max_in_flight`, over all incarnations.
+    pub(crate) flights: Places,
 }
 
 /// Works for `route` until there is nothing to do for a while or the relay shuts down.
 pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
     let alive = office.fatal.alive("courier");
     let mut line = Line { connection: None, route: &route };
-    while let Some(job) = route.next(&office.soft).await {
+    while let Some(job) = route.next_on(line.connection.is_some(), &office.soft).await {
         if let Some(left) = route.closed_for() {
             give_back(&office, job, left).await;
             continue;
@@ -70,8 +75,8 @@ pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
 /// a route whose server is slow must not hold what others could use.
 async fn take_off(office: &Office, route: &Route, mut job: Job) -> Option<Job> {
     let places = async {
-        let of_route = route.flights.clone().acquire_owned().await.ok()?;
-        let global = office.flights.clone().acquire_owned().await.ok()?;
+        let of_route = route.shared.places.take().await?;
+        let global = office.flights.take().await?;
         Some(Flight { _global: global, _route: of_route })
     };
     tokio::select! {
@@ -256,8 +261,8 @@ async fn converse(office: &Office, route: &Route, line: &mut Line<'_>, envelope:
                 }
                 fresh = true;
                 tokio::select! {
-                    opened = route.mailer.open() => match opened {
-                        Ok(connection) => { route.opened(); connection }
+                    opened = timed(office, Phase::Connect, route.mailer.open()) => match opened {
+                        Ok(connection) => { route.opened(&connection); connection }
                         Err(outcome) => return Conversed::NoConnection(outcome),
                     },
                     () = office.soft.cancelled() => return Conversed::ShutDown,
@@ -266,7 +271,7 @@ async fn converse(office: &Office, route: &Route, line: &mut Line<'_>, envelope:
         };
         let server = connection.server().to_owned();
         tokio::select! {
-            begun = connection.begin(envelope) => match begun {
+            begun = timed(office, Phase::Data, connection.begin(envelope)) => match begun {
                 Begun::Ready(data) => return Conversed::Ready(data),
                 // A connection that died idle is not an attempt: once more, on a fresh one.
                 Begun::Ended { stale: true, connection, .. } if !fresh => {
@@ -285,6 +290,14 @@ async fn converse(office: &Office, route: &Route, line: &mut Line<'_>, envelope:
             }
         }
     }
+}
+
+/// The same, timed.
+async fn timed<T>(office: &Office, phase: Phase, step: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let done = step.await;
+    office.meters.phase(phase, began.elapsed());
+    done
 }
 
 /// Intent, end marker, reply. Never cancelled. Answers the connection if it may be used again.
@@ -323,7 +336,7 @@ async fn deliver(
         settle(office, route, job, ending);
         return transmitted.connection;
     }
-    match office.ledger.intend(request, deadline).await {
+    match timed(office, Phase::Intend, office.ledger.intend(request, deadline)).await {
         Intended::Granted => office.registry.granted(job.token),
         Intended::Refused => {
             data.abort();
@@ -359,7 +372,7 @@ async fn deliver(
         told.send(()).unwrap_or_default();
     }
     let gate = Gate::until(office.clock.clone(), deadline, office.heartbeat.clone());
-    let transmitted = data.transmit(&parcel.ready.message, &gate).await;
+    let transmitted = timed(office, Phase::EndMarker, data.transmit(&parcel.ready.message, &gate)).await;
     fault::point("before_settle");
     let bytes = transmitted.bytes;
     let ending = Ending { began, server, intended: true, bytes, redirected, ..Ending::of(transmitted.outcome) };
@@ -368,14 +381,14 @@ async fn deliver(
 }
 
 /// How an attempt ended.
-struct Ending {
-    outcome: Option<Outcome>,
+pub(crate) struct Ending {
+    pub(crate) outcome: Option<Outcome>,
     /// Decided already; otherwise `decide` does.
     verdict: Option<Verdict>,
     began: Duration,
-    server: Option<String>,
-    intended: bool,
-    bytes: usize,
+    pub(crate) server: Option<String>,
+    pub(crate) intended: bool,
+    pub(crate) bytes: usize,
     failures: u32,
     /// It went to somebody else than it is addressed to.
     redirected: bool,
@@ -404,7 +417,7 @@ impl Ending {
 fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
     let clock = office.clock.as_ref();
     let took = clock.boottime().saturating_sub(ending.began); // zero when nothing was attempted
-    let verdict = match (ending.verdict, &ending.outcome) {
+    let verdict = match (ending.verdict.clone(), &ending.outcome) {
         (Some(verdict), _) => verdict,
         (None, Some(outcome)) => {
             let situation = Situation {
@@ -419,7 +432,9 @@ fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
         (None, None) => Verdict::Expired,
     };
     let verdict = if ending.redirected { redirected(verdict) } else { verdict };
-    closing::log_attempt(route, &job, ending.outcome.as_ref(), &verdict, took);
+    count(office, route, &job, ending.outcome.as_ref(), &verdict);
+    let closing = Closing { office, route, job: &job, ending: &ending, verdict: &verdict, took };
+    closing.log();
     let settlement = Settlement {
         key: job.claimed.key,
         lease: job.claimed.lease,
@@ -434,6 +449,18 @@ fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
     };
     office.registry.ended(&settlement);
     office.ledger.settle(settlement, job.permit);
+}
+
+/// Counts what goes into the ledger.
+fn count(office: &Office, route: &Route, job: &Job, outcome: Option<&Outcome>, verdict: &Verdict) {
+    let Some(outcome) = outcome else { return };
+    route.meters.ended(outcome);
+    if matches!(outcome, Outcome::Accepted { .. }) {
+        office.meters.accepted(job.letter.age(office.clock.as_ref()));
+    }
+    if matches!(verdict, Verdict::InDoubt(_)) {
+        route.meters.doubted(outcome.phase());
+    }
 }
 
 /// The same, and that it went to somebody else than it is addressed to.

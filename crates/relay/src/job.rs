@@ -22,6 +22,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, oneshot};
 
 use crate::{
     config::{KindPolicy, RouteConfig},
+    flights::Place,
     freight::{Freight, Gathered, Trouble},
     registry::InHand,
     upstream,
@@ -39,8 +40,8 @@ pub(crate) struct Permit {
 /// A place in flight, and one among its route's.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    pub(crate) _global: OwnedSemaphorePermit,
-    pub(crate) _route: OwnedSemaphorePermit,
+    pub(crate) _global: Place,
+    pub(crate) _route: Place,
 }
 
 /// One delivery in the relay's hands.
@@ -201,7 +202,8 @@ impl Letter {
         Ok(Parcel { recipient, ready, redirected: original.is_some() })
     }
 
-    fn recipient(&self, recipient_no: i16) -> Result<Recipient, String> {
+    /// Whom a delivery is addressed to, whatever a guard makes of it.
+    pub(crate) fn recipient(&self, recipient_no: i16) -> Result<Recipient, String> {
         let Notification { recipients, cc, bcc, .. } = &self.notification;
         let place = usize::try_from(recipient_no).ok().and_then(|no| no.checked_sub(1));
         let mailbox = place.and_then(|place| recipients.iter().chain(cc).chain(bcc).nth(place));

@@ -5,7 +5,10 @@
 //! up while the process may live: the *mark* is repeated, never the send. Nothing is dropped because a row "was not
 //! there": that is information for `settle_late`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hapax_core::{clock::Clock, fault, mutant};
 use hapax_store::{IntendAnswer, IntendRequest, LateAnswer, Settlement, Store, Verdict, Wait};
@@ -15,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     fatal::Fatal,
     job::Permit,
+    meters::{Meters, Step},
     progress::{Progress, Pulse},
     registry::Registry,
 };
@@ -79,14 +83,14 @@ impl Ledger {
         registry: Registry,
         fatal: Fatal,
         hard: CancellationToken,
-        progress: &Progress,
+        (progress, meters): (&Progress, &Meters),
         tasks: &TaskTracker,
     ) -> Self {
         let (intents, asked) = mpsc::unbounded_channel();
         let (outcomes, ended) = mpsc::unbounded_channel();
         let pulse = |task| progress.pulse(task, store.call_longest());
         let (intend, settle) = (pulse("intend"), pulse("settle"));
-        let work = Work { store, clock, registry, fatal, hard, tasks: tasks.clone() };
+        let work = Work { store, clock, registry, fatal, meters: meters.clone(), hard, tasks: tasks.clone() };
         tasks.spawn(intend_loop(work.clone(), asked, intend));
         tasks.spawn(settle_loop(work, ended, outcomes.downgrade(), settle));
         Self { intents, outcomes }
@@ -118,6 +122,7 @@ struct Work {
     clock: Arc<dyn Clock>,
     registry: Registry,
     fatal: Fatal,
+    meters: Meters,
     hard: CancellationToken,
     tasks: TaskTracker,
 }
@@ -139,7 +144,10 @@ async fn intend_loop(work: Work, mut asked: mpsc::UnboundedReceiver<Asked>, puls
     while work_of(&pulse, asked.recv_many(&mut batch, BATCH_MAX)).await > 0 {
         let (requests, askers): (Vec<_>, Vec<_>) = batch.drain(..).map(|asked| (asked.request, asked.asker)).unzip();
         fault::point("intend_sent");
-        match work.store.intend(&requests, Wait::Skip).await {
+        let asked_at = Instant::now();
+        let answered = work.store.intend(&requests, Wait::Skip).await;
+        work.meters.committed(Step::Intend, asked_at.elapsed());
+        match answered {
             Ok(answers) => {
                 for ((request, asker), answer) in requests.into_iter().zip(askers).zip(answers) {
                     match answer {
@@ -240,7 +248,9 @@ async fn settle_batch(
     pulse.beat();
     let (settlements, rests): (Vec<_>, Vec<_>) = batch.into_iter().map(|ended| (ended.settlement, ended.rest)).unzip();
     fault::point("settle_sent");
+    let asked_at = Instant::now();
     let answered = work.store.settle(&settlements).await;
+    work.meters.committed(Step::Settle, asked_at.elapsed());
     let batch = settlements.into_iter().zip(rests).map(|(settlement, rest)| Ended { settlement, rest });
     match answered {
         Ok(settled) => {

@@ -130,6 +130,7 @@ impl Pump {
         self.pulse.beat();
         let found = if due.is_empty() { 0 } else { self.round(cursors, &due).await? };
         self.progress.polled();
+        self.office.meters.polled();
         self.pulse.beat();
         Ok(idle.found(&self.office.store, found, room, clock.boottime()).await)
     }
@@ -176,6 +177,7 @@ impl Pump {
         fault::point("claim_sent");
         let lease = self.office.config.limits.lease;
         let claimed = self.office.store.claim_lanes(&wanted, free, &rooms, lease).await?;
+        self.office.meters.claimed(claimed.len(), self.office.clock.boottime().saturating_sub(asked));
         cursors.advance(&wanted, free, rooms, &claimed);
         if !claimed.is_empty() {
             fault::point("claimed");
@@ -403,13 +405,15 @@ impl Pump {
             _ => String::new(),
         };
         tracing::error!(delivery = %claimed.key, reason, "cannot be tried");
+        let outcome = Outcome::not_sent(Phase::Prepare, Cause::Aborted, reason);
+        route.meters.ended(&outcome);
         let settlement = Settlement {
             key: claimed.key,
             lease: claimed.lease,
             token: Token::fresh(),
             intended: false,
             verdict,
-            outcome: Some(Outcome::not_sent(Phase::Prepare, Cause::Aborted, reason)),
+            outcome: Some(outcome),
             route: route.config.name.clone(),
             server: None,
             took: Duration::ZERO,

@@ -10,11 +10,17 @@ use std::{
 };
 
 use hapax_core::{RetryPolicy, clock::Clock};
-use hapax_mail::Mailer;
+use hapax_mail::{Connection, Mailer};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::RouteConfig, error::Error, job::Job};
+use crate::{
+    config::RouteConfig,
+    error::Error,
+    flights::OfRoute,
+    job::Job,
+    meters::{Meters, RouteMeters},
+};
 
 /// How long a courier without work keeps its connection.
 const IDLE_MAX: Duration = Duration::from_secs(20);
@@ -39,8 +45,9 @@ pub(crate) struct Route {
     pub(crate) mailer: Mailer,
     /// Places for what is claimed for it.
     pub(crate) permits: Arc<Semaphore>,
-    /// Its share of what may be in flight.
-    pub(crate) flights: Arc<Semaphore>,
+    /// What it has in common with earlier incarnations of it.
+    pub(crate) shared: OfRoute,
+    pub(crate) meters: RouteMeters,
     state: Mutex<State>,
     arrived: Notify,
     clock: Arc<dyn Clock>,
@@ -74,13 +81,16 @@ impl Route {
         config: RouteConfig,
         groups: Vec<i16>,
         permits: usize,
-        flights: usize,
+        shared: OfRoute,
         clock: Arc<dyn Clock>,
+        meters: &Meters,
     ) -> Result<Self, Error> {
         let mailer = Mailer::new(config.transport.clone(), clock.clone())
             .map_err(|source| Error::Route { route: config.name.clone(), source })?;
-        let (permits, flights) = (Arc::new(Semaphore::new(permits)), Arc::new(Semaphore::new(flights)));
-        Ok(Self { config, groups, mailer, permits, flights, state: Mutex::default(), arrived: Notify::new(), clock })
+        let permits = Arc::new(Semaphore::new(permits));
+        let (meters, state, arrived) = (meters.route(&config.name), Mutex::default(), Notify::new());
+        meters.blocked.set(0);
+        Ok(Self { config, groups, mailer, permits, shared, meters, state, arrived, clock })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -105,12 +115,15 @@ impl Route {
         let mut state = self.state();
         state.queue.push_back(job);
         let most = match state.cap {
-            Some((cap, until)) if self.clock.boottime() < until => cap.max(1),
-            _ => self.config.max_connections.max(1),
+            Some((cap, until)) if self.clock.boottime() < until => cap,
+            _ => self.config.max_connections,
         };
+        // What an earlier incarnation still has counts; but one there must be.
+        let most = most.saturating_sub(self.shared.couriers_elsewhere(state.couriers)).max(1);
         let wanted = state.idle < state.queue.len() && state.couriers < most;
         if wanted {
             state.couriers += 1;
+            self.shared.courier_begins();
         }
         drop(state);
         self.arrived.notify_one();
@@ -119,7 +132,7 @@ impl Route {
 
     /// The next delivery for a courier; none when it has waited long enough or the relay is shutting down: then the
     /// courier has been counted out and must end.
-    pub(crate) async fn next(&self, soft: &CancellationToken) -> Option<Job> {
+    async fn next(&self, soft: &CancellationToken) -> Option<Job> {
         let waited = tokio::time::sleep(IDLE_MAX);
         tokio::pin!(waited);
         let mut idle = false;
@@ -141,6 +154,7 @@ impl Route {
                 }
                 if ended {
                     state.couriers -= 1;
+                    self.shared.courier_ends();
                     return None;
                 }
                 state.idle += 1;
@@ -166,21 +180,30 @@ impl Route {
     }
 
     /// A connection was opened and authenticated.
-    pub(crate) fn opened(&self) {
+    pub(crate) fn opened(&self, connection: &Connection) {
+        if let Some(until) = connection.certificate_until_s() {
+            self.meters.certified(until as f64);
+        }
         self.state().connected += 1;
+        self.meters.busy.inc();
     }
 
     /// The server spoke of a message, not of the route: whatever was wrong with the route is over.
     pub(crate) fn works(&self) {
         let mut state = self.state();
         state.failures = 0;
-        state.closed_until = None;
+        if state.closed_until.take().is_some() {
+            self.meters.blocked.set(0);
+        }
     }
 
     /// A connection was given up, by whomever.
     pub(crate) fn closed(&self) {
         let mut state = self.state();
-        state.connected = state.connected.saturating_sub(1);
+        if state.connected > 0 {
+            state.connected -= 1;
+            self.meters.busy.dec();
+        }
     }
 
     /// No connection could be had. Other couriers that have one go on with the work: then the job goes back to the queue
@@ -196,18 +219,34 @@ impl Route {
             self.arrived.notify_one();
             return None;
         }
+        self.meters.blocked.set(1);
         Some((job, state.close(now, chance)))
     }
 
     /// The server refused the route itself on an open connection. Answers the failures in a row.
     pub(crate) fn refused(&self, chance: f64) -> u32 {
         let now = self.clock.boottime();
+        self.meters.blocked.set(1);
         self.state().close(now, chance)
+    }
+
+    /// As [`Route::next`], of a courier that holds an open connection meanwhile.
+    pub(crate) async fn next_on(&self, connected: bool, soft: &CancellationToken) -> Option<Job> {
+        if !connected {
+            return self.next(soft).await;
+        }
+        self.meters.busy.dec();
+        self.meters.idle.inc();
+        let next = self.next(soft).await;
+        self.meters.idle.dec();
+        self.meters.busy.inc();
+        next
     }
 
     /// A courier ends without having asked for more work.
     pub(crate) fn courier_ended(&self) {
         let mut state = self.state();
         state.couriers = state.couriers.saturating_sub(1);
+        self.shared.courier_ends();
     }
 }

@@ -170,6 +170,7 @@ mod tests {
             guards: hapax_core::guards::Guards::default(),
             wake_up: true,
             freight: crate::FreightConfig::default(),
+            recipient_log: crate::RecipientLog::default(),
         };
         let id = config.routes[0].upstream().map(|upstream| upstream.id);
         let asked = Duration::from_secs(100);

@@ -187,9 +187,10 @@ fn attachment_part(
 
 /// `Content-Disposition` with a file's name. A name with the beginning of an encoded word is written in the form of
 /// RFC 2231: readers decode such words in quoted strings, too, though RFC 2047 section 5 forbids it, and would show
-/// another name.
+/// another name. So is one with a quotation mark or a backslash: some readers lose the escape of one where the field is
+/// folded, and take what follows for parameters.
 fn disposition(kind: &'static str, name: &str) -> HeaderType<'static> {
-    if name.contains("=?") {
+    if name.contains("=?") || name.contains(['"', '\\']) {
         let (mut field, mut rest, mut number) = (format!("{kind};"), name, 0);
         while !rest.is_empty() {
             // No letter is cut in two: some readers decode each section for itself.

@@ -240,7 +240,7 @@ impl Store {
                     (&ids(|attempt| attempt.lease.0), Type::UUID_ARRAY),
                     (&ids(|attempt| attempt.token.0), Type::UUID_ARRAY),
                     (&intended, Type::BOOL_ARRAY),
-                    (&ends(|end| Some(end.verdict.word().to_owned())), Type::TEXT_ARRAY),
+                    (&ends(|end| Some(end.verdict.as_str().to_owned())), Type::TEXT_ARRAY),
                     (&after, Type::FLOAT8_ARRAY),
                     (&ends(|end| end.verdict.reason()), Type::TEXT_ARRAY),
                     (&outcomes(|outcome| Some(outcome.as_str().to_owned())), Type::TEXT_ARRAY),

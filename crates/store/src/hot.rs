@@ -119,7 +119,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub(crate) const fn word(&self) -> &'static str {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Sent | Self::SentElsewhere(_) => "sent",
             Self::Suppressed(_) => "suppressed",
@@ -317,7 +319,7 @@ impl Store {
         let texts = |f: fn(&Settlement) -> Option<String>| batch.iter().map(f).collect::<Vec<_>>();
         let numbers: Vec<i16> = batch.iter().map(|settlement| settlement.key.recipient_no).collect();
         let intended: Vec<bool> = batch.iter().map(|settlement| settlement.intended).collect();
-        let verdicts: Vec<&str> = batch.iter().map(|settlement| settlement.verdict.word()).collect();
+        let verdicts: Vec<&str> = batch.iter().map(|settlement| settlement.verdict.as_str()).collect();
         let (mut after, mut counts) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for settlement in batch {
             counts.push(settlement.verdict.counts());

@@ -16,6 +16,7 @@ mod guard;
 mod hot;
 pub mod inspect;
 pub mod migrate;
+mod overview;
 mod pieces;
 mod rows;
 mod tls;
@@ -23,7 +24,10 @@ mod wake;
 mod watch;
 
 use std::{
-    sync::{Arc, atomic::AtomicI64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,6 +39,7 @@ pub use error::Error;
 pub use guard::{Address, Attempted, Batch, Reasserted, Situation, Unqueued};
 use hapax_core::{Incarnation, mutant};
 pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Upstream, Verdict, Wait};
+pub use overview::{Counted, Living, Overview, Standing};
 pub use rows::{Bound, Claimed, Cursor};
 use tokio_postgres::{
     Row,
@@ -63,6 +68,8 @@ pub struct Store {
     /// noticed before anything leaves.
     beat: Arc<AtomicI64>,
     notices: connect::Notices,
+    /// Whether the last statement had an answer.
+    up: Arc<AtomicBool>,
     statement_timeout: Duration,
     /// For the connection that hears wake-ups.
     options: Arc<ConnectOptions>,
@@ -86,11 +93,29 @@ impl Store {
             incarnation,
             beat: Arc::default(),
             notices,
+            up: Arc::default(),
             statement_timeout: options.statement_timeout,
             options: Arc::new(options.clone()),
         };
         store.armed = Arc::new(store.read_armed().await?);
         Ok(store)
+    }
+
+    /// The same outbox for another incarnation of this process, over the same connections.
+    #[must_use]
+    pub fn another(&self, incarnation: Incarnation) -> Self {
+        Self { incarnation, beat: Arc::default(), ..self.clone() }
+    }
+
+    /// The same outbox for another incarnation, with connections of its own, made as `options` say. Connects nowhere yet:
+    /// what is armed is what is armed here, so another database than this one would be refused.
+    ///
+    /// # Errors
+    /// What is no connection string.
+    pub fn another_with(&self, options: &ConnectOptions, incarnation: Incarnation) -> Result<Self, Error> {
+        let (pool, notices) = connect::pool(options)?;
+        let (statement_timeout, options) = (options.statement_timeout, Arc::new(options.clone()));
+        Ok(Self { pool, notices, statement_timeout, options, ..self.another(incarnation) })
     }
 
     /// What this store's statements name.
@@ -143,8 +168,21 @@ impl Store {
         }
     }
 
-    /// Runs one statement; `operation` names it in errors and logs.
+    /// Whether the database answered when it was last asked; a refusal is an answer.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
     async fn rows(&self, operation: &'static str, sql: &str, params: &[Typed<'_>]) -> Result<Vec<Row>, Error> {
+        let answered = self.try_rows(operation, sql, params).await;
+        let up = answered.as_ref().err().is_none_or(|error| error.sqlstate().is_some() && !error.is_transient());
+        self.up.store(up, Ordering::Relaxed);
+        answered
+    }
+
+    /// Runs one statement; `operation` names it in errors and logs.
+    async fn try_rows(&self, operation: &'static str, sql: &str, params: &[Typed<'_>]) -> Result<Vec<Row>, Error> {
         let client = self.client(operation).await?;
         let sql = mutant::of_sql(operation, sql);
         match tokio::time::timeout(self.statement_timeout, client.query_typed(&sql, params)).await {

@@ -95,3 +95,25 @@ async fn a_loop_that_stands_still_silences_the_watchdog_and_nothing_else_does() 
     std::fs::remove_file(&held).expect("it is there");
     manager.wait_for("WATCHDOG=1", heard + 2, Duration::from_secs(20)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_is_announced_with_the_time_of_the_clock_and_ends_with_ready() {
+    let stage = Stage::set().await;
+    let manager = Manager::listen();
+    let mut relay = managed(&stage.settings(), &manager, &[]);
+    manager.wait_for("READY=1", 1, PATIENCE).await;
+    let micros = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000
+    };
+    let before = micros();
+    relay.sighup();
+    manager.wait_for("READY=1", 2, PATIENCE).await;
+    let words: Vec<String> = manager.words().into_iter().map(|(_, word)| word).collect();
+    let place = manager.place("RELOADING=1").unwrap_or_else(|| panic!("it was not announced: {words:?}"));
+    let said: i128 =
+        words[place + 1].strip_prefix("MONOTONIC_USEC=").expect("in the same message").parse().expect("a number");
+    assert!((before..=micros()).contains(&said), "systemd takes no answer that is older than its signal");
+    relay.sigterm();
+    assert_eq!(relay.wait_exit(PATIENCE).await.code(), Some(0), "{}", relay.report());
+}

@@ -11,7 +11,7 @@ use hapax_core::{
     OnDoubt, Priority, RetryPolicy,
     limits::{Limits, Timeouts},
 };
-use hapax_relay::{AfterFailover, KindPolicy};
+use hapax_relay::{AfterFailover, KindPolicy, RecipientLog};
 use hapax_render::UnsubscribeKey;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     reader::Reader,
     routes::{self, Shared},
     secrets,
-    settings::{Database, Format, Level, Log, Relay, Route, Settings, host},
+    settings::{Database, Format, Http, Level, Log, Relay, Route, Settings, host},
 };
 
 const SECTIONS: [&str; 11] =
@@ -36,6 +36,8 @@ const PRIORITY: [(&str, Priority); 3] = [
 ];
 const AFTER_FAILOVER: [(&str, AfterFailover); 2] =
     [("hold", AfterFailover::Hold), ("continue", AfterFailover::Continue)];
+const RECIPIENT: [(&str, RecipientLog); 3] =
+    [("masked", RecipientLog::Masked), ("hashed", RecipientLog::Hashed), ("full", RecipientLog::Full)];
 const ADDRESS_GUARD: [(&str, bool); 2] = [("refuse", true), ("off", false)];
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,12 +60,10 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let routes = routes(reader, &mut root, &Shared { timeouts: &relay.timeouts, keys: &keys, credentials });
     let kinds = kinds(reader, &mut root, &routes);
     let log = log(reader, &mut root);
-    let mut http = reader.section(&mut root, "", "http");
-    http.later("listen");
-    http.finish();
+    let http = http(reader, &mut root);
     reader.unknown_sections(root, &SECTIONS);
     let relay = Relay { freight, ..relay };
-    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, log }
+    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, log, http }
 }
 
 fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Option<&Path>) -> Database {
@@ -257,6 +257,23 @@ fn log(reader: &mut Reader, root: &mut Map<String, Value>) -> Log {
     let mut section = reader.section(root, "", "log");
     let level = section.word("level", Some(Level::default().as_str()), &Level::WORDS).unwrap_or_default();
     let format = section.word("format", Some(Format::default().as_str()), &Format::WORDS).unwrap_or_default();
+    let recipient = section.word("recipient", Some("masked"), &RECIPIENT).unwrap_or_default();
     section.finish();
-    Log { level, format }
+    Log { level, format, recipient }
+}
+
+fn http(reader: &mut Reader, root: &mut Map<String, Value>) -> Http {
+    let mut section = reader.section(root, "", "http");
+    let given = section.take("listen");
+    section.show("listen", given.as_ref(), None);
+    let listen = given.and_then(|given| match given.text.parse() {
+        Ok(address) => Some(address),
+        Err(_) => {
+            let hint = "an IP address and a port: 127.0.0.1:9464, [::1]:9464, or 0.0.0.0:9464 for all interfaces";
+            section.refuse_with("listen", &given, "is not an address to listen at", hint);
+            None
+        }
+    });
+    section.finish();
+    Http { listen }
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use config::{Map, Value};
 use hapax_relay::FreightConfig;
 
-use super::reader::{Reader, Section};
+use super::{
+    origin::Problem,
+    reader::{Reader, Section},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -31,8 +34,7 @@ pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>, default: 
     {
         section.refuse("https_ca_file", given, format!("cannot be read: {}", error.to_string().to_lowercase()));
     }
-    section.finish();
-    FreightConfig {
+    let freight = FreightConfig {
         root,
         https_hosts,
         https_types,
@@ -40,7 +42,14 @@ pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>, default: 
         https_timeout,
         https_ca_file: ca.map(|(path, _)| path),
         ..default
+    };
+    if !section.has_problem("https_ca_file")
+        && let Err(why) = freight.check()
+    {
+        section.reader.problems.push(Problem::new(section.path("https_ca_file"), why.to_lowercase()));
     }
+    section.finish();
+    freight
 }
 
 /// Where files without names are made.

@@ -1,6 +1,6 @@
 //! The settings themselves, typed, with their defaults, and what they become for the relay.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hapax_core::{
     OnDoubt, RetryPolicy,
@@ -8,7 +8,7 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 use hapax_mail::Transport;
-use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, RelayConfig};
+use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, RecipientLog, RelayConfig};
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
 
@@ -26,6 +26,7 @@ pub(crate) struct Settings {
     pub(crate) kinds: BTreeMap<String, KindPolicy>,
     pub(crate) guards: Guards,
     pub(crate) log: Log,
+    pub(crate) http: Http,
 }
 
 /// `[database]`.
@@ -102,6 +103,15 @@ pub(crate) enum Way {
 pub(crate) struct Log {
     pub(crate) level: Level,
     pub(crate) format: Format,
+    /// How closing lines name recipients.
+    pub(crate) recipient: RecipientLog,
+}
+
+/// `[http]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Http {
+    /// Where /livez, /readyz and /metrics are answered; nowhere unless set.
+    pub(crate) listen: Option<SocketAddr>,
 }
 
 macro_rules! words {
@@ -160,6 +170,7 @@ impl Settings {
             guards: self.guards.clone(),
             wake_up: self.relay.wake_up,
             freight: self.relay.freight.clone(),
+            recipient_log: self.log.recipient,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Good and bad configurations, the bad ones with the exact text of each problem.
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
 use super::*;
 
@@ -194,12 +194,25 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
 
 #[test]
 fn keys_of_later_versions_are_accepted_with_a_warning() {
-    let text = format!("{}[http]\nlisten = \"127.0.0.1:9464\"\n", with("routes.default", "rate = \"14/s\""));
+    let text = with("routes.default", "rate = \"14/s\"");
     let (loaded, _directory) = load_text(&text, &[]);
     assert_eq!(loaded.problems, []);
     let paths: Vec<&str> = loaded.warnings.iter().map(|warning| warning.path.as_str()).collect();
-    assert_eq!(paths, ["routes.default.rate", "http.listen"]);
+    assert_eq!(paths, ["routes.default.rate"]);
     assert!(loaded.warnings[0].message.contains("no effect"));
+}
+
+#[test]
+fn http_listens_at_an_address_and_log_names_recipients_as_told() {
+    let (loaded, _directory) =
+        load_text(&format!("{}[http]\nlisten = \"[::1]:9464\"\n", with("log", "recipient = \"hashed\"")), &[]);
+    assert_eq!((loaded.problems, loaded.warnings), (vec![], vec![]));
+    assert_eq!(loaded.settings.http.listen.map(|listen| listen.to_string()).as_deref(), Some("[::1]:9464"));
+    assert_eq!(loaded.settings.log.recipient, hapax_relay::RecipientLog::Hashed);
+    let (loaded, _directory) = load_text(&with("http", "listen = \"localhost\""), &[]);
+    assert!(loaded.problems[0].to_string().starts_with("http.listen"), "{}", loaded.problems[0]);
+    let (loaded, _directory) = load_text(&with("log", "recipient = \"ful\""), &[]);
+    assert_eq!(loaded.problems[0].hint.as_deref(), Some("did you mean full?"));
 }
 
 #[test]
@@ -278,8 +291,7 @@ fn guards_and_de_duplicating_upstreams_are_read_from_file_and_environment_and_an
 }
 
 fn sample() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/hapax.toml");
-    std::fs::read_to_string(path).expect("deploy/hapax.toml")
+    schema::EXAMPLE.to_owned()
 }
 
 #[test]

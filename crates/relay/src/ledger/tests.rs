@@ -75,11 +75,11 @@ impl Desk {
             registry.clone(),
             fatal.clone(),
             hard.clone(),
-            &Progress::default(),
+            (&Progress::default(), &Meters::default()),
             &tasks,
         );
         let sql = cluster.client("postgres").await.expect("a client");
-        let work = Work { store, clock, registry, fatal, hard, tasks };
+        let work = Work { store, clock, registry, fatal, meters: Meters::default(), hard, tasks };
         Self { work, ledger, sql, permits: Arc::new(Semaphore::new(1)), _cluster: cluster }
     }
 

@@ -1,0 +1,248 @@
+//! The instruments of a process. Handed to each of its relays like [`crate::Progress`], and read by whoever serves metrics.
+//!
+//! Invariants: labels never carry an address, a subject or anything else from outside (routes, phases, outcomes and states
+//! only); every series of a configured route exists from the start, at 0; a delivery on its way touches only handles that
+//! were taken once ([`RouteMeters`]), an atomic add or a short lock each.
+
+mod export;
+mod process;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    time::{Duration, Instant, SystemTime},
+};
+
+use hapax_core::{Incarnation, Outcome, Phase};
+use hapax_store::{Overview, Standing, Store};
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// What was asked of the whole outbox is told no longer than this: an old figure would look like a fact.
+const OVERVIEW_KEPT: Duration = Duration::from_secs(60);
+
+/// The words of `outcome`, as in the ledger.
+const OUTCOMES: [&str; 5] = ["accepted", "refused", "deferred", "not_sent", "unknown"];
+
+/// Where a doubt can begin: with the body (a server that answers too early), or at the end marker.
+const DOUBTS: [Phase; 2] = [Phase::Body, Phase::EndMarker];
+
+/// The parts of an attempt that are timed.
+pub(crate) const TIMED: [Phase; 4] = [Phase::Connect, Phase::Data, Phase::Intend, Phase::EndMarker];
+
+type One = [(&'static str, String); 1];
+type Two = [(&'static str, String); 2];
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// The instruments of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Meters(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    attempts: Family<Two, Counter>,
+    in_doubt: Family<Two, Counter>,
+    vanished: Counter,
+    connections: Family<Two, Gauge>,
+    blocked: Family<One, Gauge>,
+    certificates: Family<One, Seconds>,
+    phases: HashMap<Phase, Histogram>,
+    claims: Counter,
+    claim_batch: Histogram,
+    claim_duration: Histogram,
+    time_to_accept: Histogram,
+    intend: Histogram,
+    settle: Histogram,
+    last_poll: Seconds,
+    clock_skew: Seconds,
+    reloads: Family<One, Counter>,
+    reload_successful: Gauge,
+    reload_at: Seconds,
+    canary_at: Seconds,
+    whole: Arc<Whole>,
+}
+
+/// What is not counted here but asked for: the pool and the whole outbox.
+#[derive(Debug, Default)]
+struct Whole {
+    store: Mutex<Option<Store>>,
+    overview: Mutex<Option<Seen>>,
+}
+
+/// What one incarnation has seen of the whole outbox.
+#[derive(Debug)]
+struct Seen {
+    by: Incarnation,
+    at: Instant,
+    standing: Standing,
+    overview: Overview,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        export::meters()
+    }
+}
+
+impl fmt::Debug for Meters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meters").finish_non_exhaustive()
+    }
+}
+
+/// The instruments of one route: taken once, used by every attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct RouteMeters {
+    attempts: [Counter; 5],
+    doubts: [Counter; 2],
+    pub(crate) busy: Gauge,
+    pub(crate) idle: Gauge,
+    pub(crate) blocked: Gauge,
+    certificates: Family<One, Seconds>,
+    name: String,
+}
+
+impl RouteMeters {
+    /// An attempt has ended, and its outcome goes into the ledger.
+    pub(crate) fn ended(&self, outcome: &Outcome) {
+        if let Some(at) = OUTCOMES.iter().position(|word| *word == outcome.as_str()) {
+            self.attempts[at].inc();
+        }
+    }
+
+    /// A delivery is in doubt since its attempt reached `phase`.
+    pub(crate) fn doubted(&self, phase: Phase) {
+        let at = DOUBTS.iter().position(|known| *known == phase).unwrap_or(DOUBTS.len() - 1);
+        self.doubts[at].inc();
+    }
+
+    /// The server showed a certificate that expires then, in seconds since 1970. There is no series before.
+    pub(crate) fn certified(&self, until_s: f64) {
+        self.certificates.get_or_create(&[("route", self.name.clone())]).set(until_s);
+    }
+}
+
+/// Which of the two commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Intend,
+    Settle,
+}
+
+impl Meters {
+    /// Makes every series of these routes, at 0.
+    pub fn routes<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        names.into_iter().for_each(|name| drop(self.route(name)));
+    }
+
+    pub(crate) fn route(&self, name: &str) -> RouteMeters {
+        let two = |key: &'static str, word: &str| [("route", name.to_owned()), (key, word.to_owned())];
+        let one = [("route", name.to_owned())];
+        RouteMeters {
+            attempts: OUTCOMES.map(|word| self.0.attempts.get_or_create_owned(&two("outcome", word))),
+            doubts: DOUBTS.map(|phase| self.0.in_doubt.get_or_create_owned(&two("phase", phase.as_str()))),
+            busy: self.0.connections.get_or_create_owned(&two("state", "busy")),
+            idle: self.0.connections.get_or_create_owned(&two("state", "idle")),
+            blocked: self.0.blocked.get_or_create_owned(&one),
+            certificates: self.0.certificates.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// The queue was looked at.
+    pub(crate) fn polled(&self) {
+        self.0.last_poll.set(now_s());
+    }
+
+    /// A claim took so many, and so long.
+    pub(crate) fn claimed(&self, deliveries: usize, took: Duration) {
+        self.0.claim_duration.observe(took.as_secs_f64());
+        if deliveries > 0 {
+            self.0.claims.inc_by(deliveries as u64);
+            self.0.claim_batch.observe(deliveries as f64);
+        }
+    }
+
+    /// A delivery was put in doubt whose relay vanished after its intent.
+    pub(crate) fn vanished(&self) {
+        self.0.vanished.inc();
+    }
+
+    /// A commit of intents or outcomes was answered.
+    pub(crate) fn committed(&self, step: Step, took: Duration) {
+        let histogram = match step {
+            Step::Intend => &self.0.intend,
+            Step::Settle => &self.0.settle,
+        };
+        histogram.observe(took.as_secs_f64());
+    }
+
+    /// A part of an attempt took so long; one of [`TIMED`].
+    pub(crate) fn phase(&self, phase: Phase, took: Duration) {
+        if let Some(histogram) = self.0.phases.get(&phase) {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A mail server took a message that could have been sent since `age`.
+    pub(crate) fn accepted(&self, age: Duration) {
+        self.0.time_to_accept.observe(age.as_secs_f64());
+    }
+
+    /// The configuration was read again, and is in force or was refused.
+    pub fn reloaded(&self, result: Result<(), ()>) {
+        let word = if result.is_ok() { "ok" } else { "failed" };
+        self.0.reloads.get_or_create(&[("result", word.to_owned())]).inc();
+        self.0.reload_successful.set(i64::from(result.is_ok()));
+        if result.is_ok() {
+            self.0.reload_at.set(now_s());
+        }
+    }
+
+    /// A canary came through.
+    pub fn canary_completed(&self) {
+        self.0.canary_at.set(now_s());
+    }
+
+    /// The store of the incarnation that began last, if any has: what readiness asks.
+    #[must_use]
+    pub fn store(&self) -> Option<Store> {
+        lock(&self.0.whole.store).clone()
+    }
+
+    /// An incarnation begins.
+    pub(crate) fn serves(&self, store: &Store) {
+        *lock(&self.0.whole.store) = Some(store.clone());
+    }
+
+    /// This incarnation is the one that tells of the whole outbox, and has seen this.
+    pub(crate) fn saw(&self, by: Incarnation, standing: Standing, overview: Overview) {
+        *lock(&self.0.whole.overview) = Some(Seen { by, at: Instant::now(), standing, overview });
+    }
+
+    /// This incarnation tells of it no more.
+    pub(crate) fn looks_away(&self, by: Incarnation) {
+        let mut seen = lock(&self.0.whole.overview);
+        if seen.as_ref().is_some_and(|seen| seen.by == by) {
+            *seen = None;
+        }
+    }
+
+    /// The database's clock minus this machine's.
+    pub(crate) fn skewed(&self, seconds: f64) {
+        self.0.clock_skew.set(seconds);
+    }
+}
+
+/// This machine's time, in seconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "a timestamp for people: nothing is decided by it")]
+pub(crate) fn now_s() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
