@@ -119,6 +119,23 @@ fuzz: ## the fuzz targets of the renderer under libFuzzer, FUZZ_SECONDS (60) eac
 	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 || exit 1; \
 	done
 
+DEB_HAPAX := $(or $(CARGO_TARGET_DIR),target)/release/hapax
+DEB_MADE := deploy/debian/made
+
+.PHONY: deb
+deb: ## the Debian package, in target/deb; needs cargo install cargo-deb --locked
+	cargo build --release --locked -p hapax
+	rm -rf $(DEB_MADE) target/deb && mkdir -p $(DEB_MADE) target/deb
+	$(DEB_HAPAX) man --dir $(DEB_MADE)/man
+	$(DEB_HAPAX) completions bash > $(DEB_MADE)/hapax.bash
+	$(DEB_HAPAX) completions zsh > $(DEB_MADE)/_hapax
+	$(DEB_HAPAX) completions fish > $(DEB_MADE)/hapax.fish
+	cargo deb --locked -p hapax --no-build --output target/deb/
+
+.PHONY: deb-test
+deb-test: ## lintian, then the package in a clean Debian (debootstrap) and its unit under a real systemd; as root, minutes
+	tests/deb/run target/deb/*.deb
+
 .PHONY: matrix
 matrix: postgres ## the whole fault matrix, phase x fault x actor: 2,900 cells (make test plays a third of them)
 	cargo build $(CHECKED) --bins

@@ -8,6 +8,7 @@ pub mod jail;
 pub mod keeper;
 pub mod letters;
 pub mod mailbox;
+pub mod manager;
 pub mod pgbouncer;
 pub mod postfix;
 pub mod probe;

@@ -9,6 +9,7 @@ mod contract {
     mod accepted;
     mod dedup;
     mod duplicates;
+    mod manual;
     mod many;
     mod observing;
     mod outbox_test;

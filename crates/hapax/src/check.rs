@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::{
     cli::Check,
-    config::{Loaded, Problem, Shown, Way},
+    config::{Loaded, Problem, Shown, Way, advice, duration},
     failure::{Exit, Refusal, report},
     output::{self, Table},
     run,
@@ -26,17 +26,27 @@ pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
     let strays = renderer.as_ref().map(Renderer::warnings).unwrap_or_default();
     let strays = strays.iter().map(|stray| Problem::new("templates", stray.to_string()));
     let warnings: Vec<Problem> = loaded.warnings.iter().cloned().chain(strays).collect();
-    let fine = loaded.problems.is_empty() && templates.is_none();
+    let (longest, mut problems) = (advice::stop_timeout(&loaded.settings), loaded.problems.clone());
+    if let Some(given) = options.stop_timeout.filter(|given| *given < longest) {
+        let message = format!("{} s is too short: a relay may take {} s to end", given.as_secs(), longest.as_secs());
+        let hint = "set TimeoutStopSec or terminationGracePeriodSeconds to that, or shorten relay.shutdown_grace";
+        problems.push(Problem::new("--stop-timeout", message).hint(hint));
+    }
+    let fine = problems.is_empty() && templates.is_none();
+    // What does not go together is only of interest when each value is fine.
+    let advice = if fine { advice::advice(&loaded.settings) } else { Vec::new() };
     if options.json.json {
         let shown =
             |shown: &Shown| json!({ "path": shown.path, "value": shown.value, "origin": shown.origin.to_string() });
-        let mut problems: Vec<_> = loaded.problems.iter().map(Problem::to_json).collect();
+        let mut problems: Vec<_> = problems.iter().map(Problem::to_json).collect();
         problems.extend(templates.map(|refusal| json!({ "path": "templates", "message": refusal.to_string() })));
         output::json(&json!({
             "ok": fine,
             "file": loaded.file,
             "problems": problems,
             "warnings": warnings.iter().map(Problem::to_json).collect::<Vec<_>>(),
+            "advice": advice.iter().map(Problem::to_json).collect::<Vec<_>>(),
+            "stop_timeout_s": longest.as_secs(),
             "values": if options.print { loaded.shown.iter().map(shown).collect() } else { Vec::new() },
         }))?;
         return Ok(if fine { Exit::Done } else { Exit::Configuration });
@@ -47,8 +57,12 @@ pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
     for warning in &warnings {
         eprintln!("warning: {warning}");
     }
-    if !loaded.problems.is_empty() {
-        report(&Refusal::configuration(&loaded.problems).into());
+    for advice in &advice {
+        eprintln!("advice: {advice}");
+        advice.hint.iter().for_each(|hint| eprintln!("hint: {hint}"));
+    }
+    if !problems.is_empty() {
+        report(&Refusal::configuration(&problems).into());
     }
     if let Some(refusal) = templates {
         report(&refusal.into());
@@ -58,6 +72,13 @@ pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
     }
     let kinds = renderer.as_ref().map_or(0, |renderer| renderer.kinds().len());
     output::line(&summary(loaded, kinds));
+    output::line(&format!(
+        "to end it may take {}: TimeoutStopSec={} (systemd; with Type=notify it asks for that itself), \
+         terminationGracePeriodSeconds: {} (Kubernetes)",
+        duration::format(longest),
+        longest.as_secs(),
+        longest.as_secs()
+    ));
     Ok(Exit::Done)
 }
 

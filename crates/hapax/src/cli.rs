@@ -5,15 +5,21 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use self::bench::{BENCH, Bench};
+use self::configuration::{CHECK, CONFIG};
+pub(crate) use self::configuration::{Check, Config};
 use self::doctor::{DOCTOR, Doctor};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
+use self::pages::{COMPLETIONS, MAN};
+pub(crate) use self::pages::{Completions, Man};
 use self::template::{SEND_TEST, SendTest, TEMPLATE, Template};
 use crate::config::{Format, Level};
 
 pub(crate) mod bench;
+mod configuration;
 pub(crate) mod doctor;
 mod doubts;
+mod pages;
 pub(crate) mod template;
 
 const ABOUT: &str = "\
@@ -79,6 +85,9 @@ pub(crate) enum Command {
     /// Examine everything a relay needs: configuration, database, mail servers, DNS
     #[command(long_about = DOCTOR)]
     Doctor(Doctor),
+    /// Print a sample configuration, or its JSON Schema
+    #[command(subcommand, long_about = CONFIG)]
+    Config(Config),
     /// Ask the running relay whether it is alive, or ready
     #[command(long_about = HEALTHCHECK)]
     Healthcheck(Healthcheck),
@@ -127,6 +136,12 @@ pub(crate) enum Command {
     /// Measure: how fast it is here, and what it costs
     #[command(long_about = BENCH)]
     Bench(Bench),
+    /// Print or write the manual pages
+    #[command(long_about = MAN)]
+    Man(Man),
+    /// Print what a shell needs to complete commands
+    #[command(long_about = COMPLETIONS)]
+    Completions(Completions),
 }
 
 const DEMO: &str = "\
@@ -163,6 +178,10 @@ pub(crate) struct Demo {
 const RUN: &str = "\
 Runs the relay until SIGTERM or SIGINT: it then claims nothing new, waits for open replies up to relay.shutdown_grace \
 and ends with 0. A second signal gives up at once; what is between end marker and reply will be in doubt.
+
+On SIGHUP the configuration is read again, with its environment, templates and secret files. When anything is wrong with \
+it, that is logged and nothing changes; else what is under way ends as it began, and everything new goes by it. What \
+needs a restart (database.url, http.listen, log.format) is named in the log and stays as it is.
 
 It waits for a database that is away, and refuses (78) one whose schema is missing, behind or ahead. It refuses (1) a \
 database that is not the one its outbox was armed for; when that happens while it runs (a failover, a restore) it stays \
@@ -210,24 +229,6 @@ pub(crate) enum Migrate {
     },
     /// Fail unless the database has exactly this binary's migrations, unchanged
     Verify(Json),
-}
-
-const CHECK: &str = "\
-Checks the configuration without starting anything or touching the network: prints every problem (78), or ok.
-
-Examples:
-  hapax check
-  hapax check --print              every value and where it came from, secrets masked
-  hapax check --config new.toml && systemctl reload-or-restart hapax";
-
-/// `hapax check`.
-#[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Check {
-    /// Print every value and where it came from
-    #[arg(long)]
-    pub(crate) print: bool,
-    #[command(flatten)]
-    pub(crate) json: Json,
 }
 
 const HEALTHCHECK: &str = "\

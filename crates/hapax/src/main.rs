@@ -5,6 +5,7 @@
 
 mod arm;
 mod bench;
+mod captures;
 mod check;
 mod cli;
 mod config;
@@ -14,12 +15,17 @@ mod demo;
 mod doctor;
 mod explain;
 mod failure;
+mod herald;
 mod http;
 mod look;
+mod man;
 mod migrate;
+mod notify;
 mod output;
 mod preview;
 mod reconcile;
+mod relays;
+mod reload;
 mod run;
 mod sample;
 mod send_test;
@@ -31,11 +37,12 @@ mod template;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, Global, template::Template},
-    config::{Inputs, Loaded, Log},
+    cli::{Cli, Command, Config, Global, template::Template},
+    config::{Inputs, Log, schema::EXAMPLE},
     decide::Action,
     failure::{Exit, USAGE},
 };
@@ -65,20 +72,38 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
-    let loaded = load(&cli.global);
+    // Before anything else: SIGHUP ends a process that does not listen to it, and must never end a relay.
+    let hangups = match &cli.command {
+        Command::Run(_) => Some(signals::hangups().context("could not listen to signals")?),
+        _ => None,
+    };
+    run::install_crypto();
+    let inputs = inputs(&cli.global);
+    let loaded = config::load(&inputs);
     let quiet = Log { level: config::Level::Warn, ..loaded.settings.log };
     // Only what runs for long tells what it does; the others have results to show.
     let log = match (&cli.command, cli.global.log_level) {
         (Command::Run(_), _) | (_, Some(_)) => loaded.settings.log,
         _ => quiet,
     };
-    let _writes_the_rest_when_dropped = telemetry::start(log);
-    match cli.command {
-        Command::Run(run) => run::run(loaded, run).await,
+    let logs = telemetry::start(log);
+    let command = match (cli.command, hangups) {
+        (Command::Run(run), Some(hangups)) => {
+            return Box::pin(run::run(loaded, run, run::Control { inputs, hangups, logs })).await;
+        }
+        (command, _) => command,
+    };
+    match command {
+        Command::Run(_) => anyhow::bail!("could not listen to signals"),
         Command::Migrate(migrate) => migrate::run(loaded, migrate).await,
         Command::Healthcheck(options) => http::healthcheck::run(loaded, options).await,
         Command::Check(check) => check::run(&loaded, check),
         Command::Doctor(options) => doctor::run(loaded, options).await,
+        Command::Config(Config::Example) => {
+            output::raw(EXAMPLE);
+            Ok(Exit::Done)
+        }
+        Command::Config(Config::Schema) => output::json(&config::schema::schema()).map(|()| Exit::Done),
         Command::Status(json) => look::status(loaded, json).await,
         Command::Ls(ls) => look::ls(loaded, ls).await,
         Command::Show(show) => show::run(loaded, show).await,
@@ -99,10 +124,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::SendTest(options) => send_test::run(loaded, options).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Bench(options) => bench::run(options).await,
+        Command::Man(options) => man::run(&options),
+        Command::Completions(options) => Ok(man::completions(options)),
     }
 }
 
-fn load(global: &Global) -> Loaded {
+fn inputs(global: &Global) -> Inputs {
     let mut flags = Vec::new();
     if let Some(url) = &global.database_url {
         flags.push(("database.url", "database-url", url.clone()));
@@ -113,5 +140,5 @@ fn load(global: &Global) -> Loaded {
     if let Some(level) = global.log_level {
         flags.push(("log.level", "log-level", level.as_str().to_owned()));
     }
-    config::load(&Inputs::of_process(global.config.clone(), flags))
+    Inputs::of_process(global.config.clone(), flags)
 }

@@ -1,101 +1,99 @@
 //! `hapax run`: from a configuration to a relay, and from a signal to its end.
 
-use std::{path::PathBuf, sync::Arc};
-
 use anyhow::Context;
 use hapax_core::Incarnation;
-use hapax_mail::{Security, SmtpServer, Transport};
-use hapax_relay::{Guard, Past, Shutdown};
+use hapax_relay::{Past, Shutdown};
 use hapax_render::{Options, Renderer, Templates};
-use hapax_sandbox::Catcher;
 use hapax_store::{
     Store,
     migrate::{Migrator, Status},
 };
+use tokio::signal::unix::Signal;
 
 use crate::{
     cli::Run,
-    config::{Database, Loaded, Settings, Way},
+    config::{Inputs, Loaded, Settings},
     connect,
     failure::{CONFIGURATION, Exit, Refusal},
+    herald,
+    relays::Relays,
+    reload::{Candidate, Source, name_what_needs_a_restart},
     signals,
+    telemetry::Logs,
 };
+
+/// How the process that runs the relay is steered.
+pub(crate) struct Control {
+    /// What the configuration was read from.
+    pub(crate) inputs: Inputs,
+    /// Listened to from the first moment on: SIGHUP must never end a relay.
+    pub(crate) hangups: Signal,
+    pub(crate) logs: Logs,
+}
 
 /// Runs until a signal or a fatal error.
 ///
 /// # Errors
 /// Configuration, schema, or what made the relay stop.
-pub(crate) async fn run(loaded: Loaded, options: Run) -> anyhow::Result<Exit> {
-    let loaded = loaded.complete()?;
-    for warning in &loaded.warnings {
-        tracing::warn!(key = warning.path, "configuration: {warning}");
-    }
+pub(crate) async fn run(loaded: Loaded, options: Run, control: Control) -> anyhow::Result<Exit> {
     install_crypto();
-    let settings = loaded.settings;
-    let renderer = Arc::new(renderer(&settings)?);
+    let Control { inputs, mut hangups, logs } = control;
+    let source = Source::new(inputs, &loaded);
+    let file = loaded.file.as_ref().map_or_else(|| "none".to_owned(), |file| file.display().to_string());
+    let mut candidate = Candidate::of(loaded)?;
+    candidate.warn();
     let shutdown = Shutdown::default();
     signals::listen(&shutdown).context("could not listen to signals")?;
     if options.until_stdin_closes {
         signals::end_with_stdin(&shutdown);
     }
-    let file = loaded.file.map_or_else(|| "none".to_owned(), |file| file.display().to_string());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config.file = file, "hapax is starting");
-    let past = Past { address_guard: settings.database.address_guard, ..Past::default() };
-    past.meters.routes(settings.routes.iter().map(|route| route.name.as_str()));
-    crate::http::start(settings.http.listen, &past).await?;
+    let past = Past::default();
+    past.meters.routes(candidate.settings.routes.iter().map(|route| route.name.as_str()));
+    crate::http::start(candidate.settings.http.listen, &past).await?;
     let (told, progress) = (shutdown.soft.clone(), past.progress.clone());
     tokio::spawn(async move {
         told.cancelled().await;
         progress.drain();
     });
-    let Some(store) = store(&settings, &shutdown).await? else {
+    herald::speak(&shutdown, &past.progress, &past.memory).context("could not start a thread")?;
+    let store = loop {
+        tokio::select! {
+            store = store(&candidate.settings, &shutdown) => break store?,
+            Some(()) = hangups.recv() => {
+                if let Some(next) = read_again(&source, &candidate, &shutdown).await {
+                    logs.set_level(next.settings.log.level);
+                    candidate = next;
+                }
+            }
+        }
+    };
+    let Some(store) = store else {
         tracing::info!("stopped before the database could be reached");
         return Ok(Exit::Done);
     };
-    let (transports, _catchers) = transports(&settings).await?;
-    let config = settings.relay_config(transports);
-    relays(store, renderer, config, &settings.database, shutdown, past).await
+    let relays = Relays::start(store, candidate, source, logs, shutdown, past).await?;
+    Box::pin(relays.run(hangups)).await
 }
 
-/// The one place where the binary and the relay meet: one incarnation after another. A new one follows only when the database
-/// was another one for a while, and the outbox was armed for it.
-async fn relays(
-    mut store: Store,
-    renderer: Arc<Renderer>,
-    config: hapax_relay::RelayConfig,
-    database: &Database,
-    shutdown: Shutdown,
-    past: Past,
-) -> anyhow::Result<Exit> {
-    let options = database.options("hapax");
-    loop {
-        let run =
-            hapax_relay::run_with(store.clone(), renderer.clone(), config.clone(), shutdown.clone(), past.clone());
-        let error = match Box::pin(run).await {
-            Ok(()) => return Ok(Exit::Done),
-            Err(error) => error,
-        };
-        if let hapax_relay::Error::Guard { .. } = error {
-            tracing::error!(
-                error = crate::failure::chain(&error),
-                "this relay sends nothing more until the outbox is armed"
-            );
-            let guard = Guard {
-                store,
-                options: &options,
-                memory: &past.memory,
-                after_failover: database.after_failover,
-                shutdown_grace: config.limits.shutdown_grace,
-                progress: &past.progress,
-            };
-            match guard.stand(&shutdown).await? {
-                Some(next) => store = next,
-                None => return Ok(Exit::Done),
-            }
-            continue;
+/// SIGHUP before anything has begun: everything may change but how logs look. None when it stays as it is.
+async fn read_again(source: &Source, now: &Candidate, shutdown: &Shutdown) -> Option<Candidate> {
+    tracing::info!("SIGHUP: reading the configuration again, before the start");
+    let read = tokio::select! {
+        read = source.read() => read,
+        () = shutdown.soft.cancelled() => return None,
+    };
+    match read {
+        Ok(Ok(mut next)) => {
+            name_what_needs_a_restart(&next.keep_what_the_process_has(&now.settings));
+            next.warn();
+            Some(next)
         }
-        tracing::error!(error = crate::failure::chain(&error), "the relay has stopped");
-        return Err(Refusal::of_error(1, &error, &[]).into());
+        Ok(Err(problems)) => {
+            tracing::error!(problems, "the configuration that was read again is not taken over");
+            None
+        }
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
@@ -143,42 +141,4 @@ fn accept_schema(status: &Status) -> Result<(), Refusal> {
         return Err(Refusal::setup("there is no outbox in this database", &[up]));
     }
     Err(Refusal::setup(format!("the schema lacks migrations {}", pending.join(", ")), &[up]))
-}
-
-/// The transports of the routes in their order; the catchers behind `capture:` routes live as long as their handles.
-pub(crate) async fn transports(settings: &Settings) -> anyhow::Result<(Vec<Transport>, Vec<Catcher>)> {
-    let (mut transports, mut catchers) = (Vec::new(), Vec::new());
-    for route in &settings.routes {
-        match &route.way {
-            Way::Transport(transport) => transports.push(Transport::clone(transport)),
-            Way::Capture(directory) => {
-                let directory = match directory {
-                    Some(directory) => directory.clone(),
-                    None => fresh_directory(&route.name)?,
-                };
-                let catcher = Catcher::builder().directory(&directory).messages_kept_max(1).start().await;
-                let catcher = catcher.with_context(|| {
-                    format!("routes.{}.url: could not capture mail in {}", route.name, directory.display())
-                })?;
-                tracing::info!(
-                    route = route.name,
-                    directory = %directory.display(),
-                    port = catcher.port(),
-                    "mail of this route is captured, not delivered"
-                );
-                let mut server = SmtpServer::new("127.0.0.1", catcher.port());
-                server.security = Security::None;
-                server.timeouts = settings.relay.timeouts;
-                transports.push(Transport::Smtp(server));
-                catchers.push(catcher);
-            }
-        }
-    }
-    Ok((transports, catchers))
-}
-
-/// A directory that stays after the end: captured mail is there to be read.
-fn fresh_directory(route: &str) -> anyhow::Result<PathBuf> {
-    let directory = tempfile::Builder::new().prefix(&format!("hapax-capture-{route}-")).tempdir();
-    Ok(directory.with_context(|| format!("routes.{route}.url: no directory for captured mail"))?.keep())
 }

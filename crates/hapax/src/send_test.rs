@@ -20,11 +20,12 @@ use hapax_render::{
 use uuid::Uuid;
 
 use crate::{
+    captures::Captures,
     cli::template::SendTest,
     config::{Loaded, Route, Settings},
     failure::{CONFIGURATION, Exit, Refusal},
     output,
-    run::{install_crypto, transports},
+    run::install_crypto,
     sample::{self, Wish},
     template,
 };
@@ -53,7 +54,7 @@ pub(crate) async fn run(loaded: Loaded, options: SendTest) -> anyhow::Result<Exi
         }
     };
     let letter = letter(&settings, &route, options, original)?;
-    let (transports, _catchers) = transports(&settings).await?;
+    let (transports, _catchers) = Captures::default().transports(&settings).await?;
     let transport = transports.into_iter().next().context("the route leads nowhere")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let mailer =

@@ -1,4 +1,5 @@
-//! Signals of the daemon: the first SIGTERM or SIGINT ends it softly, the second at once; SIGHUP is noted.
+//! Signals of the daemon: the first SIGTERM or SIGINT ends it softly, the second at once; SIGHUP has the configuration
+//! read again (`relays`).
 
 use hapax_relay::Shutdown;
 use tokio::{
@@ -12,14 +13,16 @@ use tokio::{
 /// When the process cannot listen to signals.
 pub(crate) fn listen(shutdown: &Shutdown) -> std::io::Result<()> {
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(end(terminate, interrupt, shutdown.clone()));
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: nothing is read again in this version, restart to apply a changed configuration");
-        }
-    });
     Ok(())
+}
+
+/// SIGHUP, from now on: it does not end the process any more. Several that come together are one.
+///
+/// # Errors
+/// When the process cannot listen to signals.
+pub(crate) fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
 }
 
 async fn end(mut terminate: Signal, mut interrupt: Signal, shutdown: Shutdown) {

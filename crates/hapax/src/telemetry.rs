@@ -18,29 +18,50 @@ const LINES_WAITING_MAX: usize = 10_000;
 /// is waiting, so that nothing stays behind.
 const WRITE_BYTES_MAX: usize = 65_536;
 
-/// Installs the subscriber. A second call (in tests) changes nothing. The answer writes what is still waiting when it is
-/// dropped, for as long as the reader reads.
-pub(crate) fn start(log: Log) -> WorkerGuard {
-    let filter = EnvFilter::builder().parse_lossy(directives(log.level));
+/// The logs of the process. Dropped, it writes what is still waiting, for as long as the reader reads.
+pub(crate) struct Logs {
+    _writes_the_rest: WorkerGuard,
+    set: Box<dyn Fn(EnvFilter) + Send + Sync>,
+}
+
+impl Logs {
+    /// From now on so much is logged.
+    pub(crate) fn set_level(&self, level: Level) {
+        (self.set)(filter(level));
+    }
+}
+
+fn filter(level: Level) -> EnvFilter {
+    EnvFilter::builder().parse_lossy(directives(level))
+}
+
+/// Installs the subscriber. A second call (in tests) changes nothing.
+pub(crate) fn start(log: Log) -> Logs {
     let terminal = std::io::stderr().is_terminal();
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LINES_WAITING_MAX)
         .thread_name("log")
         .finish(BufWriter::with_capacity(WRITE_BYTES_MAX, std::io::stderr()));
-    let builder = fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
+    let builder = fmt().with_env_filter(filter(log.level)).with_writer(writer).log_internal_errors(false);
     let json = match log.format {
         Format::Auto => !terminal,
         Format::Pretty => false,
         Format::Json => true,
     };
-    // An error here means that there is a subscriber already.
-    drop(if json {
-        builder.json().flatten_event(true).with_current_span(false).try_init()
+    // An error here means that there is a subscriber already; one below, that it has gone.
+    let set: Box<dyn Fn(EnvFilter) + Send + Sync> = if json {
+        let builder = builder.json().flatten_event(true).with_current_span(false).with_filter_reloading();
+        let handle = builder.reload_handle();
+        drop(builder.try_init());
+        Box::new(move |filter| drop(handle.reload(filter)))
     } else {
-        builder.with_ansi(terminal).try_init()
-    });
-    guard
+        let builder = builder.with_ansi(terminal).with_filter_reloading();
+        let handle = builder.reload_handle();
+        drop(builder.try_init());
+        Box::new(move |filter| drop(handle.reload(filter)))
+    };
+    Logs { _writes_the_rest: guard, set }
 }
 
 /// Ours as asked; libraries only when they warn, however much is asked of us: lettre at debug would log dialogues.

@@ -14,13 +14,13 @@ use hapax_core::{Decision, Outcome, Phase, clock::Clock, decide, decide::Situati
 use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat};
 use hapax_render::Renderer;
 use hapax_store::{IntendRequest, Release, Settlement, Store, Verdict};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     closing::Closing,
     config::RelayConfig,
     fatal::Fatal,
+    flights::Places,
     freight::Freight,
     job::{Flight, Job, Maker, Parcel, Press, Unfit},
     ledger::{Intended, Ledger},
@@ -47,8 +47,8 @@ pub(crate) struct Office {
     pub(crate) fatal: Fatal,
     pub(crate) meters: Meters,
     pub(crate) soft: CancellationToken,
-    /// Places between the beginning of an attempt and its durable outcome: `max_in_flight`.
-    pub(crate) flights: Arc<Semaphore>,
+    /// Places between the beginning of an attempt and its durable outcome: `max_in_flight`, over all incarnations.
+    pub(crate) flights: Places,
 }
 
 /// Works for `route` until there is nothing to do for a while or the relay shuts down.
@@ -75,8 +75,8 @@ pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
 /// a route whose server is slow must not hold what others could use.
 async fn take_off(office: &Office, route: &Route, mut job: Job) -> Option<Job> {
     let places = async {
-        let of_route = route.flights.clone().acquire_owned().await.ok()?;
-        let global = office.flights.clone().acquire_owned().await.ok()?;
+        let of_route = route.shared.places.take().await?;
+        let global = office.flights.take().await?;
         Some(Flight { _global: global, _route: of_route })
     };
     tokio::select! {

@@ -30,6 +30,19 @@ impl Fatal {
         self.signal.cancelled().await;
     }
 
+    /// Waits until it was reported that the database is another one.
+    pub(crate) async fn reported_guard(&self) {
+        self.reported().await;
+        if !self.is_guard() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether the report is that the database is another one.
+    pub(crate) fn is_guard(&self) -> bool {
+        matches!(*self.first.lock().unwrap_or_else(PoisonError::into_inner), Some(Error::Guard { .. }))
+    }
+
     /// Takes the report, if there is one.
     pub(crate) fn take(&self) -> Option<Error> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -60,6 +60,16 @@ pub struct FreightConfig {
     pub https_ca_file: Option<PathBuf>,
 }
 
+impl FreightConfig {
+    /// Whether it can be used, as far as that can be told without the network.
+    ///
+    /// # Errors
+    /// The certificates cannot be used.
+    pub fn check(&self) -> Result<(), String> {
+        if self.https_hosts.is_empty() { Ok(()) } else { remote::Remote::new(self).map(drop) }
+    }
+}
+
 impl Default for FreightConfig {
     /// 256 kB come along; 50 MiB a message; the system's directory for large temporary files; no files, no hosts.
     fn default() -> Self {

@@ -154,7 +154,7 @@ impl Guard<'_> {
             let all = self.memory.all();
             self.tell(all, pulse).await?;
         } else {
-            let untold = self.memory.untold(None);
+            let untold = self.memory.untold();
             self.tell(untold, pulse).await?;
         }
         if armed {
@@ -200,7 +200,7 @@ impl Guard<'_> {
             () = shutdown.hard.cancelled() => {}
             () = tokio::time::sleep(self.shutdown_grace) => {}
         }
-        let untold = self.memory.untold(None);
+        let untold = self.memory.untold();
         if let Err(error) = tell(&self.store, self.memory, untold).await {
             tracing::warn!(error = %error, "not everything this relay remembers could be told to the database");
         }
@@ -275,7 +275,7 @@ fn remembered(attempt: &Attempted) -> &'static str {
 /// Tells the database, until `stop`, what couriers of earlier incarnations have learnt since.
 pub(crate) async fn tell_stragglers(store: Store, memory: Memory, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let untold = memory.untold(Some(store.incarnation()));
+        let untold = memory.untold();
         if let Err(error) = tell(&store, &memory, untold).await {
             tracing::warn!(error = %error, "late outcomes could not be told to the database, trying again");
         }

@@ -22,6 +22,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, oneshot};
 
 use crate::{
     config::{KindPolicy, RouteConfig},
+    flights::Place,
     freight::{Freight, Gathered, Trouble},
     registry::InHand,
     upstream,
@@ -39,8 +40,8 @@ pub(crate) struct Permit {
 /// A place in flight, and one among its route's.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    pub(crate) _global: OwnedSemaphorePermit,
-    pub(crate) _route: OwnedSemaphorePermit,
+    pub(crate) _global: Place,
+    pub(crate) _route: Place,
 }
 
 /// One delivery in the relay's hands.

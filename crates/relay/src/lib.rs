@@ -13,6 +13,7 @@ mod courier;
 mod ear;
 mod error;
 mod fatal;
+mod flights;
 mod freight;
 mod guard;
 mod heartbeat;
@@ -33,18 +34,21 @@ use std::{sync::Arc, time::Duration};
 
 pub use config::{Idempotency, KindPolicy, RecipientLog, RelayConfig, RouteConfig};
 pub use error::Error;
+pub use flights::Flights;
 pub use freight::FreightConfig;
 pub use guard::{AfterFailover, Guard};
 use hapax_core::{
     clock::{Clock, SystemClock},
     fault,
+    limits::Limits,
 };
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
 use hapax_store::{Release, Store};
-pub use memory::Memory;
+pub use memory::{Memory, Tally};
 pub use meters::Meters;
 pub use progress::{Phase, Progress, Stall};
+pub use reaper::Watch;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
@@ -81,11 +85,29 @@ const CONNECTIONS_AHEAD: usize = 4;
 /// How long after a hard shutdown couriers and ledger may take to wind up.
 const WIND_UP: Duration = Duration::from_secs(5);
 
-/// What a relay takes over from earlier ones of its process, and how careful it is at its start.
+/// How long the last outcomes may take to become durable.
+const SETTLE_LAST: Duration = Duration::from_secs(60);
+
+/// How long a relay may take to end after it was told to, at most: whoever kills it earlier leaves doubts. `call` is the
+/// longest that one call to the database takes.
+#[must_use]
+pub fn stop_longest(limits: &Limits, call: Duration) -> Duration {
+    // The pump's last call, the grace, couriers, ledger, what memory tells, watchers, signing off.
+    limits.shutdown_grace + 2 * WIND_UP + limits.shutdown_grace.min(SETTLE_LAST) + 3 * call
+}
+
+/// What a relay has in common with other incarnations of its process, earlier ones and those that still drain, and how
+/// careful it is at its start.
 #[derive(Clone, Debug)]
 pub struct Past {
     /// What this process remembers of its attempts.
     pub memory: Memory,
+    /// What is in flight, whichever of them it belongs to.
+    pub flights: Flights,
+    /// What was seen of doubts.
+    pub watch: Watch,
+    /// Cancelled when this incarnation has introduced itself and begins to claim: time for the one before to drain.
+    pub started: CancellationToken,
     /// Refuse a database at an unknown address in which no relay is alive: it may be a copy of the whole server.
     pub address_guard: bool,
     /// What its loops say of themselves.
@@ -98,6 +120,9 @@ impl Default for Past {
     fn default() -> Self {
         Self {
             memory: Memory::default(),
+            flights: Flights::default(),
+            watch: Watch::default(),
+            started: CancellationToken::new(),
             address_guard: true,
             progress: Progress::default(),
             meters: Meters::default(),
@@ -137,7 +162,8 @@ pub async fn run_with(
             try_again(&shutdown, doing, source).await?;
         }
     }
-    let routes = introduce(&store, &config, &clock, &meters, &shutdown).await?;
+    let routes = introduce(&store, &config, &clock, &meters, &shutdown, &past.flights).await?;
+    let _living = past.memory.lives(store.incarnation());
     let fatal = Fatal::default();
     let (registry, hands) = (Registry::new(past.memory.clone(), store.incarnation()), Hands::default());
     let heartbeat = Arc::new(Heartbeat::new(config.limits.transmit_deadline));
@@ -166,7 +192,7 @@ pub async fn run_with(
         fatal: fatal.clone(),
         meters: meters.clone(),
         soft: shutdown.soft.clone(),
-        flights: Arc::new(Semaphore::new(config.limits.max_in_flight)),
+        flights: past.flights.all(config.limits.max_in_flight),
     });
     let stop = CancellationToken::new();
     let call = store.call_longest();
@@ -192,8 +218,9 @@ pub async fn run_with(
         meters: meters.clone(),
         pulse: pulse("reaper", config.limits.heartbeat_interval),
         lanes,
+        watch: past.watch,
     };
-    watchers.spawn(reaper.run(stop.clone()));
+    watchers.spawn(reaper.run(shutdown.soft.clone(), stop.clone()));
     let default_route = routes.iter().position(|route| route.config.name == "default").unwrap_or(0);
     let pump = Pump {
         office: office.clone(),
@@ -207,10 +234,11 @@ pub async fn run_with(
     };
     let ear = config.wake_up.then(|| {
         let (heard, ear) = watch::channel(Heard::default());
-        watchers.spawn(ear::listen(store.clone(), heard, pulse("ear", Duration::ZERO), stop.clone()));
+        watchers.spawn(ear::listen(store.clone(), heard, pulse("ear", Duration::ZERO), shutdown.soft.clone()));
         ear
     });
     let pump = watchers.spawn(pump.run(ear));
+    past.started.cancel();
     tracing::info!(relay.incarnation = %store.incarnation(), relay.name = config.name, routes = routes.len(), "the relay is running");
 
     tokio::select! {
@@ -223,8 +251,7 @@ pub async fn run_with(
         heartbeat.close();
         shutdown.soft.cancel();
         stop.cancel();
-        couriers.close();
-        past.memory.stragglers.spawn(async move { couriers.wait().await });
+        past.memory.leave(couriers);
         return Err(error);
     }
     shutdown.soft.cancel();
@@ -253,6 +280,7 @@ async fn introduce(
     clock: &Arc<dyn Clock>,
     meters: &Meters,
     shutdown: &Shutdown,
+    flights: &Flights,
 ) -> Result<Vec<Arc<Route>>, Error> {
     let grace = config.limits.doubt_grace(&config.timeouts);
     fault::point("register_sent");
@@ -277,13 +305,14 @@ async fn introduce(
     }
     store.warm_up(CONNECTIONS_AHEAD).await;
     let places = pump::route_share(config, pump::places(&config.limits));
-    let flights = pump::route_share(config, config.limits.max_in_flight);
+    let share = pump::route_share(config, config.limits.max_in_flight);
     let mut routes = Vec::with_capacity(config.routes.len());
     for (index, route) in config.routes.iter().enumerate() {
         let own = groups.iter().find(|(name, _)| *name == route.name).map_or(0, |(_, group)| *group);
         // Group 0 holds everything that names no route, and is the default route's too.
         let groups = if index == default { vec![own, 0] } else { vec![own] };
-        routes.push(Arc::new(Route::new(route.clone(), groups, places, flights, clock.clone(), meters)?));
+        let shared = flights.of_route(&route.name, share);
+        routes.push(Arc::new(Route::new(route.clone(), groups, places, shared, clock.clone(), meters)?));
     }
     Ok(routes)
 }
@@ -334,22 +363,31 @@ impl Ending {
             () = tokio::time::sleep(self.config.limits.shutdown_grace) => {
                 tracing::warn!("the grace period is over");
             }
+            () = self.fatal.reported_guard() => {}
+        }
+        if self.fatal.is_guard()
+            && let Some(error) = self.fatal.take()
+        {
+            // As it would be without a shutdown: who reads a reply goes on, and memory keeps it.
+            self.heartbeat.close();
+            self.stop.cancel();
+            self.memory.leave(self.couriers);
+            return Err(error);
         }
         self.give_back_queued(&office, routes).await;
         if !self.couriers.is_empty() {
             // Whoever has not begun its end marker now never will.
             self.heartbeat.close();
             drop(tokio::time::timeout(WIND_UP, self.couriers.wait()).await);
+            self.memory.leave(self.couriers.clone());
         }
         let abandoned = if self.couriers.is_empty() { 0 } else { self.registry.len() };
         drop(office);
         self.ledger_tasks.close();
-        let settled = tokio::time::timeout(
-            self.config.limits.shutdown_grace.min(Duration::from_secs(60)),
-            self.ledger_tasks.wait(),
-        );
+        let settled =
+            tokio::time::timeout(self.config.limits.shutdown_grace.min(SETTLE_LAST), self.ledger_tasks.wait());
         let settled = abandoned == 0 && settled.await.is_ok();
-        let untold = self.memory.untold(Some(self.store.incarnation()));
+        let untold = self.memory.untold();
         if let Err(error) = guard::tell(&self.store, &self.memory, untold).await {
             tracing::warn!(error = %error, "late outcomes of an earlier incarnation could not be told to the database");
         }

@@ -40,6 +40,17 @@ pub struct Memory {
     pub(crate) stragglers: TaskTracker,
 }
 
+/// Attempts of a process, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// From the request for the intent until the outcome is durable.
+    pub under_way: usize,
+    /// Since the start: a mail server has accepted them.
+    pub accepted: u64,
+    /// Since the start: all others, doubts included.
+    pub otherwise: u64,
+}
+
 #[derive(Debug, Default)]
 struct Attempts {
     /// In the order of their intents; what was forgotten out of turn is a gap until it is first.
@@ -50,9 +61,14 @@ struct Attempts {
     numbers: HashTable<u32>,
     /// Ended and not durable.
     open_ends: usize,
+    /// Its `under_way` are those that are known and not durable.
+    tally: Tally,
     /// Outside the fixed form.
     text_bytes: usize,
+    /// Those that are known of, each in its place until nothing names it any more.
     relays: Vec<Incarnation>,
+    /// Those that are at work: their ledgers tell the database themselves.
+    living: Vec<Incarnation>,
     routes: Words,
     words: Words,
 }
@@ -89,9 +105,34 @@ fn since(now: Duration, asked_at: u32) -> Duration {
     now.saturating_sub(Duration::from_millis(u64::from(asked_at) * 1000 / 16))
 }
 
+/// Proof that an incarnation is at work.
+#[derive(Debug)]
+pub(crate) struct Living {
+    memory: Memory,
+    incarnation: Incarnation,
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        self.memory.lock().living.retain(|living| *living != self.incarnation);
+    }
+}
+
 impl Memory {
     fn lock(&self) -> MutexGuard<'_, Attempts> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The couriers of an incarnation that ends: they go on reading their replies, and what they learn is told from here.
+    pub(crate) fn leave(&self, couriers: TaskTracker) {
+        couriers.close();
+        self.stragglers.spawn(async move { couriers.wait().await });
+    }
+
+    /// An incarnation begins to work; it ends when the answer is dropped.
+    pub(crate) fn lives(&self, incarnation: Incarnation) -> Living {
+        self.lock().living.push(incarnation);
+        Living { memory: self.clone(), incarnation }
     }
 
     /// An intent is about to be asked for. `now` is CLOCK_BOOTTIME.
@@ -120,25 +161,36 @@ impl Memory {
         }
     }
 
+    /// How it has gone so far.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.lock().tally
+    }
+
     /// How an attempt ended; nothing for those that never asked for an intent.
     pub(crate) fn ended(&self, settlement: &Settlement) {
         let mut attempts = self.lock();
         let Some(place) = attempts.place(settlement.token) else { return };
         let end = End::of(settlement, &mut attempts.words);
+        let accepted = matches!(end, End::Sent(_));
         attempts.text_bytes += end.text_bytes();
         if let Some(Some(known)) = attempts.known.get_mut(place) {
             let before = std::mem::replace(&mut known.end, end);
             let news = matches!(before, End::Open) && !known.durable;
             attempts.text_bytes -= before.text_bytes();
             attempts.open_ends += usize::from(news);
+            attempts.tally.accepted += u64::from(news && accepted);
+            attempts.tally.otherwise += u64::from(news && !accepted);
         }
     }
 
     pub(crate) fn durable(&self, token: Token) {
         let mut attempts = self.lock();
         let Some(known) = attempts.get_mut(token) else { return };
-        let told = !std::mem::replace(&mut known.durable, true) && !matches!(known.end, End::Open);
+        let news = !std::mem::replace(&mut known.durable, true);
+        let told = news && !matches!(known.end, End::Open);
         attempts.open_ends -= usize::from(told);
+        attempts.tally.under_way -= usize::from(news);
     }
 
     /// Whether that its message is gone is news: once, and once more when its reply has come since.
@@ -163,16 +215,15 @@ impl Memory {
         self.lock().some(|known| known.granted || !matches!(known.end, End::Open))
     }
 
-    /// What has ended and is not durable, of other incarnations than `present`.
-    pub(crate) fn untold(&self, present: Option<Incarnation>) -> Vec<Token> {
+    /// What has ended and is not durable, of incarnations that are not at work any more.
+    pub(crate) fn untold(&self) -> Vec<Token> {
         let attempts = self.lock();
-        if attempts.open_ends == 0 || attempts.relays.iter().all(|relay| Some(*relay) == present) {
+        let lives = |relay: &Incarnation| attempts.living.contains(relay);
+        if attempts.open_ends == 0 || attempts.relays.iter().all(lives) {
             return Vec::new();
         }
-        let present = attempts.relays.iter().position(|relay| Some(*relay) == present);
-        attempts.some(|known| {
-            !matches!(known.end, End::Open) && !known.durable && Some(usize::from(known.relay)) != present
-        })
+        let lives: Vec<bool> = attempts.relays.iter().map(lives).collect();
+        attempts.some(|known| !matches!(known.end, End::Open) && !known.durable && !lives[usize::from(known.relay)])
     }
 
     /// All that is known of these; those that were forgotten meanwhile are left out. `now` is CLOCK_BOOTTIME.
@@ -197,8 +248,15 @@ impl Attempts {
 
     fn relay(&mut self, relay: Incarnation) -> u16 {
         let known = self.relays.iter().position(|known| *known == relay).unwrap_or_else(|| {
-            self.relays.push(relay);
-            self.relays.len() - 1
+            // A process that is told of a new configuration every hour has many, and nothing names most of them.
+            let mut named = vec![false; self.relays.len()];
+            self.known.iter().flatten().for_each(|known| named[usize::from(known.relay)] = true);
+            let place = named.iter().position(|named| !named).unwrap_or(named.len());
+            match self.relays.get_mut(place) {
+                Some(free) => *free = relay,
+                None => self.relays.push(relay),
+            }
+            place
         });
         u16::try_from(known).unwrap_or(u16::MAX)
     }
@@ -209,6 +267,7 @@ impl Attempts {
         }
         let number = self.first.wrapping_add(self.known.len() as u32);
         let token = known.token;
+        self.tally.under_way += usize::from(!known.durable);
         self.known.push_back(Some(known));
         let (first, known) = (self.first, &self.known);
         let hash_of = |number: &u32| {
@@ -227,6 +286,7 @@ impl Attempts {
         }
         self.text_bytes -= known.end.text_bytes();
         self.open_ends -= usize::from(!known.durable && !matches!(known.end, End::Open));
+        self.tally.under_way -= usize::from(!known.durable);
         Some(known)
     }
 
@@ -319,8 +379,10 @@ mod tests {
         assert_eq!(memory.all().len(), 2, "the third has neither left nor ended");
         memory.asked(&request(), relay, AGE_MAX + Duration::from_millis(1));
         assert_eq!(memory.all(), [open.token]);
+        assert_eq!(memory.tally(), Tally { under_way: 3, accepted: 1, otherwise: 0 });
         memory.ended(&settlement(&open, "2.0.0 at last"));
-        assert_eq!(memory.untold(None), [open.token], "found where it has gone");
+        assert_eq!(memory.tally(), Tally { under_way: 3, accepted: 2, otherwise: 0 });
+        assert_eq!(memory.untold(), [open.token], "found where it has gone");
     }
 
     #[test]
@@ -345,17 +407,32 @@ mod tests {
         let request = request();
         memory.asked(&request, relay, Duration::ZERO);
         memory.ended(&settlement(&request, &"x".repeat(5_000)));
-        assert!(memory.untold(Some(relay)).is_empty());
-        let untold = memory.recall(&memory.untold(Some(Incarnation::fresh())), Duration::from_secs(3));
+        let (living, _other) = (memory.lives(relay), memory.lives(Incarnation::fresh()));
+        assert!(memory.untold().is_empty(), "its own ledger tells the database");
+        drop(living);
+        let untold = memory.recall(&memory.untold(), Duration::from_secs(3));
         assert_eq!(untold[0].age, Duration::from_secs(3));
         let end = untold[0].end.as_ref().expect("ended");
         let reply = end.outcome.as_ref().and_then(Outcome::reply).expect("a reply");
         assert_eq!(reply.text.len(), TEXT_CHARS_MAX);
         memory.durable(request.token);
-        assert!(memory.untold(None).is_empty());
+        assert!(memory.untold().is_empty());
         let outstanding = Attempted { end: None, ..untold[0].clone() };
         let said = [&outstanding, &outstanding, &untold[0], &untold[0], &outstanding].map(|one| memory.mourn(one));
         assert_eq!(said, [true, false, true, false, false], "a lost message is said once, and once more at its end");
+    }
+
+    #[test]
+    fn incarnations_that_nothing_names_any_more_take_no_place() {
+        let memory = Memory::default();
+        for number in 0..100_u64 {
+            let (relay, request) = (Incarnation::fresh(), request());
+            memory.asked(&request, relay, AGE_MAX * u32::try_from(number).unwrap_or_default() * 2);
+            assert_eq!(memory.recall(&[request.token], Duration::ZERO)[0].relay, relay);
+            memory.ended(&settlement(&request, "ok"));
+            memory.durable(request.token);
+        }
+        assert!(memory.lock().relays.len() <= 3, "{}", memory.lock().relays.len());
     }
 
     /// What it takes, by its own account: what only few have is counted, the rest has a fixed size.
@@ -405,11 +482,12 @@ mod tests {
         }
         memory.forget(requests[3].token);
         memory.forget(requests[3].token);
+        assert_eq!(memory.tally().under_way, 9);
         memory.ended(&settlement(&requests[7], "2.0.0 ok"));
         let left: Vec<Token> =
             requests.iter().map(|request| request.token).filter(|t| *t != requests[3].token).collect();
         assert_eq!(memory.all(), left);
-        assert_eq!(memory.untold(None), [requests[7].token]);
+        assert_eq!(memory.untold(), [requests[7].token]);
         assert!(memory.recall(&[requests[3].token], Duration::ZERO).is_empty());
     }
 }

@@ -83,9 +83,14 @@ pub(crate) struct Reaper {
     pub(crate) meters: Meters,
     pub(crate) pulse: Pulse,
     pub(crate) lanes: Vec<i16>,
+    pub(crate) watch: Watch,
 }
 
-#[derive(Default)]
+/// What the reapers of one process have seen, one after another: a doubt's grace goes on over a reload. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Watch(Arc<tokio::sync::Mutex<Memory>>);
+
+#[derive(Debug, Default)]
 struct Memory {
     observer: Observer,
     /// Since when each dead incarnation is known to be dead. Rows that somebody has locked are passed over by a mark, so
@@ -95,8 +100,6 @@ struct Memory {
     doubts: HashMap<Token, Duration>,
     /// Doubts whose grace has been seen to end, and which the database knows to be over.
     over: HashSet<Token>,
-    /// Own intents that no courier works on, seen once.
-    orphans: HashSet<Token>,
     next_self_check: Duration,
     next_maintain: Duration,
     next_free_ordered: Duration,
@@ -106,30 +109,57 @@ struct Memory {
 }
 
 impl Reaper {
-    /// Runs until `stop`.
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    /// Runs until `stop`. From `soft` on it looks after its own intents only: others decide doubts, by what holds now.
+    pub(crate) async fn run(self, soft: CancellationToken, stop: CancellationToken) {
         let alive = self.fatal.alive("reaper");
-        // Not at once: a relay that starts has better things to do than to read the messages of a day.
-        let mut memory = Memory { next_unqueued: self.clock.boottime() + UNQUEUED_FIRST, ..Memory::default() };
-        while !stop.is_cancelled() {
-            self.pulse.beat();
-            if let Err(error) = self.round(&mut memory).await {
-                memory.observer.interrupted();
-                match self.fatal.check_guard(error) {
-                    Ok(error) => tracing::warn!(error = %error, "the reaper could not finish its round"),
-                    Err(()) => break,
-                }
-            }
-            self.pulse.beat();
+        let mut orphans = HashSet::new();
+        self.pulse.idle();
+        tokio::select! {
+            // The one before lets go of it when its round has ended.
+            mut memory = self.watch.0.lock() => self.watch_over(&mut memory, &mut orphans, &soft).await,
+            () = soft.cancelled() => {}
+        }
+        while !stop.is_cancelled() && !self.fatal.is_guard() {
+            self.pulse.idle();
             tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(self.config.limits.heartbeat_interval) => {}
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(SELF_CHECK_INTERVAL) => {}
+            }
+            let checked = self.settle_orphans(&mut orphans).await;
+            if let Err(error) = checked.or_else(|error| self.fatal.check_guard(error).map_or(Ok(()), Err)) {
+                tracing::warn!(error = %error, "the reaper could not finish its round");
             }
         }
         alive.finished();
     }
 
-    async fn round(&self, memory: &mut Memory) -> Result<(), hapax_store::Error> {
+    /// Rounds until `soft`, or until the database is another one.
+    async fn watch_over(&self, memory: &mut Memory, orphans: &mut HashSet<Token>, soft: &CancellationToken) {
+        memory.observer.interrupted();
+        memory.reaped.clear();
+        // The database that answers now may not know it.
+        memory.over.clear();
+        // Not at once: a relay that starts has better things to do than to read the messages of a day.
+        memory.next_unqueued = memory.next_unqueued.max(self.clock.boottime() + UNQUEUED_FIRST);
+        memory.next_self_check = Duration::ZERO;
+        while !soft.is_cancelled() {
+            self.pulse.beat();
+            if let Err(error) = self.round(memory, orphans).await {
+                memory.observer.interrupted();
+                match self.fatal.check_guard(error) {
+                    Ok(error) => tracing::warn!(error = %error, "the reaper could not finish its round"),
+                    Err(()) => return,
+                }
+            }
+            self.pulse.beat();
+            tokio::select! {
+                () = soft.cancelled() => {}
+                () = tokio::time::sleep(self.config.limits.heartbeat_interval) => {}
+            }
+        }
+    }
+
+    async fn round(&self, memory: &mut Memory, orphans: &mut HashSet<Token>) -> Result<(), hapax_store::Error> {
         let relays = self.store.relays().await?;
         let now = self.clock.boottime();
         let mut dead = memory.observer.observe(&relays, now, self.config.limits.dead_after);
@@ -145,7 +175,7 @@ impl Reaper {
             }
         }
         if self_check {
-            self.settle_orphans(memory).await?;
+            self.settle_orphans(orphans).await?;
             memory.next_self_check = now + SELF_CHECK_INTERVAL;
         }
         if now >= memory.next_free_ordered {
@@ -208,11 +238,11 @@ impl Reaper {
     }
 
     /// Own intents that no courier has worked on for two listings were never transmitted: only a courier transmits.
-    async fn settle_orphans(&self, memory: &mut Memory) -> Result<(), hapax_store::Error> {
+    async fn settle_orphans(&self, seen: &mut HashSet<Token>) -> Result<(), hapax_store::Error> {
         self.pulse.beat();
         let own = self.store.own_sending().await?;
         let orphans: Vec<_> = own.into_iter().filter(|(_, token)| !self.registry.is_live(*token)).collect();
-        for (key, token) in orphans.iter().filter(|(_, token)| memory.orphans.contains(token)) {
+        for (key, token) in orphans.iter().filter(|(_, token)| seen.contains(token)) {
             self.pulse.beat();
             tracing::warn!(delivery = %key, "an intent of this relay that nobody works on is given back");
             let settlement = Settlement {
@@ -229,7 +259,7 @@ impl Reaper {
             };
             self.store.settle(&[settlement]).await?;
         }
-        memory.orphans = orphans.into_iter().map(|(_, token)| token).collect();
+        *seen = orphans.into_iter().map(|(_, token)| token).collect();
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::RouteConfig,
     error::Error,
+    flights::OfRoute,
     job::Job,
     meters::{Meters, RouteMeters},
 };
@@ -44,8 +45,8 @@ pub(crate) struct Route {
     pub(crate) mailer: Mailer,
     /// Places for what is claimed for it.
     pub(crate) permits: Arc<Semaphore>,
-    /// Its share of what may be in flight.
-    pub(crate) flights: Arc<Semaphore>,
+    /// What it has in common with earlier incarnations of it.
+    pub(crate) shared: OfRoute,
     pub(crate) meters: RouteMeters,
     state: Mutex<State>,
     arrived: Notify,
@@ -80,16 +81,16 @@ impl Route {
         config: RouteConfig,
         groups: Vec<i16>,
         permits: usize,
-        flights: usize,
+        shared: OfRoute,
         clock: Arc<dyn Clock>,
         meters: &Meters,
     ) -> Result<Self, Error> {
         let mailer = Mailer::new(config.transport.clone(), clock.clone())
             .map_err(|source| Error::Route { route: config.name.clone(), source })?;
-        let (permits, flights) = (Arc::new(Semaphore::new(permits)), Arc::new(Semaphore::new(flights)));
+        let permits = Arc::new(Semaphore::new(permits));
         let (meters, state, arrived) = (meters.route(&config.name), Mutex::default(), Notify::new());
         meters.blocked.set(0);
-        Ok(Self { config, groups, mailer, permits, flights, meters, state, arrived, clock })
+        Ok(Self { config, groups, mailer, permits, shared, meters, state, arrived, clock })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,12 +115,15 @@ impl Route {
         let mut state = self.state();
         state.queue.push_back(job);
         let most = match state.cap {
-            Some((cap, until)) if self.clock.boottime() < until => cap.max(1),
-            _ => self.config.max_connections.max(1),
+            Some((cap, until)) if self.clock.boottime() < until => cap,
+            _ => self.config.max_connections,
         };
+        // What an earlier incarnation still has counts; but one there must be.
+        let most = most.saturating_sub(self.shared.couriers_elsewhere(state.couriers)).max(1);
         let wanted = state.idle < state.queue.len() && state.couriers < most;
         if wanted {
             state.couriers += 1;
+            self.shared.courier_begins();
         }
         drop(state);
         self.arrived.notify_one();
@@ -150,6 +154,7 @@ impl Route {
                 }
                 if ended {
                     state.couriers -= 1;
+                    self.shared.courier_ends();
                     return None;
                 }
                 state.idle += 1;
@@ -242,5 +247,6 @@ impl Route {
     pub(crate) fn courier_ended(&self) {
         let mut state = self.state();
         state.couriers = state.couriers.saturating_sub(1);
+        self.shared.courier_ends();
     }
 }

@@ -101,6 +101,23 @@ impl Store {
         Ok(store)
     }
 
+    /// The same outbox for another incarnation of this process, over the same connections.
+    #[must_use]
+    pub fn another(&self, incarnation: Incarnation) -> Self {
+        Self { incarnation, beat: Arc::default(), ..self.clone() }
+    }
+
+    /// The same outbox for another incarnation, with connections of its own, made as `options` say. Connects nowhere yet:
+    /// what is armed is what is armed here, so another database than this one would be refused.
+    ///
+    /// # Errors
+    /// What is no connection string.
+    pub fn another_with(&self, options: &ConnectOptions, incarnation: Incarnation) -> Result<Self, Error> {
+        let (pool, notices) = connect::pool(options)?;
+        let (statement_timeout, options) = (options.statement_timeout, Arc::new(options.clone()));
+        Ok(Self { pool, notices, statement_timeout, options, ..self.another(incarnation) })
+    }
+
     /// What this store's statements name.
     #[must_use]
     pub fn armed(&self) -> &Armed {

@@ -41,8 +41,7 @@ pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>, default: 
     {
         section.refuse_with("https_ca_file", given, message, hint);
     }
-    section.finish();
-    FreightConfig {
+    let freight = FreightConfig {
         root,
         https_hosts,
         https_types,
@@ -50,7 +49,14 @@ pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>, default: 
         https_timeout,
         https_ca_file: ca.map(|(path, _)| path),
         ..default
+    };
+    if !section.has_problem("https_ca_file")
+        && let Err(why) = freight.check()
+    {
+        section.reader.problems.push(Problem::new(section.path("https_ca_file"), why.to_lowercase()));
     }
+    section.finish();
+    freight
 }
 
 /// What keeps a file from being certificates to trust, and what to do about it.

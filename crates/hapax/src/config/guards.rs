@@ -14,6 +14,7 @@ use super::{
     duration,
     origin::Problem,
     reader::{Reader, Section},
+    schema::Shape,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -75,7 +76,7 @@ fn redirect_all_to(section: &mut Section<'_>) -> Option<Recipient> {
 
 /// A duration, or `off`.
 fn max_age(section: &mut Section<'_>) -> Option<Duration> {
-    let given = section.take("max_age");
+    let given = section.take_as("max_age", Shape::DurationOr("off"));
     section.show("max_age", given.as_ref(), Some(format!("{:?}", duration::format(MAX_AGE))));
     let Some(given) = given else { return Some(MAX_AGE) };
     if given.text == "off" {

@@ -28,21 +28,25 @@ pub(crate) struct Inputs {
     pub(crate) search: Vec<PathBuf>,
     /// The environment.
     pub(crate) variables: HashMap<String, String>,
+    /// Names of variables that are not UTF-8.
+    pub(crate) unreadable: Vec<String>,
     /// Flags: path, the flag's name, value.
     pub(crate) flags: Vec<(&'static str, &'static str, String)>,
 }
 
 impl Inputs {
-    /// Of this process. Variables that are not UTF-8 are left out.
+    /// Of this process.
     pub(crate) fn of_process(file: Option<PathBuf>, flags: Vec<(&'static str, &'static str, String)>) -> Self {
-        let variables =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self {
-            file,
-            search: vec!["./hapax.toml".into(), "/etc/hapax/hapax.toml".into()],
-            variables: variables.collect(),
-            flags,
+        let search = vec!["./hapax.toml".into(), "/etc/hapax/hapax.toml".into()];
+        let mut inputs = Self { file, search, flags, ..Self::default() };
+        for (name, value) in std::env::vars_os() {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => drop(inputs.variables.insert(name, value)),
+                (Ok(name), Err(_)) => inputs.unreadable.push(name),
+                (Err(name), _) => inputs.unreadable.push(name.to_string_lossy().into_owned()),
+            }
         }
+        inputs
     }
 
     /// The file that will be read, if any.

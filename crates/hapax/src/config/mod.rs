@@ -3,6 +3,7 @@
 //! Everything is read to the end: all problems are listed at once, each with its path, its value, where the value came
 //! from, and a hint. Invariant: no secret is ever in a problem, a shown value, or a `Debug` of the settings.
 
+pub(crate) mod advice;
 mod assemble;
 mod attachments;
 mod dkim;
@@ -15,8 +16,10 @@ mod origin;
 mod reader;
 mod relations;
 mod routes;
+pub(crate) mod schema;
 mod secrets;
 mod settings;
+mod strays;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +47,8 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<Problem>,
     /// Every value with its origin.
     pub(crate) shown: Vec<Shown>,
+    /// Every key there is.
+    keys: Vec<schema::Key>,
 }
 
 /// Reads, merges and checks.
@@ -55,11 +60,13 @@ pub(crate) fn load(inputs: &Inputs) -> Loaded {
     let before = reader.problems.len();
     let settings = assemble::assemble(&mut reader, layers.root, credentials);
     relations::check(&mut reader, &settings);
+    strays::check(&mut reader, inputs);
     if unreadable {
         // What is "missing" may well stand in the file that could not be read.
         reader.problems.truncate(before);
     }
-    Loaded { settings, file: layers.file, problems: reader.problems, warnings: reader.warnings, shown: reader.shown }
+    let reader::Reader { problems, warnings, shown, keys, files: _ } = reader;
+    Loaded { settings, file: layers.file, problems, warnings, shown, keys }
 }
 
 impl Loaded {

@@ -17,6 +17,7 @@ use super::{
     mask::mask,
     nearest::nearest,
     origin::{Origin, Problem, Shown},
+    schema::{Key, Shape},
 };
 
 /// What has been found so far, over all sections.
@@ -27,6 +28,7 @@ pub(crate) struct Reader {
     pub(crate) shown: Vec<Shown>,
     /// Files and directories by the path of their key.
     pub(crate) files: Vec<(String, PathBuf)>,
+    pub(crate) keys: Vec<Key>,
 }
 
 /// A value that was given, as text.
@@ -113,6 +115,10 @@ fn origin_below(value: &Value, path: &str) -> Origin {
     layers::origin(value, path)
 }
 
+fn duration_shape(range: &RangeInclusive<Duration>) -> Shape {
+    Shape::Duration { least: duration::format(*range.start()), most: duration::format(*range.end()) }
+}
+
 fn looks_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     ["pass", "pasw", "pw", "token", "secret", "key", "cred", "auth"].iter().any(|word| key.contains(word))
@@ -151,7 +157,19 @@ impl Section<'_> {
 
     /// The value as text, if one was given.
     pub(crate) fn take(&mut self, key: &'static str) -> Option<Given> {
+        self.take_as(key, Shape::Text)
+    }
+
+    /// Notes that there is such a key.
+    fn note(&mut self, key: &'static str, shape: Shape) {
         self.known.push(key);
+        let path = self.path(key);
+        self.reader.keys.push(Key { path, shape, default: None });
+    }
+
+    /// As [`Section::take`], of a value that must have a shape, which the caller sees to.
+    pub(crate) fn take_as(&mut self, key: &'static str, shape: Shape) -> Option<Given> {
+        self.note(key, shape);
         let value = self.table.remove(key)?;
         let path = self.path(key);
         let origin = origin_below(&value, &path);
@@ -167,7 +185,7 @@ impl Section<'_> {
 
     /// The values of a list: of TOML, or one text with commas (the environment). None when it was not given, or is none.
     pub(crate) fn list(&mut self, key: &'static str) -> Option<Vec<Given>> {
-        self.known.push(key);
+        self.note(key, Shape::List);
         let path = self.path(key);
         let Some(value) = self.table.remove(key) else {
             self.show(key, None, None);
@@ -217,11 +235,15 @@ impl Section<'_> {
 
     /// Notes a value for `--print`.
     pub(crate) fn show(&mut self, key: &str, given: Option<&Given>, default: Option<String>) {
+        let path = self.path(key);
+        if let Some(noted) = self.reader.keys.iter_mut().rev().find(|noted| noted.path == path) {
+            noted.default.clone_from(&default);
+        }
         let (value, origin) = match given {
             Some(given) => (Some(given.shown()), given.origin.clone()),
             None => (default, Origin::Default),
         };
-        self.reader.shown.push(Shown { path: self.path(key), value, origin });
+        self.reader.shown.push(Shown { path, value, origin });
     }
 
     /// Any text.
@@ -238,14 +260,14 @@ impl Section<'_> {
         default: Duration,
         range: RangeInclusive<Duration>,
     ) -> Duration {
-        let given = self.take(key);
+        let given = self.take_as(key, duration_shape(&range));
         self.show(key, given.as_ref(), Some(format!("{:?}", duration::format(default))));
         self.parse_duration(key, given, range).unwrap_or(default)
     }
 
     /// A duration that may be absent.
     pub(crate) fn duration_maybe(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
-        let given = self.take(key);
+        let given = self.take_as(key, duration_shape(&range));
         self.show(key, given.as_ref(), None);
         self.parse_duration(key, given, range)
     }
@@ -271,7 +293,8 @@ impl Section<'_> {
     where
         T: FromStr + PartialOrd + Display + Copy,
     {
-        let given = self.take(key);
+        let (least, most) = (range.start().to_string(), range.end().to_string());
+        let given = self.take_as(key, Shape::Number { whole: what.contains("whole"), least, most });
         self.show(key, given.as_ref(), Some(default.to_string()));
         let Some(given) = given else { return default };
         match given.text.trim().parse::<T>() {
@@ -286,7 +309,7 @@ impl Section<'_> {
 
     /// True or false.
     pub(crate) fn switch(&mut self, key: &'static str, default: bool) -> bool {
-        let given = self.take(key);
+        let given = self.take_as(key, Shape::Switch);
         self.show(key, given.as_ref(), Some(default.to_string()));
         match given.as_ref().map(|given| given.text.as_str()) {
             None => return default,
@@ -307,7 +330,7 @@ impl Section<'_> {
         default: Option<&str>,
         words: &[(&'static str, T)],
     ) -> Option<T> {
-        let given = self.take(key);
+        let given = self.take_as(key, Shape::Words(words.iter().map(|(word, _)| *word).collect()));
         self.show(key, given.as_ref(), default.map(|word| format!("{word:?}")));
         let find = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         let Some(given) = given else { return default.and_then(find) };
@@ -325,7 +348,7 @@ impl Section<'_> {
 
     /// A path; relative ones in a file are relative to that file.
     pub(crate) fn file(&mut self, key: &'static str) -> Option<(PathBuf, Given)> {
-        let given = self.take(key);
+        let given = self.take_as(key, Shape::Path);
         self.show(key, given.as_ref(), None);
         let given = given?;
         if given.text.is_empty() {
@@ -344,7 +367,7 @@ impl Section<'_> {
     /// A secret that only the environment may hold; in a file it is refused. Never shown.
     pub(crate) fn secret(&mut self, key: &'static str, instead: &str) -> Option<Given> {
         self.secret.push(key);
-        let mut given = self.take(key)?;
+        let mut given = self.take_as(key, Shape::Secret)?;
         given.quoted = false;
         if matches!(given.origin, Origin::File(_)) {
             let problem = Problem::new(self.path(key), "a secret does not belong in this file").of("***", given.origin);

@@ -1,6 +1,6 @@
 //! Good and bad configurations, the bad ones with the exact text of each problem.
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
 use super::*;
 
@@ -291,8 +291,7 @@ fn guards_and_de_duplicating_upstreams_are_read_from_file_and_environment_and_an
 }
 
 fn sample() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/hapax.toml");
-    std::fs::read_to_string(path).expect("deploy/hapax.toml")
+    schema::EXAMPLE.to_owned()
 }
 
 #[test]

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use crate::support::{CANARY, run, run_in};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "demo",
     "run",
     "migrate",
     "check",
+    "config",
     "status",
     "ls",
     "show",
@@ -97,6 +98,32 @@ async fn check_accepts_the_sample_configuration() {
     let ended = run(&["check", "--config", &sample], &[]).await;
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
     assert!(ended.stdout.starts_with("ok: "), "{}", ended.stdout);
+}
+
+#[tokio::test]
+async fn the_example_it_prints_is_accepted_fits_the_schema_it_prints_and_says_how_long_an_end_may_take() {
+    let (example, schema) = (run(&["config", "example"], &[]).await, run(&["config", "schema"], &[]).await);
+    assert_eq!((example.code, schema.code), (0, 0));
+    let schema: serde_json::Value = serde_json::from_str(&schema.stdout).expect("JSON");
+    let value: toml::Table = example.stdout.parse().expect("TOML");
+    let value = serde_json::to_value(value).expect("JSON");
+    jsonschema::draft202012::new(&schema).expect("a schema").validate(&value).expect("it fits");
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("hapax.toml"), &example.stdout).expect("written");
+    let ended = run_in(directory.path(), &["check", "--stop-timeout", "820"], &[]).await;
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    assert!(ended.stdout.contains("TimeoutStopSec=820 (systemd;"), "{}", ended.stdout);
+    let ended = run_in(directory.path(), &["check", "--stop-timeout", "13m"], &[]).await;
+    assert_eq!(ended.code, 78);
+    assert!(ended.stderr.contains("780 s is too short: a relay may take 820 s to end"), "{}", ended.stderr);
+    let short = [("HAPAX__RELAY__FINAL_REPLY_TIMEOUT", "1m"), ("HAPAX_RELAY_LEASE", "")];
+    let ended = run_in(directory.path(), &["check"], &short).await;
+    assert_eq!(ended.code, 0);
+    assert!(
+        ended.stderr.starts_with("advice: relay.final_reply_timeout: 1m: a server may take longer"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,190 @@
+//! Places in flight, shared by all incarnations of a process: while one drains and the next one works, both together stay
+//! within `max_in_flight`, a route within its share, and its couriers within `max_connections` as far as one is left.
+//!
+//! Invariant: a limit that shrinks is kept as places are given back; nothing that is in flight is disturbed.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// All places of a process. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Flights(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    all: Places,
+    routes: Mutex<HashMap<String, OfRoute>>,
+}
+
+/// What the incarnations of one process share of a route.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OfRoute {
+    /// Its share of what may be in flight.
+    pub(crate) places: Places,
+    /// Its couriers at work.
+    couriers: Arc<AtomicUsize>,
+}
+
+impl Flights {
+    /// Those of the whole process, `limit` from now on.
+    pub(crate) fn all(&self, limit: usize) -> Places {
+        self.0.all.resize(limit);
+        self.0.all.clone()
+    }
+
+    /// Those of the route of that name, `limit` from now on.
+    pub(crate) fn of_route(&self, name: &str, limit: usize) -> OfRoute {
+        let mut routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let route = routes.entry(name.to_owned()).or_default().clone();
+        route.places.resize(limit);
+        route
+    }
+}
+
+impl OfRoute {
+    /// One courier more.
+    pub(crate) fn courier_begins(&self) {
+        self.couriers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One courier less.
+    pub(crate) fn courier_ends(&self) {
+        self.couriers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// How many couriers others have, of whom `own` are not.
+    pub(crate) fn couriers_elsewhere(&self, own: usize) -> usize {
+        self.couriers.load(Ordering::SeqCst).saturating_sub(own)
+    }
+}
+
+/// A number of places that may change while some are taken. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    free: Arc<Semaphore>,
+    size: Arc<Mutex<Size>>,
+}
+
+#[derive(Debug, Default)]
+struct Size {
+    limit: usize,
+    /// Places that vanish when they are given back.
+    too_many: usize,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { free: Arc::new(Semaphore::new(0)), size: Arc::default() }
+    }
+}
+
+impl Places {
+    fn size(&self) -> MutexGuard<'_, Size> {
+        self.size.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resize(&self, limit: usize) {
+        let mut size = self.size();
+        if limit > size.limit {
+            let more = limit - size.limit;
+            let kept = more.min(size.too_many);
+            size.too_many -= kept;
+            self.free.add_permits(more - kept);
+        } else {
+            let fewer = size.limit - limit;
+            size.too_many += fewer - self.free.forget_permits(fewer);
+        }
+        size.limit = limit;
+    }
+
+    /// Waits for a place.
+    pub(crate) async fn take(&self) -> Option<Place> {
+        loop {
+            let permit = self.free.clone().acquire_owned().await.ok()?;
+            // Whoever waited and went away gave one back that should have vanished.
+            if let Some(permit) = self.size().keep(permit) {
+                return Some(Place { permit: Some(permit), places: self.clone() });
+            }
+        }
+    }
+}
+
+impl Size {
+    /// None when it was one too many.
+    fn keep(&mut self, permit: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
+        if self.too_many == 0 {
+            return Some(permit);
+        }
+        self.too_many -= 1;
+        permit.forget();
+        None
+    }
+}
+
+/// A place in flight; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    permit: Option<OwnedSemaphorePermit>,
+    places: Places,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            drop(self.places.size().keep(permit));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn taken(places: &Places) -> Vec<Place> {
+        std::iter::from_fn(|| places.take().now_or_never().flatten()).collect()
+    }
+
+    #[test]
+    fn a_limit_that_shrinks_is_kept_as_places_come_back_and_one_that_grows_at_once() {
+        let flights = Flights::default();
+        let places = flights.all(4);
+        let mut held = taken(&places);
+        assert_eq!(held.len(), 4);
+        flights.all(2);
+        held.truncate(3);
+        assert!(taken(&places).is_empty(), "three are out, two may be");
+        held.truncate(2);
+        assert!(taken(&places).is_empty(), "two are out, two may be");
+        held.truncate(1);
+        held.extend(taken(&places));
+        assert_eq!(held.len(), 2);
+        flights.all(1);
+        flights.all(5);
+        held.extend(taken(&places));
+        assert_eq!(held.len(), 5, "one too many is none too many any more");
+        drop(held);
+        assert_eq!(taken(&places).len(), 5);
+    }
+
+    #[test]
+    fn routes_of_one_name_share_their_places_and_know_each_others_couriers() {
+        let flights = Flights::default();
+        let (old, new) = (flights.of_route("a", 3), flights.of_route("a", 2));
+        assert_eq!(flights.of_route("b", 1).couriers_elsewhere(0), 0);
+        let held = taken(&old.places);
+        assert_eq!((held.len(), taken(&new.places).len()), (2, 0));
+        old.courier_begins();
+        assert_eq!((new.couriers_elsewhere(0), old.couriers_elsewhere(1)), (1, 0));
+        old.courier_ends();
+        assert_eq!(new.couriers_elsewhere(0), 0);
+    }
+}
