@@ -152,6 +152,11 @@ fn labelled(metric: &mut MetricEncoder<'_>, labels: &[(&'static str, &str)], val
     ConstGauge::new(value).encode(metric.encode_family(&labels)?)
 }
 
+/// What may hold anything, as a label's value: the encoder writes values as they are.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 impl Collector for Whole {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let store = lock(&self.store).clone();
@@ -193,12 +198,9 @@ impl Seen {
         let mut relays = encoder.encode_descriptor("relay_info", "The living relays", None, MetricType::Gauge)?;
         for relay in living {
             let incarnation = relay.incarnation.to_string();
-            let labels: [(&str, &str); 4] = [
-                ("incarnation", &incarnation),
-                ("name", &relay.name),
-                ("host", &relay.host),
-                ("version", &relay.version),
-            ];
+            let [name, host, version] = [&relay.name, &relay.host, &relay.version].map(|text| escaped(text));
+            let labels: [(&str, &str); 4] =
+                [("incarnation", &incarnation), ("name", &name), ("host", &host), ("version", &version)];
             labelled(&mut relays, &labels, 1)?;
         }
         Ok(())
@@ -242,7 +244,7 @@ mod tests {
         let [own, other] = [Incarnation::fresh(), Incarnation::fresh()];
         let counted =
             |state: &str, oldest_s| Counted { state: state.to_owned(), deliveries: 3, oldest_s: Some(oldest_s) };
-        let living = Living { incarnation: own, name: "a".into(), host: "b\"c".into(), version: "1".into() };
+        let living = Living { incarnation: own, name: "a".into(), host: "b\"\\\nc".into(), version: "1".into() };
         let standing = Standing { now_s: 1_000.0, living: vec![living] };
         let overview = Overview { states: vec![counted("pending", 1_060.0), counted("in_doubt", 900.5)], backlog: 7 };
         meters.saw(own, standing, overview);
@@ -251,7 +253,7 @@ mod tests {
         assert!(text.contains("hapax_deliveries{state=\"pending\"} 3\n"), "{text}");
         assert!(text.contains("hapax_oldest_pending_timestamp_seconds 0.0\n"), "{text}");
         assert!(text.contains("hapax_oldest_in_doubt_timestamp_seconds 900.5\n"), "{text}");
-        assert!(text.contains("host=\"b\\\"c\""), "{text}");
+        assert!(text.contains(r#"host="b\"\\\nc""#), "{text}");
         meters.looks_away(own);
         assert!(!meters.open_metrics().contains("hapax_deliveries"));
     }
