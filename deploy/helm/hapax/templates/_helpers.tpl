@@ -73,8 +73,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
+{{- /* As hapax check says it: that, what the last outcomes may take, winding up, and nine statements; and the margin. */ -}}
 {{- define "hapax.terminationGracePeriodSeconds" -}}
-{{- add (include "hapax.shutdownSeconds" . | int64) .Values.terminationMarginSeconds -}}
+{{- $shutdown := include "hapax.shutdownSeconds" . | int64 -}}
+{{- $database := default dict .Values.config.database -}}
+{{- $statement := include "hapax.seconds" (default "10s" $database.statement_timeout) | int64 -}}
+{{- add $shutdown (min $shutdown 60) 10 (mul 9 $statement) .Values.terminationMarginSeconds -}}
 {{- end }}
 
 {{- /* The configuration as hapax gets it: the values, and what the chart knows better. */ -}}
