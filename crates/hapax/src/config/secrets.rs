@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    origin::{Origin, Shown},
+    origin::{Origin, Problem, Shown},
     reader::{Given, Section},
 };
 
@@ -73,11 +73,21 @@ pub(crate) fn find_with_file(
     if let Some((path, given)) = file {
         return (from_file(section, names.file_key, &path, &given), Some(path));
     }
-    let text = credentials.and_then(|directory| read(&directory.join(names.credential)).ok());
-    if text.is_some() {
-        note(Origin::Credentials(names.credential.to_owned()));
+    let place = credentials.map(|directory| directory.join(names.credential));
+    match place.filter(|place| place.symlink_metadata().is_ok()).map(|place| read(&place)) {
+        None => (None, None),
+        Some(Ok(text)) => {
+            note(Origin::Credentials(names.credential.to_owned()));
+            (Some(Secret(text)), None)
+        }
+        // Not passed over: whoever put it there would be told that there is no secret.
+        Some(Err(problem)) => {
+            let message =
+                format!("$CREDENTIALS_DIRECTORY/{} cannot be read: {}", names.credential, problem.to_lowercase());
+            section.reader.problems.push(Problem::new(path, message));
+            (None, None)
+        }
     }
-    (text.map(Secret), None)
 }
 
 fn from_file(section: &mut Section<'_>, key: &'static str, path: &Path, given: &Given) -> Option<Secret> {

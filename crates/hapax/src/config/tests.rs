@@ -252,6 +252,13 @@ fn secrets_come_from_the_environment_a_file_or_the_credentials_directory_and_are
     assert!(!told.contains("CANARY"), "{told}");
     let password = loaded.shown.iter().find(|shown| shown.path == "routes.default.password").expect("shown");
     assert_eq!(password.origin.to_string(), "credentials directory, route_default_password");
+    let credential = directory.path().join("route_default_password");
+    std::fs::remove_file(&credential).expect("removed");
+    std::fs::create_dir(&credential).expect("made");
+    let found = load(&inputs).problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let wanted =
+        "routes.default.password: $CREDENTIALS_DIRECTORY/route_default_password cannot be read: not a regular file";
+    assert!(found.iter().any(|found| found == wanted), "{found:?}");
 }
 
 #[test]
