@@ -7,6 +7,7 @@ use hapax_testkit::{Fault, HapaxProcess, Phase, ReservedPort, Rule, Script, Smtp
 use hapax_tests::probe::Probe;
 use hapax_tests::promtool;
 use hapax_tests::stage::{PATIENCE, Settings, Stage};
+use tokio::io::AsyncReadExt as _;
 
 const ATTEMPTS: [&str; 5] = ["accepted", "refused", "deferred", "not_sent", "unknown"];
 const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
@@ -181,6 +182,25 @@ async fn a_loop_that_is_blocked_is_not_alive_until_it_goes_on() {
     std::fs::remove_file(&file).expect("it was there");
     assert_eq!(until_status(&probe, "/livez", 200).await, "ok\n");
     hold.release();
+}
+
+/// More of them than may be there at once, of whom none asks anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_say_nothing_are_sent_away_and_keep_neither_mail_nor_probes_waiting() {
+    let stage = Stage::set().await;
+    let relay = stage.settings().set("http.listen", "127.0.0.1:0").run().await;
+    let probe = Probe::of(&relay).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(tokio::net::TcpStream::connect(probe.address()).await.expect("it listens"));
+    }
+    stage.enqueue(20).await;
+    stage.until("sent", 20).await;
+    for mut client in silent {
+        let read = tokio::time::timeout(PATIENCE, client.read_to_end(&mut Vec::new())).await;
+        assert!(read.is_ok(), "it is sent away");
+    }
+    until_status(&probe, "/livez", 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

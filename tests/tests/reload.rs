@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hapax_testkit::smtp::TlsMode;
-use hapax_testkit::{ChaosProxy, HapaxProcess, PgCluster, SmtpServer, eventually};
+use hapax_testkit::{ChaosProxy, HapaxProcess, PgCluster, ReservedPort, SmtpServer, eventually};
+use hapax_tests::probe::Probe;
 use hapax_tests::stage::{PATIENCE, Settings, Stage, running};
 use hapax_tests::verdict::Verdict;
 
@@ -279,8 +280,14 @@ async fn a_database_that_is_away_breaks_no_reload_and_no_reload_breaks_what_wait
     let mark = relay.lines().len();
     write(&relay, &settings.clone().set("routes.default.max_connections", 3).toml());
     relay.sighup();
-    relay.wait_for_line_after(mark, |line| line.contains("SIGHUP: reading the configuration again")).await;
+    relay.wait_for_line_after(mark, |line| line.contains("reading the configuration again")).await;
     relay.wait_for_line_after(mark, |line| line.contains("the database does not answer, trying again")).await;
+    // What waits is given up for what is read after it.
+    let mark_again = relay.lines().len();
+    write(&relay, &settings.clone().set("routes.default.max_connections", 4).toml());
+    relay.sighup();
+    relay.wait_for_line_after(mark_again, |line| line.contains("it still waited for the database")).await;
+    relay.wait_for_line_after(mark_again, |line| line.contains("the database does not answer, trying again")).await;
     hold.release();
     stage.server.wait_until_within(PATIENCE, |ledger| ledger.totals().confirmed == 5).await;
     assert!(!relay.lines()[mark..].iter().any(|line| line.contains(TAKEN_OVER)), "nothing relieves it yet");
@@ -290,6 +297,58 @@ async fn a_database_that_is_away_breaks_no_reload_and_no_reload_breaks_what_wait
     stage.enqueue(5).await;
     stage.until("sent", 10).await;
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(10);
+    ends_well(relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_the_database_refuses_changes_nothing_and_a_route_that_goes_takes_its_metrics_along() {
+    let stage = Stage::set().await;
+    let place = tempfile::tempdir().expect("a directory");
+    let password = place.path().join("password");
+    std::fs::write(&password, "right").expect("written");
+    let role = "CREATE ROLE keyed LOGIN PASSWORD 'right' IN ROLE outbox_relay";
+    stage.sql.batch_execute(role).await.expect("made");
+    let rules = stage.cluster.data_directory().join("pg_hba.conf");
+    let before = std::fs::read_to_string(&rules).expect("there are rules");
+    std::fs::write(&rules, format!("host all keyed all scram-sha-256\n{before}")).expect("written");
+    stage.sql.execute("SELECT pg_reload_conf()", &[]).await.expect("told");
+    eventually(PATIENCE, async || {
+        let (code, said) = stage.settings_of("keyed").command(["status"]).await;
+        (code != 0).then_some(()).ok_or(said)
+    })
+    .await;
+    let settings = stage.settings_of("keyed").set("database.password_file", password.display());
+    let settings = settings.set("http.listen", "127.0.0.1:0");
+    let closed = ReservedPort::reserve().expect("a free port").number();
+    let gone = format!("[routes.gone]\nurl = \"smtp://127.0.0.1:{closed}?starttls=none\"\nfrom = \"a@shop.example\"\n");
+    let relay = HapaxProcess::builder().config(format!("{}\n{gone}", settings.toml())).arg("run").spawn();
+    let probe = Probe::of(&relay).await;
+    stage.enqueue_one("waits@example.org", ", route => 'gone'").await;
+    let metrics = async |wanted: &str| {
+        eventually(PATIENCE, async || {
+            let body = probe.get("/metrics").await.body;
+            if body.contains(wanted) { Ok(body) } else { Err(body) }
+        })
+        .await
+    };
+    metrics("hapax_route_blocked{route=\"gone\"} 1").await;
+
+    std::fs::write(&password, "wrong").expect("written");
+    let said = refused(&relay, &settings.toml()).await;
+    assert!(said.contains("password authentication failed"), "{said}");
+    metrics("hapax_config_reloads_total{result=\"failed\"} 1").await;
+    assert_eq!(probe.get("/readyz").await.status, 200, "the one in force works");
+    stage.enqueue_one("first@example.org", "").await;
+    stage.until_state("first@example.org", "sent").await;
+
+    std::fs::write(&password, "right").expect("written");
+    let mark = relay.lines().len();
+    reload(&relay, &settings).await;
+    relay.wait_for_line_after(mark, |line| line.contains("this route is not configured any more")).await;
+    let body = metrics("hapax_config_reloads_total{result=\"ok\"} 1").await;
+    assert!(!body.contains("hapax_route_blocked{route=\"gone\"}"), "{body}");
+    stage.enqueue_one("second@example.org", "").await;
+    stage.until_state("second@example.org", "sent").await;
     ends_well(relay).await;
 }
 

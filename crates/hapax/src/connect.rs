@@ -115,6 +115,22 @@ pub(crate) async fn patiently<T>(
     }
 }
 
+/// How long a database may take to say that it would serve.
+const WOULD_SERVE: Duration = Duration::from_secs(5);
+
+/// Whether the database takes these credentials. One that is away may take them when it is back.
+///
+/// # Errors
+/// What does not pass by itself, in words without a secret.
+pub(crate) async fn would_serve(database: &Database) -> Result<(), String> {
+    let options = database.options("hapax");
+    let tried = async { Migrator::connect(&options).await?.status().await };
+    match tokio::time::timeout(WOULD_SERVE, tried).await {
+        Ok(Err(error)) if !may_pass(&error) => Err(explain(&error, database).to_string()),
+        _ => Ok(()),
+    }
+}
+
 /// A migrator, at once or not at all.
 ///
 /// # Errors

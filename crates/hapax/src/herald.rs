@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use hapax_relay::{Memory, Phase, Progress, Shutdown, Stall, Tally};
+use hapax_relay::{Past, Phase, Shutdown, Stall, Tally};
 use tokio_util::sync::CancellationToken;
 
 use crate::notify;
@@ -27,24 +27,26 @@ const EXTENSION: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When no thread can be started.
-pub(crate) fn speak(shutdown: &Shutdown, progress: &Progress, memory: &Memory) -> std::io::Result<()> {
+pub(crate) fn speak(shutdown: &Shutdown, past: &Past) -> std::io::Result<()> {
     if !notify::is_heard() {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let (soft, progress, memory) = (shutdown.soft.clone(), progress.clone(), memory.clone());
+    let (soft, past) = (shutdown.soft.clone(), past.clone());
     let thread = std::thread::Builder::new().name("herald".to_owned());
-    thread.spawn(move || runtime.block_on(go_on(&soft, &progress, &memory)))?;
+    thread.spawn(move || runtime.block_on(go_on(&soft, &past)))?;
     Ok(())
 }
 
-async fn go_on(soft: &CancellationToken, progress: &Progress, memory: &Memory) {
+async fn go_on(soft: &CancellationToken, past: &Past) {
+    let Past { progress, memory, meters, .. } = past;
     let watched = notify::watchdog_interval();
     // A third: one beat may be late and one lost.
     let period = watched.map_or(PERIOD, |interval| PERIOD.min(interval / 3));
     let mut herald = Herald { watched: watched.is_some(), ..Herald::default() };
     loop {
         let phase = if soft.is_cancelled() { Phase::Draining } else { progress.phase() };
+        herald.refused = meters.reload_was_refused();
         let words = herald.words(phase, progress.stalled(Instant::now()), memory.tally());
         words.iter().for_each(Word::say);
         tokio::select! {
@@ -84,6 +86,8 @@ struct Herald {
     ready: bool,
     stopping: bool,
     stalled: bool,
+    /// The last reload was.
+    refused: bool,
 }
 
 impl Herald {
@@ -129,8 +133,9 @@ impl Herald {
             (Phase::Running, _) => "running".to_owned(),
             (Phase::Draining, _) => "ending: waiting for open replies".to_owned(),
         };
+        let refused = if self.refused { "; THE LAST RELOAD WAS REFUSED, see the log" } else { "" };
         format!(
-            "{doing}; {under_way} under way; transmitted since the start: {accepted} accepted, {otherwise} otherwise"
+            "{doing}{refused}; {under_way} under way; transmitted since the start: {accepted} accepted, {otherwise} otherwise"
         )
     }
 }

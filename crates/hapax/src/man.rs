@@ -24,12 +24,19 @@ struct Page {
     text: String,
 }
 
+impl Page {
+    /// By its file name, with or without the section.
+    fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.name.rsplit_once('.').is_some_and(|(own, _)| own == name)
+    }
+}
+
 /// # Errors
 /// A page that is not there; a directory that cannot be written.
 pub(crate) fn run(options: &Man) -> anyhow::Result<Exit> {
     let pages = pages()?;
     let Some(directory) = &options.dir else {
-        let Some(page) = pages.iter().find(|page| page.name == options.page) else {
+        let Some(page) = pages.iter().find(|page| page.is_called(&options.page)) else {
             let names: Vec<&str> = pages.iter().map(|page| page.name.as_str()).collect();
             let hint = format!("one of {}", names.join(", "));
             return Err(Refusal::usage(format!("there is no manual page {}", options.page), &[&hint]).into());

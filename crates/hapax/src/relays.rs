@@ -3,7 +3,8 @@
 //! A new one follows when the configuration was read again: it introduces itself, and only when it claims the one before
 //! drains (claims nothing more, waits for its replies). Both together keep to `max_in_flight`. A new one follows, too,
 //! when the database was another one for a while and the outbox was armed for it. Invariants: a reload that fails at any
-//! step leaves the incarnation at work as it is; the process ends only when all its incarnations have.
+//! step leaves the incarnation at work as it is; one that waits for its database is given up for what is read after it;
+//! the process ends only when all its incarnations have.
 
 use hapax_core::Incarnation;
 use hapax_relay::{Error, Guard, Past, Shutdown};
@@ -16,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     captures::Captures,
-    config::Settings,
+    config::Database,
+    connect,
     failure::{Exit, Refusal, chain},
     notify,
     reload::{Candidate, Source, name_what_needs_a_restart},
@@ -49,6 +51,10 @@ pub(crate) struct Relays {
     /// The one that introduces itself.
     coming: Option<Generation>,
     draining: Vec<u64>,
+    /// Those that were given up before they worked.
+    dropped: Vec<u64>,
+    /// How many there have been.
+    count: u64,
     loading: Option<JoinHandle<Result<Candidate, String>>>,
     standing: Option<JoinHandle<Result<Option<Store>, Error>>>,
     /// SIGHUP came, and nothing was read since.
@@ -87,6 +93,8 @@ impl Relays {
             tasks: JoinSet::new(),
             coming: None,
             draining: Vec::new(),
+            dropped: Vec::new(),
+            count: 1,
             loading: None,
             standing: None,
             asked: false,
@@ -153,14 +161,45 @@ impl Relays {
     }
 
     fn read_if_asked(&mut self) {
-        let busy = self.loading.is_some() || self.coming.is_some() || self.draining.len() >= DRAINING_MAX;
+        let busy = self.loading.is_some() || self.draining.len() >= DRAINING_MAX;
         if !self.asked || busy || self.shutdown.soft.is_cancelled() {
             return;
         }
         self.asked = false;
-        tracing::info!("SIGHUP: reading the configuration again");
+        match self.coming.take() {
+            Some(coming) if coming.started.is_cancelled() => {
+                self.coming = Some(coming);
+                self.relieve();
+            }
+            Some(coming) => {
+                self.drop_coming(&coming);
+                self.refuse("it still waited for the database when it was to be read once more");
+            }
+            None => {}
+        }
+        tracing::info!("reload (SIGHUP): reading the configuration again");
         notify::reloading();
-        self.loading = Some(self.source.read());
+        let (read, now) = (self.source.read(), self.current.candidate.settings.database.clone());
+        self.loading = Some(tokio::spawn(async move {
+            let candidate = read.await.unwrap_or_else(|error| panicked(error))?;
+            // What needs a restart is not asked about.
+            let next = Database { url: now.url.clone(), ..candidate.settings.database.clone() };
+            if !are_the_same(&now, &next) {
+                connect::would_serve(&next).await?;
+            }
+            Ok(candidate)
+        }));
+    }
+
+    /// Gives up one that has not begun to work: however it ends, it changes nothing.
+    fn drop_coming(&mut self, coming: &Generation) {
+        coming.ends.soft.cancel();
+        self.dropped.push(coming.number);
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.count += 1;
+        self.count
     }
 
     /// Everything was checked: what can change at once does, and an incarnation with the rest is sent ahead.
@@ -173,11 +212,11 @@ impl Relays {
             self.current.candidate = candidate;
             return self.accept("the configuration was read again, it holds when the outbox is armed");
         }
-        let store = match another(&self.current.store, now, &candidate.settings) {
+        let store = match another(&self.current.store, &now.database, &candidate.settings.database) {
             Ok(store) => store,
             Err(error) => return self.refuse(&chain(&error)),
         };
-        let next = Generation::new(self.current.number + 1, candidate, store, &self.shutdown);
+        let next = Generation::new(self.next_number(), candidate, store, &self.shutdown);
         match spawn(&mut self.tasks, &mut self.captures, &self.past, &next).await {
             Ok(()) => self.coming = Some(next),
             Err(error) => self.refuse(&format!("{error:#}")),
@@ -190,10 +229,23 @@ impl Relays {
         let before = std::mem::replace(&mut self.current, next);
         before.ends.soft.cancel();
         self.draining.push(before.number);
+        let is_there = |name: &str| self.current.candidate.settings.routes.iter().any(|route| route.name == name);
+        for gone in before.candidate.settings.routes.iter().filter(|route| !is_there(&route.name)) {
+            self.past.meters.forget_route(&gone.name);
+            tracing::warn!(
+                route = gone.name,
+                "this route is not configured any more: mail for it waits until it is again, or another relay has it (hint: hapax \
+                 ls --state pending)"
+            );
+        }
         self.accept("the configuration was read again: it holds from now on, what is under way ends as it began");
     }
 
     fn ended(&mut self, number: u64, result: Result<(), Error>) {
+        if let Some(at) = self.dropped.iter().position(|dropped| *dropped == number) {
+            self.dropped.swap_remove(at);
+            return;
+        }
         if self.coming.take_if(|coming| coming.number == number).is_some() {
             return match result {
                 Err(error) if !self.shutdown.soft.is_cancelled() => self.refuse(&chain(&error)),
@@ -230,9 +282,8 @@ impl Relays {
     fn stand(&mut self, error: &Error) {
         tracing::error!(error = chain(error), "this relay sends nothing more until the outbox is armed");
         if let Some(coming) = self.coming.take() {
-            coming.ends.soft.cancel();
-            self.draining.push(coming.number);
-            self.current.number = coming.number + 1;
+            self.drop_coming(&coming);
+            self.current.number = self.next_number();
             self.current.candidate = coming.candidate;
             self.accept("the configuration was read again, it holds when the outbox is armed");
         }
@@ -255,7 +306,7 @@ impl Relays {
 
     /// The next incarnation, of the configuration in force.
     async fn restart(&mut self) -> anyhow::Result<()> {
-        self.current.number += 1;
+        self.current.number = self.next_number();
         (self.current.ends, self.current.started) = ends(&self.shutdown);
         self.spawn_current().await
     }
@@ -280,7 +331,7 @@ impl Relays {
     fn refuse(&self, problems: &str) {
         tracing::error!(
             problems,
-            "the configuration that was read again is not taken over: the one from before stays in force (hint: hapax \
+            "reload refused: the configuration that was read again is not taken over, the one from before stays in force (hint: hapax \
              check lists everything, then SIGHUP again)"
         );
         self.past.meters.reloaded(Err(()));
@@ -324,15 +375,17 @@ fn ends(process: &Shutdown) -> (Shutdown, CancellationToken) {
 }
 
 /// The same outbox for the next incarnation: over the connections there are, unless they are made differently now.
-fn another(store: &Store, now: &Settings, next: &Settings) -> Result<Store, hapax_store::Error> {
-    let made = |settings: &Settings| {
-        let database = &settings.database;
-        (database.password.clone(), database.pool_size_max, database.statement_timeout)
-    };
-    match made(now) == made(next) {
+fn another(store: &Store, now: &Database, next: &Database) -> Result<Store, hapax_store::Error> {
+    match are_the_same(now, next) {
         true => Ok(store.another(Incarnation::fresh())),
-        false => store.another_with(&next.database.options("hapax"), Incarnation::fresh()),
+        false => store.another_with(&next.options("hapax"), Incarnation::fresh()),
     }
+}
+
+/// Whether connections would be made in the same way.
+fn are_the_same(one: &Database, other: &Database) -> bool {
+    let of = |database: &Database| (database.pool_size_max, database.statement_timeout);
+    one.password == other.password && of(one) == of(other)
 }
 
 async fn started(coming: Option<&Generation>) {

@@ -8,6 +8,7 @@ use hapax_store::{
     Store,
     migrate::{Migrator, Status},
 };
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::Signal;
 
 use crate::{
@@ -37,6 +38,7 @@ pub(crate) struct Control {
 /// Configuration, schema, or what made the relay stop.
 pub(crate) async fn run(loaded: Loaded, options: Run, control: Control) -> anyhow::Result<Exit> {
     install_crypto();
+    more_files();
     let Control { inputs, mut hangups, logs } = control;
     let source = Source::new(inputs, &loaded);
     let file = loaded.file.as_ref().map_or_else(|| "none".to_owned(), |file| file.display().to_string());
@@ -56,7 +58,7 @@ pub(crate) async fn run(loaded: Loaded, options: Run, control: Control) -> anyho
         told.cancelled().await;
         progress.drain();
     });
-    herald::speak(&shutdown, &past.progress, &past.memory).context("could not start a thread")?;
+    herald::speak(&shutdown, &past).context("could not start a thread")?;
     let store = loop {
         tokio::select! {
             store = store(&candidate.settings, &shutdown) => break store?,
@@ -94,6 +96,15 @@ async fn read_again(source: &Source, now: &Candidate, shutdown: &Shutdown) -> Op
             None
         }
         Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// As many open files as are allowed: each connection takes one, and the usual limit to begin with is low.
+fn more_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(error = %error, "the limit of open files stays as it is");
     }
 }
 

@@ -6,7 +6,7 @@
 //! there": that is information for `settle_late`.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,9 @@ const BATCH_MAX: usize = 512;
 
 /// Between two tries while the database is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Between two lines that say so.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What became of an intent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +93,16 @@ impl Ledger {
         let (outcomes, ended) = mpsc::unbounded_channel();
         let pulse = |task| progress.pulse(task, store.call_longest());
         let (intend, settle) = (pulse("intend"), pulse("settle"));
-        let work = Work { store, clock, registry, fatal, meters: meters.clone(), hard, tasks: tasks.clone() };
+        let work = Work {
+            store,
+            clock,
+            registry,
+            fatal,
+            meters: meters.clone(),
+            complained: Arc::default(),
+            hard,
+            tasks: tasks.clone(),
+        };
         tasks.spawn(intend_loop(work.clone(), asked, intend));
         tasks.spawn(settle_loop(work, ended, outcomes.downgrade(), settle));
         Self { intents, outcomes }
@@ -123,12 +135,23 @@ struct Work {
     registry: Registry,
     fatal: Fatal,
     meters: Meters,
+    complained: Arc<Mutex<Option<Instant>>>,
     hard: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Work {
     /// Waits a little before trying again; false when it is time to give up.
+    /// Whether it is time to say again that the database does not take outcomes: it is asked ten times a second.
+    fn complains(&self) -> bool {
+        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+
     async fn pause(&self) -> bool {
         tokio::select! {
             () = tokio::time::sleep(RETRY_PAUSE) => true,
@@ -276,7 +299,9 @@ async fn settle_batch(
                 return (Vec::new(), true);
             }
             if error.is_transient() || error.is_ambiguous() {
-                tracing::warn!(error = %error, deliveries = batch.len(), "outcomes are not durable yet, settling again");
+                if work.complains() {
+                    tracing::warn!(error = %error, deliveries = batch.len(), "outcomes are not durable yet, settling again");
+                }
                 let go_on = work.pause().await;
                 return (batch, go_on);
             }
@@ -386,9 +411,10 @@ async fn settle_alone(work: &Work, ended: Ended) {
         match work.store.settle(std::slice::from_ref(&ended.settlement)).await {
             Ok(settled) if settled == [true] => return finish(work, ended),
             Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(error = %error, delivery = %ended.settlement.key, "an outcome is not durable yet")
+            Err(error) if work.complains() => {
+                tracing::warn!(error = %error, delivery = %ended.settlement.key, "an outcome is not durable yet");
             }
+            Err(_) => {}
         }
         if !work.pause().await {
             return;

@@ -153,7 +153,10 @@ pub async fn run_with(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config = Arc::new(config);
     let meters = past.meters.clone();
-    meters.serves(&store);
+    // Before the first there is nobody else to ask; a later one serves from when it works.
+    if meters.store().is_none() {
+        meters.serves(&store);
+    }
     // Its own: this incarnation may end while the process goes on.
     let shutdown = Shutdown { soft: shutdown.soft.child_token(), hard: shutdown.hard.child_token() };
     if past.address_guard {
@@ -238,6 +241,7 @@ pub async fn run_with(
         ear
     });
     let pump = watchers.spawn(pump.run(ear));
+    meters.serves(&store);
     past.started.cancel();
     tracing::info!(relay.incarnation = %store.incarnation(), relay.name = config.name, routes = routes.len(), "the relay is running");
 
@@ -349,7 +353,16 @@ struct Ending {
 impl Ending {
     /// The incarnation signs off only after all sockets are closed and all settles done: until then heartbeats go on.
     async fn wind_up(mut self, office: Arc<Office>, routes: &[Arc<Route>]) -> Result<(), Error> {
-        tracing::info!(open = self.registry.len(), "shutting down: claiming nothing new, waiting for open deliveries");
+        let (open, incarnation) = (self.registry.len(), self.store.incarnation());
+        let relieved = self.memory.is_relieved(incarnation);
+        match relieved {
+            true => tracing::info!(
+                open,
+                relay.incarnation = %incarnation,
+                "relieved by the next of this process: claiming nothing new, waiting for open deliveries"
+            ),
+            false => tracing::info!(open, "shutting down: claiming nothing new, waiting for open deliveries"),
+        }
         // After the pump nobody hands anything out any more; each of its calls to the database has a time limit.
         if (&mut self.pump).await.is_err() {
             return Err(Error::Task("pump"));
@@ -405,7 +418,12 @@ impl Ending {
         if let Err(error) = self.store.sign_off().await {
             tracing::warn!(error = %error, "could not sign off");
         }
-        tracing::info!("the relay has ended");
+        match relieved {
+            true => {
+                tracing::info!(relay.incarnation = %incarnation, "an earlier incarnation of this process has ended")
+            }
+            false => tracing::info!("the relay has ended"),
+        }
         Ok(())
     }
 

@@ -135,6 +135,11 @@ impl Memory {
         Living { memory: self.clone(), incarnation }
     }
 
+    /// Whether this process has an incarnation that began later.
+    pub(crate) fn is_relieved(&self, incarnation: Incarnation) -> bool {
+        self.lock().living.last().is_some_and(|last| *last != incarnation)
+    }
+
     /// An intent is about to be asked for. `now` is CLOCK_BOOTTIME.
     pub(crate) fn asked(&self, request: &IntendRequest, relay: Incarnation, now: Duration) {
         let mut attempts = self.lock();

@@ -138,6 +138,13 @@ impl Meters {
         names.into_iter().for_each(|name| drop(self.route(name)));
     }
 
+    /// A route is not there any more: nothing is said of its present; what was counted stays.
+    pub fn forget_route(&self, name: &str) {
+        let one = [("route", name.to_owned())];
+        self.0.blocked.remove(&one);
+        self.0.certificates.remove(&one);
+    }
+
     pub(crate) fn route(&self, name: &str) -> RouteMeters {
         let two = |key: &'static str, word: &str| [("route", name.to_owned()), (key, word.to_owned())];
         let one = [("route", name.to_owned())];
@@ -200,6 +207,12 @@ impl Meters {
         if result.is_ok() {
             self.0.reload_at.set(now_s());
         }
+    }
+
+    /// Whether the last configuration that was read again was refused.
+    #[must_use]
+    pub fn reload_was_refused(&self) -> bool {
+        self.0.reload_successful.get() == 0
     }
 
     /// A canary came through.

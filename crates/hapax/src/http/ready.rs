@@ -6,7 +6,7 @@ use std::{
 };
 
 use hapax_relay::{Meters, Past, Phase, Progress};
-use tokio::sync::Mutex;
+use tokio::{runtime::Handle, sync::Mutex};
 
 /// How long the database may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -19,6 +19,8 @@ type Finding = Result<(), &'static str>;
 pub(super) struct Ready {
     progress: Progress,
     meters: Meters,
+    /// The runtime of the relay.
+    relay: Handle,
     database: Mutex<Option<(Instant, Finding)>>,
 }
 
@@ -27,7 +29,8 @@ pub(super) struct Report(Vec<(&'static str, Finding)>);
 
 impl Ready {
     pub(super) fn new(past: &Past) -> Self {
-        Self { progress: past.progress.clone(), meters: past.meters.clone(), database: Mutex::default() }
+        let (progress, meters) = (past.progress.clone(), past.meters.clone());
+        Self { progress, meters, relay: Handle::current(), database: Mutex::default() }
     }
 
     pub(super) async fn report(&self) -> Report {
@@ -56,12 +59,16 @@ impl Ready {
         }
         let finding = match self.meters.store() {
             None => Err("no connection yet"),
-            Some(store) => match tokio::time::timeout(PATIENCE, store.ready()).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) if error.is_guard() => Err("it is not the one this relay was armed for"),
-                Ok(Err(_)) => Err("it does not answer"),
-                Err(_elapsed) => Err("it does not answer in time"),
-            },
+            // Where its connections live.
+            Some(store) => {
+                let asked = self.relay.spawn(async move { store.ready().await });
+                match tokio::time::timeout(PATIENCE, asked).await {
+                    Ok(Ok(Ok(()))) => Ok(()),
+                    Ok(Ok(Err(error))) if error.is_guard() => Err("it is not the one this relay was armed for"),
+                    Ok(Ok(Err(_)) | Err(_)) => Err("it does not answer"),
+                    Err(_elapsed) => Err("it does not answer in time"),
+                }
+            }
         };
         *known = Some((Instant::now(), finding));
         finding

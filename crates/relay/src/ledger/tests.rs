@@ -79,7 +79,8 @@ impl Desk {
             &tasks,
         );
         let sql = cluster.client("postgres").await.expect("a client");
-        let work = Work { store, clock, registry, fatal, meters: Meters::default(), hard, tasks };
+        let work =
+            Work { store, clock, registry, fatal, meters: Meters::default(), complained: Arc::default(), hard, tasks };
         Self { work, ledger, sql, permits: Arc::new(Semaphore::new(1)), _cluster: cluster }
     }
 
