@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
-use hapax_testkit::PgCluster;
+use hapax_testkit::{PgCluster, migrations_recipe};
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
@@ -47,18 +47,34 @@ pub async fn migrate(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn fill(cluster: &PgCluster) -> anyhow::Result<()> {
+    cluster.create_database(TEMPLATE).await?;
+    migrate(&cluster.client(TEMPLATE).await?).await
+}
+
+/// A cluster for [`migrated_database`], in which that has nothing left to migrate.
+///
+/// # Errors
+/// As [`migrate`], or when it does not start.
+pub async fn prepared_cluster() -> anyhow::Result<PgCluster> {
+    let fill = async |cluster: &PgCluster| fill(cluster).await.map_err(|error| format!("{error:#}"));
+    Ok(PgCluster::builder().fsync(false).start_prepared(&migrations_recipe("suites"), fill).await?)
+}
+
 /// Creates a database of its own in the cluster, with every migration applied by the superuser, and returns its name.
 ///
-/// The first call for a cluster migrates, the others copy: their arming epochs are the same.
+/// The first call for a cluster migrates (unless it is a [`prepared_cluster`]), the others copy: their arming epochs are the same.
 ///
 /// # Errors
 /// As [`migrate`].
 pub async fn migrated_database(cluster: &PgCluster) -> anyhow::Result<String> {
     let mut migrated = MIGRATED.lock().await;
-    if !migrated.contains(&cluster.port()) {
-        cluster.create_database(TEMPLATE).await?;
-        migrate(&cluster.client(TEMPLATE).await?).await?;
-        migrated.insert(cluster.port());
+    if migrated.insert(cluster.port()) {
+        let client = cluster.client("postgres").await?;
+        let exists = client.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&TEMPLATE]).await?;
+        if exists.is_none() {
+            fill(cluster).await?;
+        }
     }
     let name = format!("hapax_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
     // One at a time: a template must not be in use.

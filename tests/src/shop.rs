@@ -8,7 +8,7 @@ use hapax_testkit::PgCluster;
 use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 
-use crate::database::migrated_database;
+use crate::database::{migrated_database, prepared_cluster};
 
 /// One for the process. It is never dropped; its watchdog stops it when the process ends.
 static CLUSTER: OnceCell<PgCluster> = OnceCell::const_new();
@@ -55,7 +55,7 @@ impl Shop {
 }
 
 async fn start() -> anyhow::Result<PgCluster> {
-    let cluster = PgCluster::builder().fsync(false).start().await.context("could not start a cluster")?;
+    let cluster = prepared_cluster().await.context("could not start a cluster")?;
     // Roles belong to the cluster: made once, here, since two at a time would get in each other's way. The group comes
     // with the first migrated database.
     let first = migrated_database(&cluster).await?;

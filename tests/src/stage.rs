@@ -1,4 +1,4 @@
-//! A stage for one test of the whole: a private Postgres with the schema in it (made by `hapax migrate up`), the
+//! A stage for one test of the whole: a private Postgres with the schema in it (made by `hapax migrate up`, once), the
 //! scripted mail server, and real `hapax run` processes with a configuration that is quick to react.
 //!
 //! Invariant: whatever was started here ends with the stage, also when the test panics.
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use hapax_testkit::{HapaxProcess, PgCluster, SmtpServer, eventually};
+use hapax_testkit::{HapaxProcess, PgCluster, SmtpServer, eventually, migrations_recipe};
 use tokio_postgres::{Client, types::ToSql};
 use uuid::Uuid;
 
@@ -95,6 +95,16 @@ pub async fn running(relay: &HapaxProcess) -> Uuid {
     id.parse().unwrap_or_else(|_| panic!("no incarnation in {line}"))
 }
 
+/// Puts the outbox into database `postgres`, as its user would, and one user into each role.
+async fn prepare(cluster: &PgCluster) {
+    let settings = Settings::new(&cluster.url(), "smtp://127.0.0.1:1?starttls=none");
+    let (code, output) = settings.command(["migrate", "up"]).await;
+    assert_eq!(code, 0, "hapax migrate up: {output}");
+    let roles = ["relay", "producer", "operator", "viewer"]
+        .map(|role| format!("CREATE ROLE {role} LOGIN IN ROLE outbox_{role};"));
+    cluster.execute("postgres", &roles.concat()).await.expect("roles can be made");
+}
+
 /// Postgres with the outbox, a scripted mail server, and a superuser's connection.
 #[derive(Debug)]
 pub struct Stage {
@@ -117,7 +127,12 @@ impl Stage {
     /// # Panics
     /// When something does not start.
     pub async fn with(server: SmtpServer) -> Self {
-        Self::on(PgCluster::start().await.expect("a cluster starts"), server).await
+        let recipe = migrations_recipe("stage");
+        let prepared = PgCluster::builder().start_prepared(&recipe, async |cluster| {
+            prepare(cluster).await;
+            Ok(())
+        });
+        Self::of(prepared.await.expect("a cluster starts"), server).await
     }
 
     /// On this cluster, which has no outbox yet.
@@ -125,14 +140,13 @@ impl Stage {
     /// # Panics
     /// When something does not start.
     pub async fn on(cluster: PgCluster, server: SmtpServer) -> Self {
+        prepare(&cluster).await;
+        Self::of(cluster, server).await
+    }
+
+    async fn of(cluster: PgCluster, server: SmtpServer) -> Self {
         let sql = cluster.client("postgres").await.expect("it takes a client");
-        let stage = Self { cluster, server, sql };
-        let (code, output) = stage.settings_of("postgres").command(["migrate", "up"]).await;
-        assert_eq!(code, 0, "hapax migrate up: {output}");
-        let roles = ["relay", "producer", "operator", "viewer"]
-            .map(|role| format!("CREATE ROLE {role} LOGIN IN ROLE outbox_{role};"));
-        stage.sql.batch_execute(&roles.concat()).await.expect("roles can be made");
-        stage
+        Self { cluster, server, sql }
     }
 
     /// The quick configuration for a relay on this stage, with the privileges of one.

@@ -267,9 +267,7 @@ async fn a_relay_that_is_not_to_be_woken_neither_listens_nor_asks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_transactions_may_be_prepared_no_relay_asks_to_be_woken_and_producers_prepare_theirs() {
-    let stage =
-        Stage::on(PgCluster::builder().setting("max_prepared_transactions", "5").start().await.expect("a cluster"))
-            .await;
+    let stage = Stage::on(PgCluster::builder().setting("max_prepared_transactions", "5")).await;
     watch_sleepers(&stage).await;
     let relay = stage.relay(sleepy(&stage)).await;
     eventually(DEADLINE, async || (ears(&stage).await.len() == 1).then_some(()).ok_or("it listens")).await;

@@ -164,3 +164,26 @@ async fn a_killed_holder_leaves_no_server_and_no_files() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+#[tokio::test]
+async fn a_prepared_cluster_is_filled_once_and_everybody_gets_a_copy_of_their_own() {
+    let recipe = b"a row in a table";
+    let fill = async |cluster: &PgCluster| {
+        add_row(cluster).await;
+        Ok(())
+    };
+    let prepared = || PgCluster::builder().fsync(false).setting("work_mem", "3MB");
+    let first = prepared().start_prepared(recipe, fill).await.unwrap();
+    add_row(&first).await;
+    let never = async |_: &PgCluster| panic!("it is filled already");
+    let second = prepared().start_prepared(recipe, never).await.unwrap();
+    assert_eq!((rows(&first).await, rows(&second).await), (2, 1));
+    assert_ne!(first.port(), second.port());
+    assert_eq!(show(&second, "work_mem").await, "3MB");
+
+    let fails = async |_: &PgCluster| Err("no".to_owned());
+    for _ in 0..2 {
+        let failed = prepared().start_prepared(b"never made", fails).await;
+        assert_eq!(failed.unwrap_err().to_string(), "could not fill the databases: no", "it left nothing behind");
+    }
+}

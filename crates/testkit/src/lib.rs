@@ -13,11 +13,13 @@
 mod background;
 mod chaos;
 mod process;
+mod recipe;
 pub mod smtp;
 mod wait;
 
 pub use chaos::{ChaosProxy, Direction, ProxyCounters};
 pub use hapax_sandbox::{Catcher, PgCluster, PgClusterBuilder, PgError, ReservedPort};
 pub use process::{HapaxProcess, HapaxProcessBuilder, find_hapax};
+pub use recipe::migrations_recipe;
 pub use smtp::{Action, Context, Fault, Hold, Ledger, Phase, Rule, Script, SmtpServer, SmtpServerBuilder};
 pub use wait::{Settled, eventually};

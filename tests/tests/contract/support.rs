@@ -1,7 +1,7 @@
 //! One cluster for the suite, one migrated database per test, and what a refusal says.
 
 use hapax_testkit::PgCluster;
-use hapax_tests::database::migrated_database;
+use hapax_tests::database::{migrated_database, prepared_cluster};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, Error, NoTls};
 use uuid::Uuid;
@@ -10,7 +10,7 @@ static CLUSTER: OnceCell<PgCluster> = OnceCell::const_new();
 
 /// The cluster all tests of this process share. It is never dropped; its watchdog stops it when the process ends.
 pub(super) async fn cluster() -> &'static PgCluster {
-    let start = || async { PgCluster::builder().fsync(false).start().await.expect("the cluster starts") };
+    let start = || async { prepared_cluster().await.expect("the cluster starts") };
     CLUSTER.get_or_init(start).await
 }
 

@@ -16,7 +16,7 @@ struct Clinic {
 
 impl Clinic {
     async fn open() -> Self {
-        Self::on(PgCluster::start().await.expect("a cluster starts")).await
+        Self { stage: Stage::set().await, dns: names().await }
     }
 
     async fn on(cluster: PgCluster) -> Self {

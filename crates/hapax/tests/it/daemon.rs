@@ -3,6 +3,7 @@
 use std::{path::Path, process::Stdio};
 
 use hapax_sandbox::PgCluster;
+use hapax_testkit::migrations_recipe;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
@@ -19,8 +20,13 @@ async fn database() -> (PgCluster, String) {
 }
 
 async fn migrated() -> (PgCluster, String) {
-    let (cluster, url) = database().await;
-    assert_eq!(run(&["migrate", "up", "--database-url", &url], &[]).await.code, 0);
+    let fill = async |cluster: &PgCluster| {
+        let url = cluster.create_database("shop").await.expect("a database");
+        assert_eq!(run(&["migrate", "up", "--database-url", &url], &[]).await.code, 0);
+        Ok(())
+    };
+    let cluster = PgCluster::builder().start_prepared(&migrations_recipe("shop"), fill).await.expect("a cluster");
+    let url = cluster.url_for("shop", "postgres");
     (cluster, url)
 }
 

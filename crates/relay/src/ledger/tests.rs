@@ -9,7 +9,7 @@ use hapax_core::{
     DeliveryKey, Incarnation, Lease, MessageId, Outcome, Phase, Reply, Token, clock::SystemClock, outcome::Cause,
 };
 use hapax_store::{ConnectOptions, Cursor, migrate::Migrator};
-use hapax_testkit::{PgCluster, eventually};
+use hapax_testkit::{PgCluster, eventually, migrations_recipe};
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -52,16 +52,20 @@ struct Desk {
 impl Desk {
     /// A pool of one connection: the next statement certainly meets what a dropped one left behind on it.
     async fn set() -> Self {
-        let cluster = PgCluster::start().await.expect("a cluster");
-        let options = ConnectOptions {
+        let options = |cluster: &PgCluster| ConnectOptions {
             url: cluster.url(),
             password: None,
             pool_size_max: 1,
             statement_timeout: Duration::from_secs(20),
             application_name: "hapax-test".into(),
         };
-        Migrator::connect(&options).await.expect("connects").up(|_| {}).await.expect("migrates");
-        let store = Store::connect(&options, Incarnation::fresh()).await.expect("connects");
+        let fill = async |cluster: &PgCluster| {
+            Migrator::connect(&options(cluster)).await.expect("connects").up(|_| {}).await.expect("migrates");
+            Ok(())
+        };
+        let recipe = migrations_recipe("migrated");
+        let cluster = PgCluster::builder().start_prepared(&recipe, fill).await.expect("a cluster");
+        let store = Store::connect(&options(&cluster), Incarnation::fresh()).await.expect("connects");
         store.register("desk", "localhost", "0", LONG).await.expect("registers");
         let (registry, fatal, hard) = (
             Registry::new(crate::memory::Memory::default(), store.incarnation()),

@@ -18,7 +18,7 @@ use hapax_mail::{ParsedUrl, Transport};
 use hapax_relay::{RelayConfig, RouteConfig, Shutdown};
 use hapax_render::{Options, Renderer};
 use hapax_store::{ConnectOptions, Store, migrate::Migrator};
-use hapax_testkit::{PgCluster, SmtpServer, eventually};
+use hapax_testkit::{PgCluster, PgClusterBuilder, SmtpServer, eventually, migrations_recipe};
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -30,12 +30,16 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set() -> Self {
-        Self::on(PgCluster::start().await.expect("a cluster")).await
+        Self::on(PgCluster::builder()).await
     }
 
-    pub async fn on(cluster: PgCluster) -> Self {
+    pub async fn on(builder: PgClusterBuilder) -> Self {
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-        Migrator::connect(&options(&cluster)).await.expect("connects").up(|_| {}).await.expect("migrates");
+        let fill = async |cluster: &PgCluster| {
+            Migrator::connect(&options(cluster)).await.expect("connects").up(|_| {}).await.expect("migrates");
+            Ok(())
+        };
+        let cluster = builder.start_prepared(&migrations_recipe("migrated"), fill).await.expect("a cluster");
         let sql = cluster.client("postgres").await.expect("a client");
         Self { cluster, server: SmtpServer::start(), sql }
     }

@@ -63,16 +63,22 @@ impl PgClusterBuilder {
     /// # Errors
     /// See [`PgError`](crate::PgError).
     pub async fn start(self) -> Result<PgCluster, Error> {
-        let password_auth = self.password_auth;
-        let cluster = blocking(move || {
+        let made = blocking(move || {
             let cluster = self.shell()?;
             template::make_data_directory(&cluster.binaries, cluster.user, &cluster.data_directory())?;
             self.configure(&cluster)?;
-            Ok(cluster)
-        })
-        .await?;
+            Ok((cluster, self))
+        });
+        let (cluster, builder) = made.await?;
+        builder.launch(cluster).await
+    }
+
+    /// The first start.
+    pub(super) async fn launch(self, cluster: PgCluster) -> Result<PgCluster, Error> {
         cluster.launch().await?;
-        if password_auth && let Some(password) = cluster.password() {
+        if self.password_auth
+            && let Some(password) = cluster.password()
+        {
             cluster.execute("postgres", &format!("ALTER ROLE postgres PASSWORD '{password}'")).await?;
         }
         Ok(cluster)

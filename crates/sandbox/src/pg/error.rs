@@ -39,6 +39,9 @@ pub enum Error {
         /// What it printed.
         output: String,
     },
+    /// The databases of a prepared cluster could not be filled.
+    #[error("could not fill the databases: {0}")]
+    Unprepared(String),
     /// No port was free.
     #[error("no port of 127.0.0.1 could be reserved")]
     Port(#[source] io::Error),

@@ -22,6 +22,7 @@
 mod binaries;
 mod builder;
 mod error;
+mod prepared;
 mod server;
 mod standby;
 mod template;

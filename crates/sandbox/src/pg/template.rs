@@ -27,8 +27,7 @@ pub(crate) fn make_data_directory(binaries: &Binaries, user: Option<ServerUser>,
     let template = cache.join(key(binaries, user)?);
     if !template.is_dir() {
         let lock_path = template.with_extension("lock");
-        let open = File::options().create(true).append(true).mode(0o600).open(&lock_path);
-        let lock = open.map_err(Error::file("could not open", &lock_path))?;
+        let lock = lock_file(&lock_path)?;
         lock.lock().map_err(Error::file("could not lock", &lock_path))?;
         // Somebody else may have made it while we waited.
         if !template.is_dir() {
@@ -39,7 +38,14 @@ pub(crate) fn make_data_directory(binaries: &Binaries, user: Option<ServerUser>,
     copy_tree(&template, data, user).map_err(Error::file("could not copy the template", &template))
 }
 
-fn keep_copy(data: &Path, template: &Path, user: Option<ServerUser>) -> Result<(), Error> {
+/// The file whose lock says that somebody makes what lies beside it.
+pub(super) fn lock_file(path: &Path) -> Result<File, Error> {
+    let open = File::options().create(true).append(true).mode(0o600).open(path);
+    open.map_err(Error::file("could not open", path))
+}
+
+/// A copy of the directory of a stopped server, in one step complete.
+pub(super) fn keep_copy(data: &Path, template: &Path, user: Option<ServerUser>) -> Result<(), Error> {
     let partial = template.with_extension("partial");
     let attempt = || {
         if partial.exists() {
@@ -72,7 +78,7 @@ fn initdb(binaries: &Binaries, user: Option<ServerUser>, data: &Path) -> Result<
     })
 }
 
-fn key(binaries: &Binaries, user: Option<ServerUser>) -> Result<String, Error> {
+pub(super) fn key(binaries: &Binaries, user: Option<ServerUser>) -> Result<String, Error> {
     let program = binaries.path("initdb");
     let metadata = fs::metadata(&program).map_err(Error::file("could not read", &program))?;
     let user = user.map_or(0, |user| user.uid);
@@ -84,11 +90,15 @@ fn key(binaries: &Binaries, user: Option<ServerUser>) -> Result<String, Error> {
         metadata.mtime_nsec(),
         INITDB_OPTIONS.join(" ")
     );
-    let digest = Sha256::digest(identity.as_bytes());
-    Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest(identity.as_bytes()))
 }
 
-fn cache_directory() -> io::Result<PathBuf> {
+/// A short name for these bytes.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn cache_directory() -> io::Result<PathBuf> {
     let base = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from).filter(|path| path.is_dir());
     private_directory(&base.unwrap_or_else(std::env::temp_dir), "hapax-pg-template")
 }

@@ -1,4 +1,4 @@
-//! What every statement test stands on: a database of its own, cloned from one that is migrated once per run, a store
+//! What every statement test stands on: a database of its own, cloned from one that is migrated once a day, a store
 //! that speaks for a registered relay, and short words for what the protocol does.
 //!
 //! Invariants: nothing here sleeps; waiting is for locks (seen in `pg_locks`) or for `eventually`. The oracle is plain
@@ -14,7 +14,7 @@ use hapax_store::{
     Claimed, ConnectOptions, Cursor, IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Store, Verdict,
     Wait, migrate::Migrator,
 };
-use hapax_testkit::{PgCluster, eventually};
+use hapax_testkit::{PgCluster, eventually, migrations_recipe};
 use tokio::{sync::OnceCell, task::JoinHandle};
 use tokio_postgres::{Client, NoTls, types::Type};
 use uuid::Uuid;
@@ -32,14 +32,17 @@ const TEMPLATE: &str = "hapax_template";
 static CLUSTER: OnceCell<PgCluster> = OnceCell::const_new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
-/// One cluster per run; its watchdog removes it when the process has ended.
+/// One cluster per process; its watchdog removes it when the process has ended.
 pub(crate) async fn cluster() -> &'static PgCluster {
     CLUSTER
         .get_or_init(async || {
-            let cluster = PgCluster::start().await.expect("a cluster");
-            let url = cluster.create_database(TEMPLATE).await.expect("a database");
-            Migrator::connect(&options(&url)).await.expect("connects").up(|_| {}).await.expect("migrates");
-            cluster
+            let fill = async |cluster: &PgCluster| {
+                let url = cluster.create_database(TEMPLATE).await.expect("a database");
+                Migrator::connect(&options(&url)).await.expect("connects").up(|_| {}).await.expect("migrates");
+                Ok(())
+            };
+            let recipe = migrations_recipe("statements");
+            PgCluster::builder().start_prepared(&recipe, fill).await.expect("a cluster")
         })
         .await
 }
