@@ -333,11 +333,19 @@ ROWS = [
             ),
             stat(
                 "Canary",
-                "Since it last came through.",
-                f"time() - max(hapax_canary_last_completed_timestamp_seconds{{{JOB}}} > 0)",
+                "Since it last came through, in its own intervals; nothing where none is configured.",
+                f"(time() - max(hapax_canary_last_completed_timestamp_seconds{{{JOB}}} > 0))"
+                f" / max(hapax_canary_interval_seconds{{{JOB}}} > 0)",
+                width=2,
+                steps=[(2, YELLOW), (3, RED)],
+                decimals=1,
+            ),
+            stat(
+                "Canary sent",
+                "Since one was enqueued last: while one is under way no other is.",
+                age("hapax_canary_last_enqueued_timestamp_seconds").replace("min(", "max("),
                 unit="s",
-                width=4,
-                steps=[(600, YELLOW), (900, RED)],
+                width=2,
             ),
         ],
     ),

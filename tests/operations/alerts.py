@@ -49,7 +49,7 @@ class Alerts(unittest.TestCase):
             "HapaxInDoubtOld": ("> 3600", "> 36000"),
             "HapaxRouteBlocked": ("[2m]", "[10m]"),
             "HapaxCertificateExpiry": ("14 * 86400", "1 * 86400"),
-            "HapaxCanaryLate": ("> 900", "> 9"),
+            "HapaxCanaryLate": ("clamp_min(3 *", "clamp_min(1 *"),
         }
         for right, wrong in changes.values():
             self.assertEqual(text.count(right), 1, right)

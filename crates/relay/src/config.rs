@@ -39,6 +39,8 @@ pub struct RelayConfig {
     pub freight: FreightConfig,
     /// How closing lines name recipients.
     pub recipient_log: RecipientLog,
+    /// A notification of Hapax's own, to see that mail goes through.
+    pub canary: Option<Arc<hapax_store::Canary>>,
 }
 
 /// How the closing line of an attempt names its recipient.

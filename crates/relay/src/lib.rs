@@ -7,6 +7,7 @@
 //! outcomes durable in groups, `reaper` marks doubts, `heartbeat` keeps the gates open. `fatal` ends the process when any
 //! of them dies. When the database is another one, the incarnation ends and `guard` tells what `memory` keeps.
 
+mod canary;
 mod closing;
 mod config;
 mod courier;
@@ -32,6 +33,7 @@ mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
+pub use canary::CANARY_KIND;
 pub use config::{Idempotency, KindPolicy, RecipientLog, RelayConfig, RouteConfig};
 pub use error::Error;
 pub use flights::Flights;
@@ -44,6 +46,7 @@ use hapax_core::{
 };
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
+pub use hapax_store::Canary;
 use hapax_store::{Release, Store};
 pub use memory::{Memory, Tally};
 pub use meters::Meters;
@@ -242,6 +245,13 @@ pub async fn run_with(
     });
     let pump = watchers.spawn(pump.run(ear));
     meters.serves(&store);
+    meters.canary_begins(store.incarnation(), config.canary.as_ref().map(|canary| canary.every));
+    if let Some(canary) = config.canary.clone() {
+        let pulse = pulse("canary", canary::pause_longest(&canary));
+        let (store, meters, fatal) = (store.clone(), meters.clone(), fatal.clone());
+        let aviary = canary::Aviary { store, canary, meters, fatal, pulse };
+        watchers.spawn(aviary.run(shutdown.soft.clone()));
+    }
     past.started.cancel();
     tracing::info!(relay.incarnation = %store.incarnation(), relay.name = config.name, routes = routes.len(), "the relay is running");
 

@@ -4,6 +4,7 @@
 //! only); every series of a configured route exists from the start, at 0; a delivery on its way touches only handles that
 //! were taken once ([`RouteMeters`]), an atomic add or a short lock each.
 
+mod canary;
 mod export;
 mod process;
 
@@ -61,7 +62,7 @@ struct Inner {
     reloads: Family<One, Counter>,
     reload_successful: Gauge,
     reload_at: Seconds,
-    canary_at: Seconds,
+    canaries: canary::Canaries,
     whole: Arc<Whole>,
 }
 
@@ -213,11 +214,6 @@ impl Meters {
     #[must_use]
     pub fn reload_was_refused(&self) -> bool {
         self.0.reload_successful.get() == 0
-    }
-
-    /// A canary came through.
-    pub fn canary_completed(&self) {
-        self.0.canary_at.set(now_s());
     }
 
     /// The store of the incarnation that began last, if any has: what readiness asks.

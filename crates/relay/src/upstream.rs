@@ -171,6 +171,7 @@ mod tests {
             wake_up: true,
             freight: crate::FreightConfig::default(),
             recipient_log: crate::RecipientLog::default(),
+            canary: None,
         };
         let id = config.routes[0].upstream().map(|upstream| upstream.id);
         let asked = Duration::from_secs(100);

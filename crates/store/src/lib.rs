@@ -9,6 +9,7 @@
 //! Architecture Invariant: no other crate of the daemon names tokio-postgres, and this one never sees `mail`.
 
 mod arming;
+mod canary;
 mod claim;
 mod connect;
 mod error;
@@ -32,6 +33,7 @@ use std::{
 };
 
 pub use arming::{ArmedState, Arming};
+pub use canary::{Canary, CanarySeen};
 pub use claim::Wanted;
 pub use connect::{ConnectOptions, parse_url};
 use deadpool_postgres::{Object, Pool};

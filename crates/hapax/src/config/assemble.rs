@@ -15,15 +15,27 @@ use hapax_relay::{AfterFailover, KindPolicy, RecipientLog};
 use hapax_render::UnsubscribeKey;
 
 use super::{
-    attachments, dkim, guards,
-    reader::Reader,
+    attachments, canary, dkim, guards,
+    reader::{Reader, Section},
     routes::{self, Shared},
     secrets,
     settings::{Database, Format, Http, Level, Log, Relay, Route, Settings, host},
 };
 
-const SECTIONS: [&str; 11] =
-    ["database", "relay", "retry", "guards", "templates", "attachments", "dkim", "routes", "kinds", "log", "http"];
+const SECTIONS: [&str; 12] = [
+    "database",
+    "relay",
+    "retry",
+    "guards",
+    "templates",
+    "attachments",
+    "dkim",
+    "routes",
+    "kinds",
+    "canary",
+    "log",
+    "http",
+];
 const ON_DOUBT: [(&str, OnDoubt); 3] = [
     (OnDoubt::Hold.as_str(), OnDoubt::Hold),
     (OnDoubt::Resend.as_str(), OnDoubt::Resend),
@@ -59,11 +71,12 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let keys = dkim::read(reader, &mut root, credentials);
     let routes = routes(reader, &mut root, &Shared { timeouts: &relay.timeouts, keys: &keys, credentials });
     let kinds = kinds(reader, &mut root, &routes);
+    let canary = canary::read(reader, &mut root, &routes, &guards);
     let log = log(reader, &mut root);
     let http = http(reader, &mut root);
     reader.unknown_sections(root, &SECTIONS);
     let relay = Relay { freight, ..relay };
-    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, log, http }
+    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, canary, log, http }
 }
 
 fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Option<&Path>) -> Database {
@@ -234,23 +247,28 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
         let priority = section.word("priority", None, &PRIORITY);
         let on_doubt = section.word("on_doubt", None, &ON_DOUBT);
         let expires_after = section.duration_maybe("expires_after", SECOND..=YEAR);
-        let given = section.take("route");
-        section.show("route", given.as_ref(), None);
-        if let Some(given) = &given
-            && !routes.iter().any(|route| route.name == given.text)
-        {
-            let known: Vec<&str> = routes.iter().map(|route| route.name.as_str()).collect();
-            let hint = match super::nearest::nearest(&given.text, known.iter().copied()) {
-                Some(near) => format!("did you mean {near}?"),
-                None if known.is_empty() => "there are no usable routes".to_owned(),
-                None => format!("the routes are: {}", known.join(", ")),
-            };
-            section.refuse_with("route", given, "there is no such route", &hint);
-        }
+        let route = known_route(&mut section, routes);
         section.finish();
-        kinds.insert(name, KindPolicy { priority, on_doubt, route: given.map(|given| given.text), expires_after });
+        kinds.insert(name, KindPolicy { priority, on_doubt, route, expires_after });
     }
     kinds
+}
+
+/// The key `route`: one of those that there are.
+pub(super) fn known_route(section: &mut Section<'_>, routes: &[Route]) -> Option<String> {
+    let given = section.take("route");
+    section.show("route", given.as_ref(), None);
+    let given = given?;
+    if !routes.iter().any(|route| route.name == given.text) {
+        let known: Vec<&str> = routes.iter().map(|route| route.name.as_str()).collect();
+        let hint = match super::nearest::nearest(&given.text, known.iter().copied()) {
+            Some(near) => format!("did you mean {near}?"),
+            None if known.is_empty() => "there are no usable routes".to_owned(),
+            None => format!("the routes are: {}", known.join(", ")),
+        };
+        section.refuse_with("route", &given, "there is no such route", &hint);
+    }
+    Some(given.text)
 }
 
 fn log(reader: &mut Reader, root: &mut Map<String, Value>) -> Log {

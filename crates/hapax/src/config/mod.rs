@@ -6,6 +6,7 @@
 pub(crate) mod advice;
 mod assemble;
 mod attachments;
+mod canary;
 mod dkim;
 pub(crate) mod duration;
 mod guards;
@@ -92,7 +93,8 @@ impl Loaded {
     /// # Errors
     /// Every problem of the sections `database` and `log`, and of the file as a whole.
     pub(crate) fn database(self) -> Result<Database, Refusal> {
-        let others = ["relay", "retry", "guards", "templates", "attachments", "dkim", "routes", "kinds", "http"];
+        let others =
+            ["relay", "retry", "guards", "templates", "attachments", "dkim", "routes", "kinds", "canary", "http"];
         let section = |problem: &Problem| problem.path.split('.').next().unwrap_or_default().to_owned();
         let concerned: Vec<Problem> =
             self.problems.into_iter().filter(|problem| !others.contains(&section(problem).as_str())).collect();

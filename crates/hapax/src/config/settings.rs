@@ -8,7 +8,7 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 use hapax_mail::Transport;
-use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, RecipientLog, RelayConfig};
+use hapax_relay::{AfterFailover, Canary, FreightConfig, Idempotency, KindPolicy, RecipientLog, RelayConfig};
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
 
@@ -25,6 +25,7 @@ pub(crate) struct Settings {
     pub(crate) routes: Vec<Route>,
     pub(crate) kinds: BTreeMap<String, KindPolicy>,
     pub(crate) guards: Guards,
+    pub(crate) canary: Option<Arc<Canary>>,
     pub(crate) log: Log,
     pub(crate) http: Http,
 }
@@ -171,6 +172,7 @@ impl Settings {
             wake_up: self.relay.wake_up,
             freight: self.relay.freight.clone(),
             recipient_log: self.log.recipient,
+            canary: self.canary.clone(),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The schema: migrations, indexes, partitions, vacuum.
 
-use hapax_store::inspect::doctor::{Index, Table};
+use hapax_store::{
+    inspect::doctor::{Index, Table},
+    migrate::Status,
+};
 
 use super::{
     database::Patient,
@@ -12,6 +15,8 @@ use crate::{failure::split_hints, migrate};
 const AHEAD_S_MIN: f64 = 7.0 * 86_400.0;
 /// Between two runs of autovacuum a busy queue has tens of thousands.
 const DEAD_ROWS_MAX: i64 = 200_000;
+/// The migration that brought the canary.
+const CANARY_SINCE: i32 = 28;
 
 /// What was applied, against this binary.
 pub(super) async fn migrations(patient: &Patient<'_>) -> Vec<Finding> {
@@ -24,6 +29,7 @@ pub(super) async fn migrations(patient: &Patient<'_>) -> Vec<Finding> {
         Ok(status) => status,
         Err(error) => return vec![patient.failed(name, &error)],
     };
+    let canary = patient.settings.canary.is_some().then(|| canary(&status)).flatten();
     let differences = migrate::differences(&status);
     if differences.is_empty() {
         return vec![Finding::ok(name, format!("{} migrations, all applied and unchanged", status.applied.len()))];
@@ -36,7 +42,16 @@ pub(super) async fn migrations(patient: &Patient<'_>) -> Vec<Finding> {
         }
         Finding::error(name, message, hints.join("; "))
     });
-    told.collect()
+    told.chain(canary).collect()
+}
+
+/// What it means for a canary that migrations are pending.
+fn canary(status: &Status) -> Option<Finding> {
+    let lacks = !status.applied.iter().any(|applied| applied.version >= CANARY_SINCE);
+    lacks.then(|| {
+        let evidence = "a canary is configured, but this schema has no outbox.canary(): none is ever enqueued";
+        Finding::error("outbox.canary", evidence, "hapax migrate up, as the owner of the outbox; or leave [canary] out")
+    })
 }
 
 /// Indexes that are invalid or missing.

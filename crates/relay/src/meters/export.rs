@@ -73,7 +73,7 @@ pub(super) fn meters() -> Meters {
         reloads: Family::default(),
         reload_successful: Gauge::default(),
         reload_at: Gauge::default(),
-        canary_at: Gauge::default(),
+        canaries: canary::Canaries::default(),
         whole: Arc::default(),
     };
     for result in ["ok", "failed"] {
@@ -134,11 +134,7 @@ fn registry(meters: &Inner, commits: Timed, timed: Timed) -> Registry {
         "When the configuration in force was read",
         meters.reload_at.clone(),
     );
-    own.register(
-        "canary_last_completed_timestamp_seconds",
-        "When a canary came through last; 0 before the first",
-        meters.canary_at.clone(),
-    );
+    meters.canaries.register(own);
     own.register_collector(Box::new(meters.whole.clone()));
     all.register_collector(Box::new(process::Process));
     all

@@ -79,6 +79,7 @@ impl Stage {
             wake_up: false,
             freight: hapax_relay::FreightConfig::default(),
             recipient_log: hapax_relay::RecipientLog::default(),
+            canary: None,
         }
     }
 

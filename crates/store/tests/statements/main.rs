@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod canary;
 mod cancel;
 mod claim;
 mod decide;
