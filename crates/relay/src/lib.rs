@@ -9,6 +9,7 @@
 
 mod closing;
 mod config;
+mod contents;
 mod courier;
 mod ear;
 mod error;
@@ -28,7 +29,9 @@ mod pump;
 mod reaper;
 mod registry;
 mod route;
+mod trace;
 mod upstream;
+mod verdict;
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,6 +57,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+pub use trace::{Attempt, Observer, TraceParent, Tracing, hex};
 
 use crate::{
     courier::Office,

@@ -131,6 +131,7 @@ mod tests {
             connection_age_max: Duration::ZERO,
             idempotency,
             dkim: Vec::new(),
+            traceparent_header: false,
         }
     }
 
@@ -171,6 +172,7 @@ mod tests {
             wake_up: true,
             freight: crate::FreightConfig::default(),
             recipient_log: crate::RecipientLog::default(),
+            tracing: None,
         };
         let id = config.routes[0].upstream().map(|upstream| upstream.id);
         let asked = Duration::from_secs(100);

@@ -20,10 +20,23 @@ use super::{
     routes::{self, Shared},
     secrets,
     settings::{Database, Format, Http, Level, Log, Relay, Route, Settings, host},
+    telemetry,
 };
 
-const SECTIONS: [&str; 11] =
-    ["database", "relay", "retry", "guards", "templates", "attachments", "dkim", "routes", "kinds", "log", "http"];
+const SECTIONS: [&str; 12] = [
+    "database",
+    "relay",
+    "retry",
+    "guards",
+    "templates",
+    "attachments",
+    "dkim",
+    "routes",
+    "kinds",
+    "log",
+    "http",
+    "telemetry",
+];
 const ON_DOUBT: [(&str, OnDoubt); 3] = [
     (OnDoubt::Hold.as_str(), OnDoubt::Hold),
     (OnDoubt::Resend.as_str(), OnDoubt::Resend),
@@ -61,9 +74,13 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let kinds = kinds(reader, &mut root, &routes);
     let log = log(reader, &mut root);
     let http = http(reader, &mut root);
+    let telemetry = telemetry::read(reader, &mut root, credentials);
+    if telemetry.is_none() {
+        telemetry::warn(reader, &routes);
+    }
     reader.unknown_sections(root, &SECTIONS);
     let relay = Relay { freight, ..relay };
-    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, log, http }
+    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, log, http, telemetry }
 }
 
 fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Option<&Path>) -> Database {

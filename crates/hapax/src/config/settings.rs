@@ -12,7 +12,7 @@ use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, Recipie
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
 
-use super::secrets::Secret;
+use super::{secrets::Secret, telemetry::Telemetry};
 
 /// Everything the configuration says.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) guards: Guards,
     pub(crate) log: Log,
     pub(crate) http: Http,
+    /// None: nothing is traced.
+    pub(crate) telemetry: Option<Telemetry>,
 }
 
 /// `[database]`.
@@ -87,6 +89,7 @@ pub(crate) struct Route {
     pub(crate) idempotency: Option<Idempotency>,
     /// Of these, those sign that fit the author's domain.
     pub(crate) dkim: Vec<Arc<Key>>,
+    pub(crate) traceparent_header: bool,
 }
 
 /// Where a route leads.
@@ -146,6 +149,7 @@ words!(
 
 impl Settings {
     /// What the relay is told; `transports` are those of the routes, in their order, with every capture resolved.
+    /// Whom it tells of attempts is the process's affair.
     pub(crate) fn relay_config(&self, transports: Vec<Transport>) -> RelayConfig {
         let routes = self.routes.iter().zip(transports).map(|(route, transport)| hapax_relay::RouteConfig {
             name: route.name.clone(),
@@ -156,6 +160,7 @@ impl Settings {
             connection_age_max: route.connection_age_max,
             idempotency: route.idempotency.clone(),
             dkim: route.dkim.clone(),
+            traceparent_header: route.traceparent_header,
         });
         RelayConfig {
             name: self.relay.name.clone(),
@@ -171,6 +176,7 @@ impl Settings {
             wake_up: self.relay.wake_up,
             freight: self.relay.freight.clone(),
             recipient_log: self.log.recipient,
+            tracing: None,
         }
     }
 }

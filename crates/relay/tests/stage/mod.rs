@@ -68,6 +68,7 @@ impl Stage {
                 connection_age_max: Duration::from_secs(600),
                 idempotency: None,
                 dkim: Vec::new(),
+                traceparent_header: false,
             }],
             kinds: BTreeMap::new(),
             on_doubt: OnDoubt::Hold,
@@ -75,6 +76,7 @@ impl Stage {
             wake_up: false,
             freight: hapax_relay::FreightConfig::default(),
             recipient_log: hapax_relay::RecipientLog::default(),
+            tracing: None,
         }
     }
 
