@@ -339,6 +339,19 @@ ROWS = [
                 width=4,
                 steps=[(600, YELLOW), (900, RED)],
             ),
+            stat(
+                "Spans dropped",
+                "Traces that no collector took, in the time shown; mail waits for none of them.",
+                f"sum(increase(hapax_spans_dropped_total{{{JOB}}}[$__range]))",
+                width=4,
+                steps=[(1, YELLOW)],
+            ),
+            stat(
+                "Spans exported",
+                "In the time shown; none where traces are off.",
+                f"sum(increase(hapax_spans_exported_total{{{JOB}}}[$__range]))",
+                width=4,
+            ),
         ],
     ),
 ]

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use hapax_testkit::smtp::TlsMode;
 use hapax_testkit::{Fault, HapaxProcess, Phase, ReservedPort, Rule, Script, SmtpServer, eventually};
 use hapax_tests::collector::{Collector, Manner, attribute};
 use hapax_tests::probe::Probe;
@@ -196,9 +197,21 @@ async fn without_a_collector_that_listens_mail_flows_spans_are_counted_and_the_e
 async fn the_header_is_the_place_of_the_delivery_and_the_same_at_every_attempt() {
     let refuse = |to: &str| Rule::at(Phase::EndMarker { took: false }, Fault::Reply4xx).recipient(to).times(1);
     let script = Script::rules([refuse("one@example.org"), refuse("two@example.org")]);
-    let stage = Stage::with(SmtpServer::builder().script(script).start()).await;
-    let collector = Collector::start(Manner::Takes).await;
-    let settings = traced(&stage, collector.endpoint()).set("routes.default.traceparent_header", true);
+    let server = SmtpServer::builder()
+        .script(script)
+        .tls(TlsMode::StartTls)
+        .credentials("canary-user", "CANARY-PASSWORD")
+        .start();
+    let stage = Stage::with(server).await;
+    let [collector, next] = [Collector::start(Manner::Takes).await, Collector::start(Manner::Takes).await];
+    let files = tempfile::tempdir().expect("a directory");
+    std::fs::write(files.path().join("ca.pem"), stage.server.ca_pem()).expect("written");
+    std::fs::write(files.path().join("password"), "CANARY-PASSWORD").expect("written");
+    let settings = traced(&stage, collector.endpoint())
+        .set("routes.default.url", format!("smtp://canary-user@localhost:{}?starttls=required", stage.server.port()))
+        .set("routes.default.ca_file", files.path().join("ca.pem").display())
+        .set("routes.default.password_file", files.path().join("password").display())
+        .set("routes.default.traceparent_header", true);
     // Two relays, one after another: nothing is remembered between them.
     let mut first = settings.clone().set("retry.first", "1s").run().await;
     let sql = "SELECT outbox.enqueue(kind => 'note', recipients => ARRAY['one@example.org', 'two@example.org'], \
@@ -225,16 +238,27 @@ async fn the_header_is_the_place_of_the_delivery_and_the_same_at_every_attempt()
     }
     let raw = ledger.messages().find(|one| one.recipients == ["raw@example.org"]).expect("it was taken");
     assert_eq!(raw.header("traceparent"), None, "a finished message stays as it is");
-    let deliveries = eventually(PATIENCE, async || {
-        let spans = collector.spans();
-        let of: Vec<Span> = spans.into_iter().filter(|span| span.kind == SpanKind::Producer as i32).collect();
-        if of.len() >= 3 { Ok(of) } else { Err(of) }
-    })
-    .await;
+    // Five attempts, of them two of a relay that has ended, and three deliveries.
+    let spans = collector.until(8).await;
+    let (attempts, deliveries): (Vec<Span>, Vec<Span>) =
+        spans.into_iter().partition(|span| span.kind == SpanKind::Client as i32);
+    assert_eq!((attempts.len(), deliveries.len()), (5, 3));
+    let encrypted = attempts.iter().find(|span| span.events[0].name == "connect").expect("one that connected");
+    assert_eq!(steps(encrypted)[..7], ["connect", "greeting", "ehlo", "tls", "ehlo", "auth", "mail"]);
     for place in &places {
         let is_it = |span: &Span| format!("00-{}-{}-01", hex(&span.trace_id), hex(&span.span_id)) == *place;
         assert!(deliveries.iter().any(is_it), "{place}: {deliveries:#?}");
     }
     assert_ne!(places[0], places[1], "each recipient has a trace");
-    drop(relay);
+    // Read again: from now on they go to another collector.
+    let settings = settings.set("telemetry.otlp_endpoint", next.endpoint());
+    std::fs::write(relay.directory().join("hapax.toml"), settings.toml()).expect("written");
+    let mark = relay.lines().len();
+    relay.sighup();
+    relay.wait_for_line_after(mark, |line| line.contains("it holds from now on")).await;
+    stage.enqueue(1).await;
+    next.until(2).await;
+    assert_eq!(collector.spans().len(), 8);
+    let bytes = [collector.raw().1, next.raw().1].concat();
+    assert!(!String::from_utf8_lossy(&bytes).to_ascii_lowercase().contains("canary"), "no user, no password");
 }
