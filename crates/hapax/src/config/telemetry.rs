@@ -168,3 +168,44 @@ pub(super) fn warn(reader: &mut Reader, routes: &[Route]) {
             .push(warning.hint("otlp_endpoint = \"http://127.0.0.1:4318\" below [telemetry] turns traces on"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Inputs, Loaded, load};
+
+    fn loaded(endpoint: &str, headers: &str) -> Loaded {
+        crate::run::install_crypto();
+        let variables = [("ENDPOINT", endpoint), ("HEADERS", headers)];
+        let variable = |(key, value): (&str, &str)| (format!("HAPAX__TELEMETRY__OTLP_{key}"), value.to_owned());
+        load(&Inputs { variables: variables.map(variable).into(), ..Inputs::default() })
+    }
+
+    #[test]
+    fn the_path_is_added_once() {
+        for (given, url) in [
+            ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
+            ("http://127.0.0.1:4318/", "http://127.0.0.1:4318/v1/traces"),
+            ("https://otlp.example.com/tenant/7/", "https://otlp.example.com/tenant/7/v1/traces"),
+            ("https://otlp.example.com/v1/traces", "https://otlp.example.com/v1/traces"),
+        ] {
+            let telemetry = loaded(given, "").settings.telemetry.expect("an endpoint");
+            assert_eq!(telemetry.url.as_str(), url, "{given}");
+        }
+        assert!(loaded("", "").settings.telemetry.is_none(), "off");
+    }
+
+    #[test]
+    fn headers_are_one_a_line_and_nothing_shows_them() {
+        let good = loaded("http://127.0.0.1:4318", "Authorization: Bearer CANARY\n\nx-tenant:shop\n");
+        let telemetry = good.settings.telemetry.as_ref().expect("an endpoint");
+        assert_eq!(telemetry.headers["authorization"], "Bearer CANARY");
+        assert_eq!(telemetry.headers["x-tenant"], "shop");
+        let shown = format!("{telemetry:?} {:?} {:?}", telemetry.headers, good.shown);
+        assert!(!shown.contains("CANARY"), "{shown}");
+        let bad = loaded("http://127.0.0.1:4318", "x-tenant: shop\nCANARY");
+        let problems: Vec<String> = bad.problems.iter().map(ToString::to_string).collect();
+        let said = problems.iter().find(|said| said.starts_with("telemetry.")).expect("a problem");
+        assert!(said.contains("telemetry.otlp_headers: line 2 in it is not a header"), "{said}");
+        assert!(!problems.concat().contains("CANARY"), "{problems:?}");
+    }
+}
