@@ -347,6 +347,19 @@ ROWS = [
                 unit="s",
                 width=2,
             ),
+            stat(
+                "Spans dropped",
+                "Traces that no collector took, in the time shown; mail waits for none of them.",
+                f"sum(increase(hapax_spans_dropped_total{{{JOB}}}[$__range]))",
+                width=4,
+                steps=[(1, YELLOW)],
+            ),
+            stat(
+                "Spans exported",
+                "In the time shown; none where traces are off.",
+                f"sum(increase(hapax_spans_exported_total{{{JOB}}}[$__range]))",
+                width=4,
+            ),
         ],
     ),
 ]

@@ -1,6 +1,7 @@
 //! What several of the whole's test suites share. Each module says what it is for; the suites are in `tests/`.
 
 pub mod anatomy;
+pub mod collector;
 pub mod database;
 pub mod dns;
 pub mod faketime;

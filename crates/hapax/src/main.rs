@@ -34,6 +34,7 @@ mod signals;
 mod target;
 mod telemetry;
 mod template;
+mod traces;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,7 @@
 //! the process ends only when all its incarnations have.
 
 use hapax_core::Incarnation;
-use hapax_relay::{Error, Guard, Past, Shutdown};
+use hapax_relay::{Error, Guard, Past, RelayConfig, Shutdown};
 use hapax_store::Store;
 use tokio::{
     signal::unix::Signal,
@@ -23,6 +23,7 @@ use crate::{
     notify,
     reload::{Candidate, Source, name_what_needs_a_restart},
     telemetry::Logs,
+    traces::Traces,
 };
 
 /// So many incarnations may wait for their replies before another one begins: each keeps a heartbeat and its leases.
@@ -45,6 +46,7 @@ pub(crate) struct Relays {
     source: Source,
     logs: Logs,
     captures: Captures,
+    traces: Traces,
     tasks: JoinSet<(u64, Result<(), Error>)>,
     /// The one that claims.
     current: Generation,
@@ -86,6 +88,7 @@ impl Relays {
         let mut relays = Self {
             current: Generation::new(1, candidate, store, &shutdown),
             shutdown,
+            traces: Traces::new(past.meters.clone()),
             past,
             source,
             logs,
@@ -123,6 +126,7 @@ impl Relays {
             self.handle(event).await?;
             self.read_if_asked();
         }
+        self.traces.finish().await;
         match self.failed {
             Some(error) => Err(Refusal::of_error(1, &error, &[]).into()),
             None => Ok(Exit::Done),
@@ -217,7 +221,7 @@ impl Relays {
             Err(error) => return self.refuse(&chain(&error)),
         };
         let next = Generation::new(self.next_number(), candidate, store, &self.shutdown);
-        match spawn(&mut self.tasks, &mut self.captures, &self.past, &next).await {
+        match spawn(&mut self.tasks, (&mut self.captures, &mut self.traces), &self.past, &next).await {
             Ok(()) => self.coming = Some(next),
             Err(error) => self.refuse(&format!("{error:#}")),
         }
@@ -312,7 +316,7 @@ impl Relays {
     }
 
     async fn spawn_current(&mut self) -> anyhow::Result<()> {
-        spawn(&mut self.tasks, &mut self.captures, &self.past, &self.current).await
+        spawn(&mut self.tasks, (&mut self.captures, &mut self.traces), &self.past, &self.current).await
     }
 
     fn accept(&self, what: &str) {
@@ -349,7 +353,7 @@ impl Generation {
 /// Runs an incarnation.
 async fn spawn(
     tasks: &mut JoinSet<(u64, Result<(), Error>)>,
-    captures: &mut Captures,
+    (captures, traces): (&mut Captures, &mut Traces),
     past: &Past,
     generation: &Generation,
 ) -> anyhow::Result<()> {
@@ -358,7 +362,8 @@ async fn spawn(
     let (transports, catchers) = captures.transports(&candidate.settings).await?;
     let address_guard = candidate.settings.database.address_guard;
     let past = Past { address_guard, started: started.clone(), ..past.clone() };
-    let config = candidate.settings.relay_config(transports);
+    let tracing = traces.tracing(&candidate.settings);
+    let config = RelayConfig { tracing, ..candidate.settings.relay_config(transports) };
     let (number, renderer, ends) = (*number, candidate.renderer.clone(), ends.clone());
     let run = Box::pin(hapax_relay::run_with(store.clone(), renderer, config, ends, past));
     tasks.spawn(async move {

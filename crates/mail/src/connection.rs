@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use crate::{
     capabilities::{Capabilities, Commands, Envelope},
     channel::{Channel, Lost, Pending},
+    moments,
     transmit::Data,
 };
 
@@ -197,14 +198,17 @@ impl Session {
         }
         let Timeouts { command, data, .. } = self.timeouts;
         let reply = self.step(piped, &commands.mail, command).await.map_err(|cause| self.lost(Phase::Mail, cause))?;
+        moments::reached("mail");
         if !(200..300).contains(&reply.code) {
             return Err(self.refused(Phase::Mail, reply, if piped { 2 } else { 0 }).await);
         }
         let reply = self.step(piped, &commands.rcpt, command).await.map_err(|cause| self.lost(Phase::Rcpt, cause))?;
+        moments::reached("rcpt");
         if !(200..300).contains(&reply.code) {
             return Err(self.refused(Phase::Rcpt, reply, usize::from(piped)).await);
         }
         let reply = self.step(piped, b"DATA", data).await.map_err(|cause| self.lost(Phase::Data, cause))?;
+        moments::reached("data");
         if reply.code != 354 {
             return Err(self.refused(Phase::Data, reply, 0).await);
         }

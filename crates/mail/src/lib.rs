@@ -32,6 +32,7 @@ mod file;
 mod gate;
 mod mailer;
 mod message;
+pub mod moments;
 pub mod probe;
 mod reply;
 mod route_url;

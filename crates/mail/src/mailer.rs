@@ -26,7 +26,7 @@ use crate::{
     channel::{Channel, Lost},
     config::{Error, Security, SmtpServer, Transport, is_hello_name},
     connection::{Connection, Session},
-    file,
+    file, moments,
     tls::Tls,
     wire::{Stream, WireStream},
 };
@@ -95,6 +95,7 @@ impl Mailer {
 async fn open(server: &SmtpServer, tls: Option<&Tls>) -> Result<(Session, String), Outcome> {
     let limit = server.timeouts.command;
     let tcp = connect(server).await?;
+    moments::reached("connect");
     let loopback = tcp.peer_addr().is_ok_and(|address| address.ip().is_loopback());
     let wire = WireStream::new(tcp).map_err(|error| failed(Phase::Connect, &error))?;
     let implicit = tls.filter(|_| server.security == Security::Implicit);
@@ -103,8 +104,12 @@ async fn open(server: &SmtpServer, tls: Option<&Tls>) -> Result<(Session, String
         Some(tls) => Stream::Tls(Box::new(tls.handshake(wire, limit).await?)),
         None => Stream::Plain(wire),
     };
+    if encrypted {
+        moments::reached("tls");
+    }
     let mut channel = Channel::new(stream);
     let greeting = expect(server, Phase::Greeting, channel.reply(limit).await, |code| code == 220)?;
+    moments::reached("greeting");
     let banner = banner_name(&greeting);
     let mut capabilities = ehlo(&mut channel, server).await?;
     if let Some(tls) = tls.filter(|_| !encrypted) {
@@ -116,6 +121,9 @@ async fn open(server: &SmtpServer, tls: Option<&Tls>) -> Result<(Session, String
     }
     let safe = loopback || (encrypted && tls.is_some_and(|tls| tls.verified));
     auth::authenticate(&mut channel, server, &capabilities, safe).await?;
+    if server.credentials.is_some() {
+        moments::reached("auth");
+    }
     let session = Session { channel, capabilities, timeouts: server.timeouts, trust: server.trust, spent: false };
     Ok((session, banner))
 }
@@ -152,6 +160,7 @@ pub(crate) async fn ehlo(channel: &mut Channel, server: &SmtpServer) -> Result<C
     let command = Ehlo::new(ClientId::Domain(server.hello_name.clone())).to_string();
     let reply = channel.ask(command.trim_end().as_bytes(), server.timeouts.command).await;
     expect(server, Phase::Ehlo, reply, |code| code == 250)?;
+    moments::reached("ehlo");
     Ok(Capabilities::parse(channel.replies.last_text()))
 }
 
@@ -179,6 +188,7 @@ pub(crate) async fn starttls(
     match channel {
         Channel { stream: Stream::Plain(wire), replies, .. } if replies.is_empty() => {
             let stream = tls.handshake(wire, limit).await?;
+            moments::reached("tls");
             Ok((Channel::new(Stream::Tls(Box::new(stream))), true))
         }
         _ => Err(classify(Phase::StartTls, Event::Lost(Cause::Unexpected), server.trust)),

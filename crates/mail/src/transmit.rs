@@ -35,6 +35,7 @@ use crate::{
     file,
     gate::{Gate, Shut},
     message::{MARKER, Message, PIECE_BYTES},
+    moments,
     wire::Stream,
 };
 
@@ -138,6 +139,7 @@ impl Session {
             }
             fault::point("body_written");
         }
+        moments::reached("body");
         let (final_reply, mut asked) = (self.timeouts.final_reply, false);
         match timeout(final_reply, self.finish(gate, begun, bytes, &mut asked)).await {
             Ok(outcome) => outcome,
@@ -288,11 +290,13 @@ impl Session {
         }
         self.channel.stream.wire().disarm();
         fault::point("marker_written");
+        moments::reached("end_marker");
         *asked = true;
         let reply = match self.channel.read_reply().await {
             Ok(reply) => reply,
             Err(cause) => return classify(Phase::EndMarker, Event::Lost(cause), self.trust),
         };
+        moments::reached("reply");
         fault::point("reply_read");
         let outcome = classify(Phase::EndMarker, Event::Reply(reply), self.trust);
         match outcome {

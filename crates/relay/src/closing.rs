@@ -34,6 +34,7 @@ macro_rules! close {
             delivery = %at.job.claimed.key,
             attempt = at.job.claimed.attempt_no + 1,
             attempt.token = %at.job.token,
+            trace_id = at.job.trace.map(|place| place.trace_hex()),
             kind = at.job.letter.notification.kind.as_str(),
             route = at.route.config.name.as_str(),
             recipient = at.recipient(),

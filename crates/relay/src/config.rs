@@ -8,7 +8,7 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 
-use crate::freight::FreightConfig;
+use crate::{freight::FreightConfig, trace::Tracing};
 
 /// Everything a relay process needs to know besides its store and its renderer.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct RelayConfig {
     pub recipient_log: RecipientLog,
     /// A notification of Hapax's own, to see that mail goes through.
     pub canary: Option<Arc<hapax_store::Canary>>,
+    /// Attempts are traced.
+    pub tracing: Option<Tracing>,
 }
 
 /// How the closing line of an attempt names its recipient.
@@ -74,6 +76,8 @@ pub struct RouteConfig {
     pub idempotency: Option<Idempotency>,
     /// What its messages are signed with: each key whose domain is the author's, or above it.
     pub dkim: Vec<Arc<hapax_render::dkim::Key>>,
+    /// What is rendered for it says in a header where its delivery is in its trace.
+    pub traceparent_header: bool,
 }
 
 /// How an upstream de-duplicates.

@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hapax_core::{Decision, Outcome, Phase, clock::Clock, decide, decide::Situation, fault, mutant, outcome::Cause};
-use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat};
+use hapax_core::{Outcome, Phase, clock::Clock, decide, decide::Situation, fault, mutant, outcome::Cause};
+use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat, moments};
 use hapax_render::Renderer;
 use hapax_store::{IntendRequest, Release, Settlement, Store, Verdict};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,8 @@ use crate::{
     meters::Meters,
     registry::{Hands, Registry},
     route::Route,
-    upstream,
+    trace, upstream,
+    verdict::{obey, redirected},
 };
 
 /// How long a delivery rests for which there was no turn: others go first meanwhile.
@@ -61,7 +62,8 @@ pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
             continue;
         }
         let Some(job) = take_off(&office, &route, job).await else { continue };
-        if !Box::pin(attempt(&office, &route, &mut line, job)).await {
+        let place = job.trace;
+        if !trace::heard(place, Box::pin(attempt(&office, &route, &mut line, job))).await {
             route.courier_ended();
             break;
         }
@@ -152,7 +154,7 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
         dkim: route.config.dkim.clone(),
         recipient_no: job.claimed.key.recipient_no,
     };
-    let maker = Maker { press, freight: &office.freight, route: &route.config };
+    let maker = Maker { press, freight: &office.freight, route: &route.config, place: job.trace };
     let parcel = tokio::select! {
         biased;
         parcel = job.letter.parcel(job.claimed.key, &office.config.guards, maker) => Some(parcel),
@@ -337,7 +339,10 @@ async fn deliver(
         return transmitted.connection;
     }
     match timed(office, Phase::Intend, office.ledger.intend(request, deadline)).await {
-        Intended::Granted => office.registry.granted(job.token),
+        Intended::Granted => {
+            office.registry.granted(job.token);
+            moments::reached("intent");
+        }
         Intended::Refused => {
             data.abort();
             office.registry.refused(job.token);
@@ -435,6 +440,7 @@ fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
     count(office, route, &job, ending.outcome.as_ref(), &verdict);
     let closing = Closing { office, route, job: &job, ending: &ending, verdict: &verdict, took };
     closing.log();
+    trace::tell(&closing);
     let settlement = Settlement {
         key: job.claimed.key,
         lease: job.claimed.lease,
@@ -456,36 +462,10 @@ fn count(office: &Office, route: &Route, job: &Job, outcome: Option<&Outcome>, v
     let Some(outcome) = outcome else { return };
     route.meters.ended(outcome);
     if matches!(outcome, Outcome::Accepted { .. }) {
-        office.meters.accepted(job.letter.age(office.clock.as_ref()));
+        office.meters.accepted(job.letter.age(office.clock.as_ref()), job.trace.filter(|place| place.sampled));
     }
     if matches!(verdict, Verdict::InDoubt(_)) {
         route.meters.doubted(outcome.phase());
-    }
-}
-
-/// The same, and that it went to somebody else than it is addressed to.
-fn redirected(verdict: Verdict) -> Verdict {
-    const NOTE: &str = "redirected by guards.redirect_all_to";
-    let with_note = |reason: String| format!("{reason}; {NOTE}");
-    match verdict {
-        Verdict::Sent => Verdict::SentElsewhere(NOTE),
-        Verdict::Failed(reason) => Verdict::Failed(with_note(reason)),
-        Verdict::InDoubt(reason) => Verdict::InDoubt(with_note(reason)),
-        Verdict::Held(reason) => Verdict::Held(with_note(reason)),
-        other => other,
-    }
-}
-
-fn obey(decision: Decision, outcome: &Outcome) -> Verdict {
-    match decision {
-        Decision::Sent => Verdict::Sent,
-        Decision::Failed { reason } => Verdict::Failed(reason),
-        Decision::Expired => Verdict::Expired,
-        Decision::Retry { after, counts } => Verdict::Retry { after, counts },
-        Decision::InDoubt => Verdict::InDoubt(match outcome {
-            Outcome::Unknown { detail, .. } => detail.clone(),
-            _ => "unknown".into(),
-        }),
     }
 }
 

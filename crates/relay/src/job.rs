@@ -25,6 +25,7 @@ use crate::{
     flights::Place,
     freight::{Freight, Gathered, Trouble},
     registry::InHand,
+    trace::{self, TraceParent},
     upstream,
 };
 
@@ -56,6 +57,8 @@ pub(crate) struct Job {
     pub(crate) intended: Option<oneshot::Sender<()>>,
     /// CLOCK_BOOTTIME after which nothing of it may be transmitted: it is sent again with the same key.
     pub(crate) window_ends: Option<Duration>,
+    /// Its place in its trace, where this relay traces.
+    pub(crate) trace: Option<TraceParent>,
 }
 
 /// What was made of a message for the route of that name, or why nothing can be.
@@ -65,6 +68,8 @@ type Made = (String, Result<Arc<Ready>, String>);
 pub(crate) struct Letter {
     pub(crate) notification: Arc<Notification>,
     pub(crate) policy: KindPolicy,
+    /// What its producer's trace calls itself, where this relay traces.
+    pub(crate) parent: Option<TraceParent>,
     fetched_at: Duration,
     /// With the route it was made for.
     ready: OnceLock<Made>,
@@ -144,7 +149,8 @@ impl From<Trouble> for Unfit {
 impl Letter {
     pub(crate) fn new(notification: Notification, policy: KindPolicy, clock: &dyn Clock) -> Self {
         let notification = Arc::new(notification);
-        Self { notification, policy, fetched_at: clock.boottime(), ready: OnceLock::new(), slow: Mutex::default() }
+        let (fetched_at, ready, slow) = (clock.boottime(), OnceLock::new(), Mutex::default());
+        Self { notification, policy, parent: None, fetched_at, ready, slow }
     }
 
     /// Since it first could have been sent.
@@ -197,6 +203,9 @@ impl Letter {
         let mut fields = Vec::new();
         fields.extend(maker.route.idempotency.as_ref().map(|found| (found.header.as_str(), key.as_str())));
         fields.extend(original.as_deref().map(|address| (hapax_render::ORIGINAL_TO, address)));
+        let is_raw = matches!(self.notification.content, Content::Raw(_) | Content::StoredRaw { .. });
+        let place = maker.place.filter(|_| maker.route.traceparent_header && !is_raw).map(|place| place.to_string());
+        fields.extend(place.as_deref().map(|place| (trace::HEADER, place)));
         if !fields.is_empty() {
             ready = Arc::new(ready.stamped(&fields)?);
         }
@@ -280,6 +289,8 @@ pub(crate) struct Maker<'a> {
     pub(crate) press: Press,
     pub(crate) freight: &'a Freight,
     pub(crate) route: &'a RouteConfig,
+    /// The delivery's, in its trace.
+    pub(crate) place: Option<TraceParent>,
 }
 
 /// The part of it that computes: on a thread of its own where that may take long.

@@ -10,6 +10,7 @@
 mod canary;
 mod closing;
 mod config;
+mod contents;
 mod courier;
 mod ear;
 mod error;
@@ -29,7 +30,9 @@ mod pump;
 mod reaper;
 mod registry;
 mod route;
+mod trace;
 mod upstream;
+mod verdict;
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,6 +60,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+pub use trace::{Attempt, Observer, TraceParent, Tracing, hex};
 
 use crate::{
     courier::Office,

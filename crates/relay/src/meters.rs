@@ -18,9 +18,11 @@ use std::{
 use hapax_core::{Incarnation, Outcome, Phase};
 use hapax_store::{Overview, Standing, Store};
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+use crate::trace::TraceParent;
 
 /// What was asked of the whole outbox is told no longer than this: an old figure would look like a fact.
 const OVERVIEW_KEPT: Duration = Duration::from_secs(60);
@@ -54,7 +56,7 @@ struct Inner {
     claims: Counter,
     claim_batch: Histogram,
     claim_duration: Histogram,
-    time_to_accept: Histogram,
+    time_to_accept: HistogramWithExemplars<One>,
     intend: Histogram,
     settle: Histogram,
     last_poll: Seconds,
@@ -63,6 +65,8 @@ struct Inner {
     reload_successful: Gauge,
     reload_at: Seconds,
     canaries: canary::Canaries,
+    spans_exported: Counter,
+    spans_dropped: Counter,
     whole: Arc<Whole>,
 }
 
@@ -195,9 +199,20 @@ impl Meters {
         }
     }
 
-    /// A mail server took a message that could have been sent since `age`.
-    pub(crate) fn accepted(&self, age: Duration) {
-        self.0.time_to_accept.observe(age.as_secs_f64());
+    /// A mail server took a message that could have been sent since `age`; its trace is named where it is kept.
+    pub(crate) fn accepted(&self, age: Duration, place: Option<TraceParent>) {
+        let trace = place.map(|place| [("trace_id", place.trace_hex())]);
+        self.0.time_to_accept.observe(age.as_secs_f64(), trace, None);
+    }
+
+    /// A collector took so many spans.
+    pub fn spans_exported(&self, spans: usize) {
+        self.0.spans_exported.inc_by(spans as u64);
+    }
+
+    /// So many spans were given up, because a collector is slow, or away, or refuses them.
+    pub fn spans_dropped(&self, spans: usize) {
+        self.0.spans_dropped.inc_by(spans as u64);
     }
 
     /// The configuration was read again, and is in force or was refused.

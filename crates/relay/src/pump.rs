@@ -9,8 +9,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hapax_core::{
-    DeliveryKey, MessageId, Outcome, Phase, Token, envelope::Notification, fault, limits::Limits, outcome::Cause,
-    policy::Priority,
+    DeliveryKey, MessageId, Outcome, Phase, Token, fault, limits::Limits, outcome::Cause, policy::Priority,
 };
 use hapax_store::{Claimed, Cursor, Release, Settlement, Verdict, Wanted};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -18,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     config::RelayConfig,
+    contents,
     courier::{self, Office},
     ear::Heard,
     idle::Idle,
@@ -25,7 +25,7 @@ use crate::{
     progress::{Progress, Pulse},
     reaper::lanes_of,
     route::Route,
-    upstream,
+    trace, upstream,
 };
 
 /// At least so often every lane is read from its start.
@@ -218,15 +218,13 @@ impl Pump {
         let mut ids: Vec<MessageId> = claimed.iter().map(|claimed| claimed.key.message_id).collect();
         ids.dedup();
         self.pulse.beat();
-        let inline = self.office.freight.inline_bytes_max();
-        let contents = match self.office.store.letters(&ids, inline).await {
-            Ok(contents) => contents,
+        let letters = match contents::fetch(&self.office, &ids).await {
+            Ok(letters) => letters,
             Err(error) => {
                 self.release(claimed.iter().map(|claimed| (claimed, None)).collect()).await;
                 return Err(error);
             }
         };
-        let letters = self.letters(contents);
         let (mut elsewhere, mut suspects) = (Vec::new(), Vec::new());
         for claimed in claimed {
             self.pulse.beat();
@@ -319,25 +317,6 @@ impl Pump {
         self.office.ledger.settle(settlement, permit);
     }
 
-    /// What each message says, or why it cannot be read.
-    fn letters(
-        &self,
-        contents: Vec<Result<Notification, hapax_store::Error>>,
-    ) -> HashMap<MessageId, Result<Arc<Letter>, String>> {
-        let clock = self.office.clock.as_ref();
-        let read = |content: Result<Notification, hapax_store::Error>| match content {
-            Ok(notification) => {
-                let policy = self.office.config.kinds.get(&notification.kind).cloned().unwrap_or_default();
-                Some((notification.id, Ok(Arc::new(Letter::new(notification, policy, clock)))))
-            }
-            Err(hapax_store::Error::Row { key, reason, .. }) => {
-                Some((MessageId(key.parse().ok()?), Err(format!("content cannot be read: {reason}"))))
-            }
-            Err(_) => None,
-        };
-        contents.into_iter().filter_map(read).collect()
-    }
-
     /// Deliveries that may kill their relay: one alone, with nothing else in flight before its intent, the others given
     /// back first, so that no innocent neighbour is counted when the process dies. Whoever dies alone is poison.
     async fn try_suspects(&self, mut suspects: Vec<Suspect>) {
@@ -389,7 +368,9 @@ impl Pump {
 
     fn job(&self, claimed: Claimed, letter: Arc<Letter>, permit: Permit, intended: Option<oneshot::Sender<()>>) -> Job {
         let in_hand = self.office.hands.take(claimed.key, claimed.lease, self.office.clock.boottime());
-        Job { claimed, letter, token: Token::fresh(), permit, _in_hand: in_hand, intended, window_ends: None }
+        let trace = trace::place(&self.office.config, &letter, claimed.key);
+        let (token, window_ends) = (Token::fresh(), None);
+        Job { claimed, letter, token, permit, _in_hand: in_hand, intended, window_ends, trace }
     }
 
     fn push(&self, route: &Arc<Route>, job: Job) {

@@ -131,6 +131,7 @@ mod tests {
             connection_age_max: Duration::ZERO,
             idempotency,
             dkim: Vec::new(),
+            traceparent_header: false,
         }
     }
 
@@ -172,6 +173,7 @@ mod tests {
             freight: crate::FreightConfig::default(),
             recipient_log: crate::RecipientLog::default(),
             canary: None,
+            tracing: None,
         };
         let id = config.routes[0].upstream().map(|upstream| upstream.id);
         let asked = Duration::from_secs(100);

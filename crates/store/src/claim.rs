@@ -1,6 +1,9 @@
 //! How deliveries come into a relay's hands: claim, and what their messages say.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use hapax_core::{Lease, MessageId, envelope::Notification};
 use tokio_postgres::types::Type;
@@ -106,5 +109,17 @@ impl Store {
         let params: [Typed<'_>; 2] = [(&ids, Type::UUID_ARRAY), (&inline_bytes_max, Type::INT8)];
         let rows = self.rows("letters", include_str!("../queries/letters.sql"), &params).await?;
         Ok(rows.iter().map(rows::notification).collect())
+    }
+
+    /// The trace contexts that producers gave with these messages; not all did. A statement of its own: whoever does not
+    /// trace pays nothing for it, and the partitions of others are not looked at.
+    ///
+    /// # Errors
+    /// Any of the statement's own.
+    pub async fn traceparents(&self, ids: &[MessageId]) -> Result<HashMap<MessageId, String>, Error> {
+        let ids: Vec<uuid::Uuid> = ids.iter().map(|id| id.0).collect();
+        let sql = include_str!("../queries/traceparents.sql");
+        let rows = self.rows("traceparents", sql, &[(&ids, Type::UUID_ARRAY)]).await?;
+        Ok(rows.iter().map(|row| (MessageId(row.get(0)), row.get(1))).collect())
     }
 }

@@ -20,9 +20,10 @@ use super::{
     routes::{self, Shared},
     secrets,
     settings::{Database, Format, Http, Level, Log, Relay, Route, Settings, host},
+    telemetry,
 };
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "database",
     "relay",
     "retry",
@@ -35,6 +36,7 @@ const SECTIONS: [&str; 12] = [
     "canary",
     "log",
     "http",
+    "telemetry",
 ];
 const ON_DOUBT: [(&str, OnDoubt); 3] = [
     (OnDoubt::Hold.as_str(), OnDoubt::Hold),
@@ -74,9 +76,13 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let canary = canary::read(reader, &mut root, &routes, &guards);
     let log = log(reader, &mut root);
     let http = http(reader, &mut root);
+    let telemetry = telemetry::read(reader, &mut root, credentials);
+    if telemetry.is_none() {
+        telemetry::warn(reader, &routes);
+    }
     reader.unknown_sections(root, &SECTIONS);
     let relay = Relay { freight, ..relay };
-    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, canary, log, http }
+    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, canary, log, http, telemetry }
 }
 
 fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Option<&Path>) -> Database {

@@ -60,7 +60,7 @@ pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>, default: 
 }
 
 /// What keeps a file from being certificates to trust, and what to do about it.
-fn certificates(path: &Path) -> Result<(), (String, &'static str)> {
+pub(super) fn certificates(path: &Path) -> Result<(), (String, &'static str)> {
     const FORM: &str =
         "a line -----BEGIN CERTIFICATE----- begins one; from DER: openssl x509 -inform DER -in FILE -out FILE.pem";
     const WHAT_FOR: &str = "it holds the certificates of the authorities to trust; without it those of the system are";

@@ -21,6 +21,7 @@ pub(crate) mod schema;
 mod secrets;
 mod settings;
 mod strays;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +32,8 @@ pub(crate) use layers::Inputs;
 pub(crate) use mask::mask;
 pub(crate) use nearest::nearest;
 pub(crate) use origin::{Problem, Shown};
-pub(crate) use settings::{Database, Format, Level, Log, Route, Settings, Way};
+pub(crate) use settings::{Database, Format, Level, Log, Route, Settings, Way, host};
+pub(crate) use telemetry::Telemetry;
 
 use crate::failure::Refusal;
 
@@ -93,8 +95,19 @@ impl Loaded {
     /// # Errors
     /// Every problem of the sections `database` and `log`, and of the file as a whole.
     pub(crate) fn database(self) -> Result<Database, Refusal> {
-        let others =
-            ["relay", "retry", "guards", "templates", "attachments", "dkim", "routes", "kinds", "canary", "http"];
+        let others = [
+            "relay",
+            "retry",
+            "guards",
+            "templates",
+            "attachments",
+            "dkim",
+            "routes",
+            "kinds",
+            "canary",
+            "http",
+            "telemetry",
+        ];
         let section = |problem: &Problem| problem.path.split('.').next().unwrap_or_default().to_owned();
         let concerned: Vec<Problem> =
             self.problems.into_iter().filter(|problem| !others.contains(&section(problem).as_str())).collect();

@@ -63,6 +63,7 @@ pub(super) fn read(
     let options = options(&mut section, name, shared.credentials);
     let idempotency = idempotency(&mut section);
     let dkim = dkim::of_route(&mut section, shared.keys, from.as_deref());
+    let traceparent_header = section.switch("traceparent_header", false);
     section.later("rate");
     let way = url.and_then(|url| way(&mut section, &url, options, shared.timeouts));
     section.finish();
@@ -75,6 +76,7 @@ pub(super) fn read(
         connection_age_max,
         idempotency,
         dkim,
+        traceparent_header,
     })
 }
 

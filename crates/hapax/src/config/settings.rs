@@ -12,7 +12,7 @@ use hapax_relay::{AfterFailover, Canary, FreightConfig, Idempotency, KindPolicy,
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
 
-use super::secrets::Secret;
+use super::{secrets::Secret, telemetry::Telemetry};
 
 /// Everything the configuration says.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) canary: Option<Arc<Canary>>,
     pub(crate) log: Log,
     pub(crate) http: Http,
+    /// None: nothing is traced.
+    pub(crate) telemetry: Option<Telemetry>,
 }
 
 /// `[database]`.
@@ -88,6 +90,7 @@ pub(crate) struct Route {
     pub(crate) idempotency: Option<Idempotency>,
     /// Of these, those sign that fit the author's domain.
     pub(crate) dkim: Vec<Arc<Key>>,
+    pub(crate) traceparent_header: bool,
 }
 
 /// Where a route leads.
@@ -147,6 +150,7 @@ words!(
 
 impl Settings {
     /// What the relay is told; `transports` are those of the routes, in their order, with every capture resolved.
+    /// Whom it tells of attempts is the process's affair.
     pub(crate) fn relay_config(&self, transports: Vec<Transport>) -> RelayConfig {
         let routes = self.routes.iter().zip(transports).map(|(route, transport)| hapax_relay::RouteConfig {
             name: route.name.clone(),
@@ -157,6 +161,7 @@ impl Settings {
             connection_age_max: route.connection_age_max,
             idempotency: route.idempotency.clone(),
             dkim: route.dkim.clone(),
+            traceparent_header: route.traceparent_header,
         });
         RelayConfig {
             name: self.relay.name.clone(),
@@ -173,6 +178,7 @@ impl Settings {
             freight: self.relay.freight.clone(),
             recipient_log: self.log.recipient,
             canary: self.canary.clone(),
+            tracing: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! OpenMetrics in the words of Prometheus' own text format (0.0.4), for scrapers that do not ask for the other, and for
 //! `promtool check metrics`. The two differ in what a counter's family is called, in types, and in the last line.
 
-/// Without exemplars: there are none in what this is made of.
+/// Without exemplars: the format has none.
 pub(super) fn from_open_metrics(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut help = None;
@@ -22,7 +22,9 @@ pub(super) fn from_open_metrics(text: &str) -> String {
             }
             plain.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
         } else if !line.starts_with('#') {
-            plain.push_str(line);
+            // Only buckets have any, and no label of theirs has a value that looks like one.
+            let exemplar = line.split_once(" # {trace_id=").filter(|(sample, _)| sample.contains("_bucket{"));
+            plain.push_str(exemplar.map_or(line, |(sample, _)| sample));
             plain.push('\n');
         }
     }
@@ -32,6 +34,12 @@ pub(super) fn from_open_metrics(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exemplars_stay_behind() {
+        let open = "# TYPE a_s histogram\na_s_bucket{le=\"1.0\"} 3 # {trace_id=\"0af7\"} 0.5\na_s_count 3\n# EOF\n";
+        assert_eq!(from_open_metrics(open), "# TYPE a_s histogram\na_s_bucket{le=\"1.0\"} 3\na_s_count 3\n");
+    }
 
     #[test]
     fn counters_have_their_suffix_and_nothing_else_changes() {

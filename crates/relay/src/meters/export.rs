@@ -65,7 +65,7 @@ pub(super) fn meters() -> Meters {
         claims: Counter::default(),
         claim_batch: Histogram::new(BATCH),
         claim_duration: statements(),
-        time_to_accept: Histogram::new(ACCEPTANCE),
+        time_to_accept: HistogramWithExemplars::new(ACCEPTANCE.into_iter()),
         intend,
         settle,
         last_poll: Gauge::default(),
@@ -74,6 +74,8 @@ pub(super) fn meters() -> Meters {
         reload_successful: Gauge::default(),
         reload_at: Gauge::default(),
         canaries: canary::Canaries::default(),
+        spans_exported: Counter::default(),
+        spans_dropped: Counter::default(),
         whole: Arc::default(),
     };
     for result in ["ok", "failed"] {
@@ -135,6 +137,12 @@ fn registry(meters: &Inner, commits: Timed, timed: Timed) -> Registry {
         meters.reload_at.clone(),
     );
     meters.canaries.register(own);
+    own.register("spans_exported", "Spans that a collector took", meters.spans_exported.clone());
+    own.register(
+        "spans_dropped",
+        "Spans that no collector took: it is slow, away, or refuses them",
+        meters.spans_dropped.clone(),
+    );
     own.register_collector(Box::new(meters.whole.clone()));
     all.register_collector(Box::new(process::Process));
     all

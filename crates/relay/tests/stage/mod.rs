@@ -72,6 +72,7 @@ impl Stage {
                 connection_age_max: Duration::from_secs(600),
                 idempotency: None,
                 dkim: Vec::new(),
+                traceparent_header: false,
             }],
             kinds: BTreeMap::new(),
             on_doubt: OnDoubt::Hold,
@@ -80,6 +81,7 @@ impl Stage {
             freight: hapax_relay::FreightConfig::default(),
             recipient_log: hapax_relay::RecipientLog::default(),
             canary: None,
+            tracing: None,
         }
     }
 

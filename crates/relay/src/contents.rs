@@ -1,0 +1,40 @@
+//! What claimed deliveries say: fetched by id after the claim, with the trace contexts of their producers where they are
+//! wanted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hapax_core::{MessageId, envelope::Notification};
+use hapax_store::Error;
+
+use crate::{courier::Office, job::Letter, trace::TraceParent};
+
+/// What each message says, or why it cannot be read.
+pub(crate) type Letters = HashMap<MessageId, Result<Arc<Letter>, String>>;
+
+/// Fetches them.
+///
+/// # Errors
+/// Any of the store's: nothing is known then. That holds for the trace contexts, too: a message that carries its own must
+/// not be made without it once and with it at the next attempt.
+pub(crate) async fn fetch(office: &Office, ids: &[MessageId]) -> Result<Letters, Error> {
+    let contents = office.store.letters(ids, office.freight.inline_bytes_max()).await?;
+    let parents = match office.config.tracing {
+        Some(_) => office.store.traceparents(ids).await?,
+        None => HashMap::new(),
+    };
+    let clock = office.clock.as_ref();
+    let read = |content: Result<Notification, Error>| match content {
+        Ok(notification) => {
+            let (id, policy) = (notification.id, office.config.kinds.get(&notification.kind).cloned());
+            let mut letter = Letter::new(notification, policy.unwrap_or_default(), clock);
+            letter.parent = parents.get(&id).and_then(|text| TraceParent::parse(text));
+            Some((id, Ok(Arc::new(letter))))
+        }
+        Err(Error::Row { key, reason, .. }) => {
+            Some((MessageId(key.parse().ok()?), Err(format!("content cannot be read: {reason}"))))
+        }
+        Err(_) => None,
+    };
+    Ok(contents.into_iter().filter_map(read).collect())
+}
