@@ -36,7 +36,7 @@ pub(super) async fn watch(relay: &HapaxProcess, duration: Duration, probe: &Prob
         ticks.tick().await;
         vitals.kib.push(resident_kib(relay));
         vitals.descriptors.push(descriptors(relay));
-        if vitals.kib.len() % 60 == 0 {
+        if vitals.kib.len().is_multiple_of(60) {
             let scrape = probe.scrape().await;
             println!(
                 "{:4.0?}: {} KiB, {} descriptors, {} accepted, {} in doubt",
