@@ -45,6 +45,17 @@ storm: postgres test-servers ## relays killed, suspended, cut off, at random: HA
 	cargo build --release --locked -p hapax
 	HAPAX_BIN=$${HAPAX_BIN:-$(CURDIR)/target/release/hapax} cargo test $(CHECKED) --test storm -- --nocapture
 
+.PHONY: soak
+soak: postgres ## a steady load with trouble all along (30 minutes): memory, descriptors, log, books; HAPAX_SOAK_SECONDS, _RATE, HAPAX_SEED
+	cargo build --release --locked -p hapax
+	HAPAX_BIN=$${HAPAX_BIN:-$(CURDIR)/target/release/hapax} HAPAX_SOAK_SECONDS=$${HAPAX_SOAK_SECONDS:-1800} \
+	    cargo test $(CHECKED) --test soak -- --nocapture
+
+.PHONY: restarts
+restarts: postgres ## a relay started and ended, or killed, a thousand times while mail flows (minutes): HAPAX_RESTARTS, HAPAX_SEED
+	cargo build $(CHECKED) --bins
+	HAPAX_RESTARTS=$${HAPAX_RESTARTS:-1000} cargo test $(CHECKED) --test lifecycle -- --nocapture again_and_again
+
 BENCH_RUNS ?= 5
 HAPAX_BENCH := target/release/hapax bench
 SMTP_SOURCE = $(firstword $(wildcard /usr/sbin/smtp-source /usr/local/sbin/smtp-source))

@@ -10,6 +10,7 @@ pub mod keeper;
 pub mod letters;
 pub mod mailbox;
 pub mod manager;
+pub mod misdeeds;
 pub mod pgbouncer;
 pub mod postfix;
 pub mod probe;

@@ -6,6 +6,7 @@
 
 mod unit {
     mod file;
+    mod journal;
     mod protocol;
     mod sandbox;
 }

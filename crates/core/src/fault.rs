@@ -88,6 +88,19 @@ pub fn point(name: &'static str) {
     }
 }
 
+/// Passes a place where content is at hand.
+#[cfg(not(feature = "fault-points"))]
+#[inline(always)]
+pub fn spill(_content: impl FnOnce() -> String) {}
+
+/// Passes a place where content is at hand: with `HAPAX_FAULT=spill` panics with it in its words, as a library might.
+#[cfg(feature = "fault-points")]
+pub fn spill(content: impl FnOnce() -> String) {
+    if std::env::var_os("HAPAX_FAULT").is_some_and(|fault| fault == "spill") {
+        panic!("cannot slice {}", content());
+    }
+}
+
 /// Announces that the point was reached, does `act`, and returns when the harness says so.
 #[cfg(feature = "fault-points")]
 #[allow(clippy::disallowed_methods, reason = "no signal can be waited for while this very thread is to stand still")]

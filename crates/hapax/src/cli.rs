@@ -59,7 +59,7 @@ pub(crate) struct Global {
     /// Database, overrides database.url (visible to other users of this machine: no password here)
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) database_url: Option<String>,
-    /// How logs look: auto is pretty on a terminal, json elsewhere
+    /// How logs look: auto is pretty on a terminal, journald where stderr is the journal, json elsewhere
     #[arg(long, global = true, value_name = "FORMAT")]
     pub(crate) log_format: Option<Format>,
     /// How much is logged

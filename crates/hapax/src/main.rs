@@ -15,6 +15,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod failure;
+mod files;
 mod herald;
 mod http;
 mod look;

@@ -8,7 +8,6 @@ use hapax_store::{
     Store,
     migrate::{Migrator, Status},
 };
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::Signal;
 
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
     config::{Inputs, Loaded, Settings},
     connect,
     failure::{CONFIGURATION, Exit, Refusal},
-    herald,
+    files, herald,
     relays::Relays,
     reload::{Candidate, Source, name_what_needs_a_restart},
     signals,
@@ -38,12 +37,13 @@ pub(crate) struct Control {
 /// Configuration, schema, or what made the relay stop.
 pub(crate) async fn run(loaded: Loaded, options: Run, control: Control) -> anyhow::Result<Exit> {
     install_crypto();
-    more_files();
+    files::raise();
     let Control { inputs, mut hangups, logs } = control;
     let source = Source::new(inputs, &loaded);
     let file = loaded.file.as_ref().map_or_else(|| "none".to_owned(), |file| file.display().to_string());
     let mut candidate = Candidate::of(loaded)?;
     candidate.warn();
+    files::warn_if_few(&candidate.settings);
     let shutdown = Shutdown::default();
     signals::listen(&shutdown).context("could not listen to signals")?;
     if options.until_stdin_closes {
@@ -96,15 +96,6 @@ async fn read_again(source: &Source, now: &Candidate, shutdown: &Shutdown) -> Op
             None
         }
         Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// As many open files as are allowed: each connection takes one, and the usual limit to begin with is low.
-fn more_files() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(error = %error, "the limit of open files stays as it is");
     }
 }
 

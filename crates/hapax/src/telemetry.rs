@@ -1,14 +1,18 @@
-//! Logs: to stderr, for people on a terminal and for machines elsewhere. Addresses, subjects and bodies never get this
+//! Logs: to stderr, for people on a terminal and for machines elsewhere, or to systemd's journal. Addresses, subjects and bodies never get this
 //! far: the types that hold them are masked.
 //!
 //! Lines are written by a thread of their own: a reader that stops reading (a full pipe) or goes away must never stop a
 //! relay between an end marker and its reply. What does not fit into the buffer is dropped.
 
-use std::io::{BufWriter, IsTerminal};
+mod journal;
+mod panics;
 
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, fmt};
+use std::io::{BufWriter, IsTerminal, Write};
 
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{EnvFilter, fmt, prelude::*, reload};
+
+use self::journal::{Journal, Native};
 use crate::config::{Format, Level, Log};
 
 /// Lines that wait for a slow reader before any are dropped.
@@ -38,18 +42,44 @@ fn filter(level: Level) -> EnvFilter {
 /// Installs the subscriber. A second call (in tests) changes nothing.
 pub(crate) fn start(log: Log) -> Logs {
     let terminal = std::io::stderr().is_terminal();
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(LINES_WAITING_MAX)
-        .thread_name("log")
-        .finish(BufWriter::with_capacity(WRITE_BYTES_MAX, std::io::stderr()));
+    let native = match log.format {
+        Format::Auto => !terminal && journal::has_stderr(),
+        Format::Journald => true,
+        Format::Pretty | Format::Json => false,
+    };
+    let journal = native.then(Journal::open);
+    let unheard = matches!(journal, Some(Err(_)));
+    let logs = match journal {
+        Some(Ok(journal)) => to_journal(journal, log.level),
+        _ => to_stderr(log, terminal),
+    };
+    panics::tell_places_only();
+    if unheard {
+        tracing::warn!("nobody listens at {}, logs go to stderr as JSON", journal::SOCKET);
+    }
+    logs
+}
+
+fn writer(to: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_WAITING_MAX).thread_name("log").finish(to)
+}
+
+fn to_journal(journal: Journal, level: Level) -> Logs {
+    let (writer, guard) = writer(journal);
+    let (filter, handle) = reload::Layer::new(filter(level));
+    // An error here means that there is a subscriber already; one below, that it has gone.
+    drop(tracing_subscriber::registry().with(filter).with(Native(writer)).try_init());
+    Logs { _writes_the_rest: guard, set: Box::new(move |filter| drop(handle.reload(filter))) }
+}
+
+fn to_stderr(log: Log, terminal: bool) -> Logs {
+    let (writer, guard) = writer(BufWriter::with_capacity(WRITE_BYTES_MAX, std::io::stderr()));
     let builder = fmt().with_env_filter(filter(log.level)).with_writer(writer).log_internal_errors(false);
     let json = match log.format {
         Format::Auto => !terminal,
         Format::Pretty => false,
-        Format::Json => true,
+        Format::Json | Format::Journald => true,
     };
-    // An error here means that there is a subscriber already; one below, that it has gone.
     let set: Box<dyn Fn(EnvFilter) + Send + Sync> = if json {
         let builder = builder.json().flatten_event(true).with_current_span(false).with_filter_reloading();
         let handle = builder.reload_handle();

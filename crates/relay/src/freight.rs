@@ -175,7 +175,8 @@ impl Freight {
         });
         match timeout(PRESS_TIME_MAX, pressed).await {
             Ok(Ok(rendered)) => rendered.map_err(Trouble::Never),
-            Ok(Err(panic)) => Err(Trouble::Never(format!("the renderer failed: {panic}"))),
+            // Its words may hold what was rendered.
+            Ok(Err(_panic)) => Err(Trouble::Never("the renderer panicked, see the log".into())),
             Err(_elapsed) => {
                 let limit_s = PRESS_TIME_MAX.as_secs();
                 Err(Trouble::Never(format!(
@@ -274,7 +275,9 @@ impl Freight {
                 AttachmentContent::File { path, sha256 } => {
                     let (config, path) = (self.config.clone(), path.clone());
                     let opened = tokio::task::spawn_blocking(move || remote::open(&config, &path)).await;
-                    let file = opened.unwrap_or_else(|panic| Err(Trouble::Later(panic.to_string()))).map_err(of)?;
+                    let file = opened
+                        .unwrap_or_else(|_panic| Err(Trouble::Later("a panic, see the log".into())))
+                        .map_err(of)?;
                     send(into, Piece::File(file)).await?;
                     *sha256
                 }
@@ -337,7 +340,7 @@ fn joined(
     assembled: Result<Result<Assembled, Trouble>, tokio::task::JoinError>,
     read: Result<(), Trouble>,
 ) -> Result<Assembled, Trouble> {
-    let assembled = assembled.unwrap_or_else(|panic| Err(Trouble::Later(format!("the spool failed: {panic}"))));
+    let assembled = assembled.unwrap_or_else(|_panic| Err(Trouble::Later("the spool panicked, see the log".into())));
     match (assembled, read) {
         (Err(Trouble::Never(why)), _) => Err(Trouble::Never(why)),
         (_, Err(trouble)) if !matches!(&trouble, Trouble::Later(why) if why == "the spool has ended") => Err(trouble),

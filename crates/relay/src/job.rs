@@ -9,6 +9,7 @@ use hapax_core::{
     DeliveryKey, Priority, Recipient, Token,
     clock::Clock,
     envelope::{Content, Notification},
+    fault,
     guards::{Addressee, Guards},
 };
 use hapax_mail::Spooled;
@@ -275,7 +276,9 @@ impl Letter {
             return Ok(Arc::new(Ready::new(&head, Some(sender))));
         };
         let ready = tokio::task::spawn_blocking(move || Ready::on_disk(head, body, Some(sender))).await;
-        Ok(Arc::new(ready.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).map_err(spool_lost)?))
+        Ok(Arc::new(
+            ready.unwrap_or_else(|_panic| Err(std::io::Error::other("a panic, see the log"))).map_err(spool_lost)?,
+        ))
     }
 
     /// When the notification came into being: a signature is the same at every attempt.
@@ -306,7 +309,13 @@ pub(crate) struct Press {
 impl Press {
     /// A panic of the renderer fails this delivery alone.
     fn render(&self, notification: &Notification) -> Result<Rendered, String> {
-        let render = || self.renderer.render_for(notification, self.recipient_no, &self.from, None);
+        let render = || {
+            fault::spill(|| match &notification.content {
+                Content::Payload(payload) => notification.recipients.concat() + payload,
+                _ => notification.recipients.concat(),
+            });
+            self.renderer.render_for(notification, self.recipient_no, &self.from, None)
+        };
         let attempt = std::panic::AssertUnwindSafe(render);
         std::panic::catch_unwind(attempt)
             .map_err(|_| "the renderer panicked, see the log".to_owned())?

@@ -1,17 +1,10 @@
 //! The database server crashes, restarts, freezes; the mail server misbehaves, now less, now more, and restarts.
-//!
-//! What the mail server never does: answer the end marker with a refusal and take the message, or say before the end marker
-//! that it has taken one. Nobody can keep a promise to a server that lies. It does say 451 in the middle of a body and takes
-//! the message nevertheless: the first storm found that this refusal, where it crosses the end marker, was believed.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use fastrand::Rng;
-use hapax_testkit::{Action, Context, Fault, Phase, Script};
-
 use super::{World, around};
+use crate::misdeeds::misbehaving;
 
 /// Crashes and restarts Postgres now and then until the storm is over.
 pub(super) async fn postgres(world: Arc<World>) {
@@ -43,7 +36,7 @@ pub(super) async fn mail(world: Arc<World>) {
     loop {
         let permille = [0, 1, 3, 10][random.usize(0..4)];
         let delay = Duration::from_millis(random.u64(0..40));
-        let script = misbehaving(permille, random.fork());
+        let script = misbehaving(permille, random.fork(), Arc::default());
         let (pause, event, away) = (around(mean, &mut random), random.u8(0..8), random.u64(0..1_500));
         world.server.final_reply_delay(delay);
         world.server.script(script);
@@ -73,73 +66,4 @@ async fn calm_for(world: &World, pause: Duration) -> bool {
         tokio::time::sleep_until(until.min(tokio::time::Instant::now() + Duration::from_millis(200))).await;
     }
     !world.is_over()
-}
-
-/// A server that does something wrong at `permille` of all steps, ten times as often at the end marker.
-fn misbehaving(permille: u32, random: Rng) -> Script {
-    // And the connections that have refused too early: a server that does so, takes the message, and then goes without a word
-    // about it has answered with a refusal as far as anybody can see.
-    let memory = Mutex::new((random, HashSet::new()));
-    Script::from_fn(move |context: &Context| {
-        let (random, refused) = &mut *memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.contains(&context.connection) {
-            return Action::Proceed;
-        }
-        let odds = if matches!(context.phase, Phase::EndMarker { .. }) { permille * 5 } else { permille };
-        let action = if random.u32(0..1_000) >= odds { Action::Proceed } else { misdeed(context.phase, random) };
-        let early = matches!(context.phase, Phase::Body { .. });
-        if early && matches!(action, Action::Fault(Fault::Reply4xx | Fault::Reply5xx)) {
-            refused.insert(context.connection);
-        }
-        action
-    })
-    .body_percents([50])
-}
-
-fn misdeed(phase: Phase, random: &mut Rng) -> Action {
-    let late = Fault::DelayedGood(Duration::from_millis(random.u64(10..1_500)));
-    if let Phase::EndMarker { .. } = phase {
-        return match random.u8(0..18) {
-            0 => Action::TakeThen(Fault::Stall),
-            1 => Action::TakeThen(Fault::Eof),
-            2 => Action::TakeThen(Fault::Reset),
-            3 => Action::TakeThen(Fault::Reply421),
-            4 => Action::TakeThen(Fault::Garbage),
-            5 => Action::TakeThen(Fault::HalfLineEof),
-            6 => Action::TakeThen(Fault::Reply3xx),
-            7 => Action::Fault(Fault::Eof),
-            8 => Action::Fault(Fault::Reset),
-            9 => Action::Fault(Fault::Stall),
-            10 => Action::Fault(Fault::Reply5xx),
-            11 | 12 => Action::Fault(Fault::Reply4xx),
-            13 => Action::TakeThen(Fault::GoodThenEof),
-            14 => Action::TakeThen(Fault::GoodThenReset),
-            15 => Action::TakeThen(Fault::ByteByByte),
-            16 => Action::TakeThen(Fault::TwoRepliesAtOnce),
-            _ => Action::TakeThen(late),
-        };
-    }
-    if let Phase::Body { .. } = phase {
-        return Action::Fault(match random.u8(0..6) {
-            0 => Fault::Stall,
-            1 => Fault::Eof,
-            2 => Fault::Reset,
-            3 => Fault::Reply4xx,
-            4 => Fault::Reply5xx,
-            _ => Fault::Reply421,
-        });
-    }
-    Action::Fault(match random.u8(0..12) {
-        0 => Fault::Stall,
-        1 => Fault::Eof,
-        2 => Fault::Reset,
-        3 => Fault::Reply421,
-        4 | 5 => Fault::Reply4xx,
-        6 if matches!(phase, Phase::Mail | Phase::Rcpt | Phase::Data) => Fault::Reply5xx,
-        7 => Fault::Garbage,
-        8 => Fault::HalfLine,
-        9 => Fault::HalfLineEof,
-        10 => Fault::Stray(b"451 4.3.0 stray\r\n".to_vec()),
-        _ => late,
-    })
 }

@@ -27,7 +27,7 @@ fn unit() -> PathBuf {
 }
 
 /// Whether it can run here.
-fn root() -> bool {
+pub(super) fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         println!("SKIPPED: mounts and users are changed, as root only");

@@ -145,7 +145,7 @@ words!(
 );
 words!(
     /// How it is logged.
-    Format [3] { #[default] Auto = "auto", Pretty = "pretty", Json = "json" }
+    Format [4] { #[default] Auto = "auto", Pretty = "pretty", Json = "json", Journald = "journald" }
 );
 
 impl Settings {
