@@ -51,7 +51,7 @@ pub enum Error {
     Task(&'static str),
     /// At the end of the grace period something was still open.
     #[error(
-        "{0} deliveries were still between their end marker and its reply when the grace period ended: they will be in doubt"
+        "{0} deliveries had an intent and no durable outcome yet when the relay had to end: they will be in doubt"
     )]
     Abandoned(usize),
 }

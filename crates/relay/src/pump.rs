@@ -316,7 +316,7 @@ impl Pump {
             took: Duration::ZERO,
             bytes: 0,
         };
-        self.office.ledger.settle(settlement, permit);
+        self.office.ledger.settle(settlement, permit, None);
     }
 
     /// What each message says, or why it cannot be read.
