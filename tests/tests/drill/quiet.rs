@@ -52,7 +52,7 @@ impl Drill {
         let (code, said) = check(self, &file).await;
         assert!(code == 78 && said.contains("relay.leese") && said.contains("did you mean lease?"), "{said}");
         let lines = self.relay.lines();
-        let told = lines.iter().filter(|line| line.to_lowercase().contains("reload")).next_back().expect("it says so");
+        let told = lines.iter().rfind(|line| line.to_lowercase().contains("reload")).expect("it says so");
         assert!(told.contains("relay.leese"), "{told}");
         std::fs::write(&file, self.settings.toml()).expect("it can be written");
         assert_eq!(check(self, &file).await.0, 0);
