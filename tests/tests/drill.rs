@@ -4,6 +4,9 @@
 //! By default what is over quickly; `HAPAX_DRILL=full` (`make drill`) plays all and prints a transcript. Must not set a
 //! metric by itself: what fires, fires because of what happened.
 
+#[path = "drill/quiet.rs"]
+mod quiet;
+
 use std::{
     collections::BTreeSet,
     io::Write as _,
@@ -301,6 +304,9 @@ async fn what_goes_wrong_fires_its_alert_and_the_runbook_ends_it() {
         drill.the_database_is_restored_to_an_earlier_time().await;
         drill.the_mail_server_is_down().await;
         drill.the_mail_server_breaks_connections_at_the_end_of_messages().await;
+        drill.a_new_configuration_is_refused().await;
+        drill.the_certificate_of_a_mail_server_ends_in_five_days().await;
+        drill.the_clock_of_a_relay_is_wrong().await;
     }
     drill.stage.server.ledger().assert_none_accepted_twice();
 }

@@ -36,6 +36,16 @@ fn closing_lines(relay: &HapaxProcess) -> Vec<serde_json::Value> {
     parsed.filter(|line| line.get("attempt.token").is_some() && line.get("verdict").is_some()).collect()
 }
 
+/// The same when there are so many: they follow the commits of their outcomes.
+async fn until_closed(relay: &HapaxProcess, attempts: i64) -> Vec<serde_json::Value> {
+    eventually(PATIENCE, async || {
+        let lines = closing_lines(relay);
+        if lines.len() as i64 >= attempts { Ok(()) } else { Err(lines) }
+    })
+    .await;
+    closing_lines(relay)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_series_is_there_from_the_start_and_the_counters_equal_the_ledgers() {
     let rule = |recipient: &str, phase, fault| Rule::at(phase, fault).recipient(recipient).times(1);
@@ -86,8 +96,9 @@ async fn every_series_is_there_from_the_start_and_the_counters_equal_the_ledgers
     assert_eq!(open[0] + open[1], stage.server.connections_open() as f64, "{open:?}");
     assert_eq!(end.value("database_up"), 1.0);
     assert!(end.value("db_pool_connections{state=\"idle\"}") >= 1.0);
-    let closed = closing_lines(&relay);
+    let closed = until_closed(&relay, ledger.values().sum::<i64>()).await;
     assert_eq!(closed.len() as i64, ledger.values().sum::<i64>(), "one closing line an attempt");
+    assert!(closed.iter().all(|line| line["durable"] == "yes"), "{closed:?}");
     let doubt = closed.iter().find(|line| line["verdict"] == "in_doubt").expect("a doubt is told");
     let told =
         ["recipient", "outcome", "phase", "route", "kind"].map(|field| doubt[field].as_str().unwrap_or_default());
@@ -112,6 +123,26 @@ async fn without_its_database_a_relay_is_unready_and_alive() {
     assert_eq!(probe.scrape().await.value("database_up"), 0.0);
     stage.cluster.restart().await.expect("it starts again");
     until_status(&probe, "/readyz", 200).await;
+    // What somebody does to its schema while it runs is seen, too.
+    let owner = stage.cluster.client("postgres").await.expect("it takes a client");
+    for (ill, said, well) in [
+        (
+            "UPDATE outbox.migration SET version = version + 1000 WHERE version = 27",
+            "[-] schema: it lacks migrations (hapax migrate up)",
+            "UPDATE outbox.migration SET version = version - 1000 WHERE version = 1027",
+        ),
+        (
+            "ALTER SCHEMA outbox RENAME TO elsewhere",
+            "[-] schema: there is no outbox any more",
+            "ALTER SCHEMA elsewhere RENAME TO outbox",
+        ),
+    ] {
+        owner.batch_execute(ill).await.expect("changed");
+        let body = until_status(&probe, "/readyz", 503).await;
+        assert!(body.contains(said) && !body.contains("[-] database"), "{body}");
+        owner.batch_execute(well).await.expect("changed back");
+        until_status(&probe, "/readyz", 200).await;
+    }
     eventually(PATIENCE, async || probe.scrape().await.value("database_up") == 1.0).await;
 }
 
@@ -303,7 +334,7 @@ async fn nothing_that_is_planted_comes_out_in_metrics_or_logs() {
     heard.extend(relay.lines());
     let found: Vec<&String> = heard.iter().filter(|text| text.contains("canary-")).collect();
     assert!(found.is_empty(), "{found:?}");
-    assert!(closing_lines(&relay).len() >= 4, "{}", relay.report());
+    until_closed(&relay, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -348,4 +379,6 @@ async fn healthcheck_asks_the_configured_listener_and_a_taken_address_ends_the_s
     assert!(twin.stderr().contains("error: http.listen: cannot listen at"), "{}", twin.report());
     let (code, output) = stage.settings().command(["healthcheck"]).await;
     assert_eq!(code, 78, "{output}");
+    let (code, output) = watched(&stage).command(["healthcheck"]).await;
+    assert!(code == 78 && output.contains("has port 0") && output.contains("set a fixed one"), "{output}");
 }

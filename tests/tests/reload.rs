@@ -14,6 +14,8 @@ use hapax_tests::verdict::Verdict;
 
 const TAKEN_OVER: &str = "the configuration was read again: it holds from now on";
 const REFUSED: &str = "is not taken over";
+/// Incarnations that have not said goodbye.
+const ALIVE: &str = "SELECT count(*) FROM outbox.relay WHERE signed_off_at IS NULL";
 
 fn write(relay: &HapaxProcess, toml: &str) {
     std::fs::write(relay.directory().join("hapax.toml"), toml).expect("the configuration can be written");
@@ -56,15 +58,14 @@ async fn what_waits_for_its_reply_ends_where_it_began_and_what_follows_takes_the
     stage.until_state("new@example.org", "sent").await;
     assert_eq!(stage.state_of("old@example.org").await.0, "sending");
     assert_eq!(second.with_ledger(|ledger| ledger.totals().accepted), 1);
-    let alive = "SELECT count(*) FROM outbox.relay WHERE signed_off_at IS NULL";
-    assert_eq!(stage.count(alive).await, 2, "one drains, one works");
+    assert_eq!(stage.count(ALIVE).await, 2, "one drains, one works");
     hold.release();
     stage.until_state("old@example.org", "sent").await;
-    eventually(PATIENCE, async || (stage.count(alive).await == 1).then_some(()).ok_or("it has not signed off")).await;
+    eventually(PATIENCE, async || (stage.count(ALIVE).await == 1).then_some(()).ok_or("it has not signed off")).await;
     assert_eq!(stage.server.with_ledger(|ledger| ledger.totals().end_markers), 1);
     assert_eq!(stage.count("SELECT count(*) FROM outbox.attempt WHERE outcome = 'accepted'").await, 2);
     ends_well(relay).await;
-    assert_eq!(stage.count(alive).await, 0);
+    assert_eq!(stage.count(ALIVE).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -271,11 +272,23 @@ async fn before_the_database_answers_a_reload_may_even_change_where_it_is() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_away_breaks_no_reload_and_no_reload_breaks_what_waits_for_it() {
     let mut stage = Stage::set().await;
-    let settings = stage.settings();
+    let settings = stage.settings().set("database.statement_timeout", "1s");
     let relay = settings.run().await;
     let hold = stage.server.hold_final_reply();
     stage.enqueue(5).await;
     hold.wait_for(5).await;
+    // One that has registered itself and is given up says goodbye.
+    stage.sql.batch_execute("BEGIN; LOCK TABLE outbox.route IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    write(&relay, &settings.clone().set("routes.default.max_connections", 2).toml());
+    relay.sighup();
+    relay.wait_for_line(|line| line.contains("registering the routes")).await;
+    relay.sighup();
+    relay.wait_for_line(|line| line.contains("it still waited for the database")).await;
+    stage.sql.batch_execute("COMMIT").await.expect("free again");
+    relay.wait_for_line(|line| line.contains(TAKEN_OVER)).await;
+    let settings = settings.set("routes.default.max_connections", 2);
+    let gone = "SELECT count(*) FROM outbox.relay WHERE signed_off_at IS NOT NULL";
+    eventually(PATIENCE, async || (stage.count(gone).await == 1).then_some(()).ok_or("it has not signed off")).await;
     stage.cluster.stop().await.expect("stopped");
     let mark = relay.lines().len();
     write(&relay, &settings.clone().set("routes.default.max_connections", 3).toml());
@@ -298,6 +311,7 @@ async fn a_database_that_is_away_breaks_no_reload_and_no_reload_breaks_what_wait
     stage.until("sent", 10).await;
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(10);
     ends_well(relay).await;
+    assert_eq!(stage.count(ALIVE).await, 0, "each has said goodbye");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -396,7 +410,10 @@ async fn a_failover_while_one_drains_and_one_works_sends_nothing_until_armed_and
     assert_eq!(code, 0, "{output}");
     stage.until("sent", 30).await;
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(30);
+    // The two that a failover ended could not say goodbye: the one that works does it for them.
+    eventually(PATIENCE, async || (stage.count(ALIVE).await == 1).then_some(()).ok_or("silent rows are left")).await;
     ends_well(relay).await;
+    assert_eq!(stage.count(ALIVE).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

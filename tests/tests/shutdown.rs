@@ -97,6 +97,39 @@ async fn a_second_sigterm_ends_it_promptly_and_what_was_held_is_in_doubt_later()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_that_nobody_makes_durable_is_told_once_with_what_was_known() {
+    let mut stage = Stage::set().await;
+    let hold = stage.server.hold_final_reply();
+    let mut relay = stage.settings().run().await;
+    stage.enqueue_one("ada@example.org", "").await;
+    hold.wait_for(1).await;
+    stage.cluster.stop().await.expect("it stops");
+    let closed = |relay: &HapaxProcess| {
+        let lines = relay.lines();
+        lines.into_iter().filter(|line| line.contains("\"verdict\":")).collect::<Vec<_>>()
+    };
+    hold.release();
+    relay.wait_for_line(|line| line.contains("outcomes are not durable yet")).await;
+    assert_eq!(closed(&relay), Vec::<String>::new(), "nobody calls it sent before it is durable");
+    relay.sigterm();
+    relay.wait_for_line(|line| line.contains("a second signal ends it at once")).await;
+    relay.sigterm();
+    assert_eq!(relay.wait_exit(Duration::from_secs(20)).await.code(), Some(1), "{}", relay.report());
+    let lines = closed(&relay);
+    assert_eq!(lines.len(), 1, "{}", relay.report());
+    for word in
+        ["\"verdict\":\"sent\"", "\"durable\":\"no\"", "\"code\":250", "sent: a mail server has accepted it, and this"]
+    {
+        assert!(lines[0].contains(word), "{word} in {}", lines[0]);
+    }
+    stage.cluster.restart().await.expect("it starts again");
+    stage.reconnect().await;
+    let _relay = stage.settings().run().await;
+    stage.until("in_doubt", 1).await;
+    Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_clean(1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_that_outlasts_the_grace_leaves_its_delivery_in_doubt_and_the_exit_code_says_so() {
     let stage = Stage::set().await;
     let hold = stage.server.hold_final_reply();

@@ -5,6 +5,7 @@
 //! can be changed from outside, and nothing that is said holds an address, a host or a secret. Whoever asks slowly, or all at
 //! once, takes neither descriptors nor memory from the mail: connections are few, short, and for one question each.
 
+mod accept;
 pub(crate) mod healthcheck;
 mod plain;
 mod ready;
@@ -136,12 +137,8 @@ async fn readyz(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuery) -> Res
 
 async fn metrics(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
     let text = desk.past.meters.open_metrics();
-    let wanted = headers.get_all(header::ACCEPT);
-    let open = wanted
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.contains("application/openmetrics-text"));
-    if open {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    if accept::prefers_open_metrics(accepted) {
         return answer(StatusCode::OK, OPEN_METRICS, text);
     }
     answer(StatusCode::OK, PLAIN, plain::from_open_metrics(&text))

@@ -41,6 +41,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use tokio::signal::unix::Signal;
 
 use crate::{
     cli::{Cli, Command, Config, Global, template::Template},
@@ -50,6 +51,15 @@ use crate::{
 };
 
 fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::report(&anyhow::Error::new(error).context("could not start the runtime")),
+    };
+    // Before anything else: SIGHUP ends a process that does not listen to it, and must never end a relay, however young.
+    let hangups = std::env::args_os().any(|argument| argument == "run").then(|| {
+        let _in = runtime.enter();
+        signals::hangups()
+    });
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -59,12 +69,8 @@ fn main() -> ExitCode {
             return code;
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failure::report(&anyhow::Error::new(error).context("could not start the runtime")),
-    };
     // Boxed: the futures of the commands are large, and only one of them runs.
-    let result = runtime.block_on(Box::pin(dispatch(cli)));
+    let result = runtime.block_on(Box::pin(dispatch(cli, hangups)));
     // Nothing that still runs (a statement without an answer) may keep the process from ending.
     runtime.shutdown_background();
     match result {
@@ -73,10 +79,9 @@ fn main() -> ExitCode {
     }
 }
 
-async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
-    // Before anything else: SIGHUP ends a process that does not listen to it, and must never end a relay.
+async fn dispatch(cli: Cli, hangups: Option<std::io::Result<Signal>>) -> anyhow::Result<Exit> {
     let hangups = match &cli.command {
-        Command::Run(_) => Some(signals::hangups().context("could not listen to signals")?),
+        Command::Run(_) => Some(hangups.unwrap_or_else(signals::hangups).context("could not listen to signals")?),
         _ => None,
     };
     run::install_crypto();

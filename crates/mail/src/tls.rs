@@ -79,10 +79,19 @@ impl Tls {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         Err(match tls {
             Some(error @ (rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)) => {
-                Outcome::not_sent(Phase::Tls, Cause::Certificate, format!("the server's certificate: {error}"))
+                Outcome::not_sent(Phase::Tls, Cause::Certificate, format!("the server's certificate: {}", told(error)))
             }
             _ => Outcome::not_sent(Phase::Tls, cause_of(&error), format!("TLS handshake: {error}")),
         })
+    }
+}
+
+/// In our words, where the library's say nothing to whoever has to mend it.
+fn told(error: &rustls::Error) -> String {
+    let words = error.to_string();
+    match words.contains("CaUsedAsEndEntity") {
+        true => "it is that of an authority (CA:TRUE), with which no server may present itself".to_owned(),
+        false => words,
     }
 }
 

@@ -1,123 +1,171 @@
 //! The closing line of an attempt: one event in the log, readable alone. deploy/README.md explains its fields; a name that
 //! stands there does not change.
 //!
-//! This module must not: write a subject, a body, the server's words, or an address that was not asked for.
+//! Invariants: written once, after its outcome is durable; or when nobody will make it so, and then it says that. This module
+//! must not write a subject, a body, the server's words, or an address that was not asked for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hapax_core::{Outcome, Phase};
-use hapax_store::Verdict;
+use hapax_store::{Settlement, Verdict};
 use sha2::{Digest, Sha256};
 
 use crate::{
     config::RecipientLog,
-    courier::{Ending, Office},
-    job::Job,
-    route::Route,
+    courier::Office,
+    job::{Job, Letter},
+    trace::TraceParent,
 };
 
-/// What an attempt came to, and what follows.
-pub(crate) struct Closing<'a> {
-    pub(crate) office: &'a Office,
-    pub(crate) route: &'a Route,
-    pub(crate) job: &'a Job,
-    pub(crate) ending: &'a Ending,
-    pub(crate) verdict: &'a Verdict,
-    pub(crate) took: Duration,
+/// What the line says beside the settlement.
+pub(crate) struct Closing {
+    letter: Arc<Letter>,
+    recipient: Option<String>,
+    attempt: i16,
+    age: Duration,
+    trace: Option<TraceParent>,
+}
+
+/// What became of an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durable {
+    Yes,
+    /// Its delivery had moved on; it stands in the ledger.
+    Late,
+    /// Not by this incarnation.
+    No,
+}
+
+impl Durable {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::Late => "late",
+            Self::No => "no",
+        }
+    }
 }
 
 /// The same fields at every level: levels are part of an event's type.
 macro_rules! close {
-    ($level:ident, $fields:expr, $($message:tt)*) => {{
-        let at = &$fields;
+    ($level:ident, $all:expr, $($message:tt)*) => {{
+        let (at, settled, durable): (&Closing, &Settlement, Durable) = $all;
+        let outcome = settled.outcome.as_ref();
         tracing::$level!(
-            delivery = %at.job.claimed.key,
-            attempt = at.job.claimed.attempt_no + 1,
-            attempt.token = %at.job.token,
-            trace_id = at.job.trace.map(|place| place.trace_hex()),
-            kind = at.job.letter.notification.kind.as_str(),
-            route = at.route.config.name.as_str(),
-            recipient = at.recipient(),
-            verdict = at.verdict.as_str(),
-            outcome = at.outcome().map_or("none", Outcome::as_str),
-            phase = at.outcome().map_or(Phase::Prepare, Outcome::phase).as_str(),
-            code = at.outcome().and_then(Outcome::reply).map(|reply| reply.code),
-            enhanced = at.outcome().and_then(Outcome::reply).and_then(|reply| reply.enhanced.as_deref()),
-            cause = at.cause(),
-            reason = at.reason(),
-            server = at.ending.server.as_deref(),
-            intended = at.ending.intended,
-            bytes = at.ending.bytes,
-            took_ms = millis(at.took),
-            age_ms = millis(at.job.letter.age(at.office.clock.as_ref())),
-            after_s = at.after_s(),
+            delivery = %settled.key,
+            attempt = at.attempt,
+            attempt.token = %settled.token,
+            trace_id = at.trace.map(|place| place.trace_hex()),
+            kind = at.letter.notification.kind.as_str(),
+            route = settled.route.as_str(),
+            recipient = at.recipient.as_deref(),
+            verdict = settled.verdict.as_str(),
+            outcome = outcome.map_or("none", Outcome::as_str),
+            durable = durable.as_str(),
+            phase = outcome.map_or(Phase::Prepare, Outcome::phase).as_str(),
+            code = outcome.and_then(Outcome::reply).map(|reply| reply.code),
+            enhanced = outcome.and_then(Outcome::reply).and_then(|reply| reply.enhanced.as_deref()),
+            cause = cause(outcome),
+            reason = reason(&settled.verdict),
+            server = settled.server.as_deref(),
+            intended = settled.intended,
+            bytes = settled.bytes,
+            took_ms = millis(settled.took),
+            age_ms = millis(at.age),
+            after_s = after_s(&settled.verdict),
             $($message)*
         );
     }};
 }
 
-impl Closing<'_> {
+impl Closing {
+    /// As the attempt ends.
+    pub(crate) fn of(job: &Job, office: &Office) -> Self {
+        Self {
+            letter: job.letter.clone(),
+            recipient: recipient(job, office.config.recipient_log),
+            attempt: job.claimed.attempt_no + 1,
+            age: job.letter.age(office.clock.as_ref()),
+            trace: job.trace,
+        }
+    }
+
     /// Writes it.
-    pub(crate) fn log(&self) {
-        let key = self.job.claimed.key;
-        match self.verdict {
-            Verdict::Sent => close!(info, self, "sent"),
-            Verdict::SentElsewhere(_) => close!(info, self, "sent, to somebody else than it is addressed to"),
-            Verdict::Suppressed(_) => close!(info, self, "suppressed, not sent"),
+    pub(crate) fn log(&self, settled: &Settlement, durable: Durable) {
+        let (key, all) = (settled.key, (self, settled, durable));
+        if durable == Durable::No {
+            let said = told(&settled.verdict);
+            close!(
+                error,
+                all,
+                "{said}, and this is not durable: what is in doubt stays so until somebody decides it, unless this relay can still \
+                 tell it (hint: hapax show {key})"
+            );
+            return;
+        }
+        match &settled.verdict {
+            Verdict::Sent => close!(info, all, "sent"),
+            Verdict::SentElsewhere(_) => close!(info, all, "sent, to somebody else than it is addressed to"),
+            Verdict::Suppressed(_) => close!(info, all, "suppressed, not sent"),
             Verdict::DoubtAgain(_) => {
-                close!(error, self, "in doubt again, nothing was transmitted (hint: hapax show {key})");
+                close!(error, all, "in doubt again, nothing was transmitted (hint: hapax show {key})");
             }
-            Verdict::Retry { .. } => close!(warn, self, "not sent, will be tried again"),
-            Verdict::Expired => close!(warn, self, "expired, not sent"),
+            Verdict::Retry { .. } => close!(warn, all, "not sent, will be tried again"),
+            Verdict::Expired => close!(warn, all, "expired, not sent"),
             // A bad mailbox is nobody's emergency.
-            Verdict::Failed(_) if self.outcome().is_some_and(|outcome| outcome.reply().is_some()) => {
-                close!(warn, self, "refused for good (hint: hapax show {key})");
+            Verdict::Failed(_) if settled.outcome.as_ref().is_some_and(|outcome| outcome.reply().is_some()) => {
+                close!(warn, all, "refused for good (hint: hapax show {key})");
             }
-            Verdict::Failed(_) => close!(error, self, "failed for good (hint: hapax show {key})"),
+            Verdict::Failed(_) => close!(error, all, "failed for good (hint: hapax show {key})"),
             Verdict::InDoubt(_) => {
-                close!(error, self, "in doubt: nobody knows whether the server took it (hint: hapax show {key})");
+                close!(error, all, "in doubt: nobody knows whether the server took it (hint: hapax show {key})");
             }
-            Verdict::Held(_) | Verdict::Poison(_) => close!(error, self, "held (hint: hapax show {key})"),
+            Verdict::Held(_) | Verdict::Poison(_) => close!(error, all, "held (hint: hapax show {key})"),
         }
     }
+}
 
-    fn outcome(&self) -> Option<&Outcome> {
-        self.ending.outcome.as_ref()
+/// What is known of an attempt whose outcome nobody makes durable.
+fn told(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Sent | Verdict::SentElsewhere(_) => "sent: a mail server has accepted it",
+        Verdict::InDoubt(_) => "in doubt: nobody knows whether the server took it",
+        _ => "not sent by this attempt",
     }
+}
 
-    /// Ours, without addresses; the server's own words stay in the ledger, they may repeat one.
-    fn cause(&self) -> Option<&str> {
-        match self.outcome()? {
-            Outcome::NotSent { detail, .. } | Outcome::Unknown { detail, .. } => Some(detail.as_str()),
-            _ => None,
-        }
+/// Ours, without addresses; the server's own words stay in the ledger, they may repeat one.
+fn cause(outcome: Option<&Outcome>) -> Option<&str> {
+    match outcome? {
+        Outcome::NotSent { detail, .. } | Outcome::Unknown { detail, .. } => Some(detail.as_str()),
+        _ => None,
     }
+}
 
-    /// Why it was not even tried, or not as it is addressed. What other verdicts say may be the server's words.
-    fn reason(&self) -> Option<&str> {
-        match self.verdict {
-            Verdict::Suppressed(reason) | Verdict::DoubtAgain(reason) => Some(reason),
-            Verdict::SentElsewhere(note) => Some(note),
-            _ => None,
-        }
+/// Why it was not even tried, or not as it is addressed. What other verdicts say may be the server's words.
+fn reason(verdict: &Verdict) -> Option<&str> {
+    match verdict {
+        Verdict::Suppressed(reason) | Verdict::DoubtAgain(reason) => Some(reason),
+        Verdict::SentElsewhere(note) => Some(note),
+        _ => None,
     }
+}
 
-    fn after_s(&self) -> Option<f64> {
-        match self.verdict {
-            Verdict::Retry { after, .. } => Some(after.as_secs_f64()),
-            _ => None,
-        }
+fn after_s(verdict: &Verdict) -> Option<f64> {
+    match verdict {
+        Verdict::Retry { after, .. } => Some(after.as_secs_f64()),
+        _ => None,
     }
+}
 
-    /// Whom it is addressed to, as `log.recipient` says; nothing where that cannot be read.
-    fn recipient(&self) -> Option<String> {
-        let recipient = self.job.letter.recipient(self.job.claimed.key.recipient_no).ok()?;
-        Some(match self.office.config.recipient_log {
-            RecipientLog::Masked => recipient.to_string(),
-            RecipientLog::Hashed => hashed(&recipient.address()),
-            RecipientLog::Full => recipient.address(),
-        })
-    }
+/// Whom it is addressed to, as `log.recipient` says; nothing where that cannot be read.
+fn recipient(job: &Job, how: RecipientLog) -> Option<String> {
+    let recipient = job.letter.recipient(job.claimed.key.recipient_no).ok()?;
+    Some(match how {
+        RecipientLog::Masked => recipient.to_string(),
+        RecipientLog::Hashed => hashed(&recipient.address()),
+        RecipientLog::Full => recipient.address(),
+    })
 }
 
 fn hashed(address: &str) -> String {

@@ -386,14 +386,14 @@ async fn deliver(
 }
 
 /// How an attempt ended.
-pub(crate) struct Ending {
-    pub(crate) outcome: Option<Outcome>,
+struct Ending {
+    outcome: Option<Outcome>,
     /// Decided already; otherwise `decide` does.
     verdict: Option<Verdict>,
     began: Duration,
-    pub(crate) server: Option<String>,
-    pub(crate) intended: bool,
-    pub(crate) bytes: usize,
+    server: Option<String>,
+    intended: bool,
+    bytes: usize,
     failures: u32,
     /// It went to somebody else than it is addressed to.
     redirected: bool,
@@ -418,7 +418,7 @@ impl Ending {
     }
 }
 
-/// Decides what follows and hands it to the ledger, with the permit; writes the attempt's closing line.
+/// Decides what follows and hands it to the ledger, with the permit and what the attempt's closing line will say.
 fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
     let clock = office.clock.as_ref();
     let took = clock.boottime().saturating_sub(ending.began); // zero when nothing was attempted
@@ -438,9 +438,7 @@ fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
     };
     let verdict = if ending.redirected { redirected(verdict) } else { verdict };
     count(office, route, &job, ending.outcome.as_ref(), &verdict);
-    let closing = Closing { office, route, job: &job, ending: &ending, verdict: &verdict, took };
-    closing.log();
-    trace::tell(&closing);
+    let closing = Closing::of(&job, office);
     let settlement = Settlement {
         key: job.claimed.key,
         lease: job.claimed.lease,
@@ -454,7 +452,8 @@ fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
         bytes: ending.bytes,
     };
     office.registry.ended(&settlement);
-    office.ledger.settle(settlement, job.permit);
+    trace::tell(office, &job, &settlement);
+    office.ledger.settle(settlement, job.permit, Some(closing));
 }
 
 /// Counts what goes into the ledger.

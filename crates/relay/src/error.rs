@@ -50,8 +50,6 @@ pub enum Error {
     #[error("the {0} task died")]
     Task(&'static str),
     /// At the end of the grace period something was still open.
-    #[error(
-        "{0} deliveries were still between their end marker and its reply when the grace period ended: they will be in doubt"
-    )]
+    #[error("{0} deliveries had an intent and no durable outcome yet when the relay had to end: they will be in doubt")]
     Abandoned(usize),
 }

@@ -203,7 +203,9 @@ impl Guard<'_> {
         let untold = self.memory.untold();
         if let Err(error) = tell(&self.store, self.memory, untold).await {
             tracing::warn!(error = %error, "not everything this relay remembers could be told to the database");
+            return;
         }
+        say_goodbye(&self.store, self.memory).await;
     }
 }
 
@@ -279,9 +281,23 @@ pub(crate) async fn tell_stragglers(store: Store, memory: Memory, stop: Cancella
         if let Err(error) = tell(&store, &memory, untold).await {
             tracing::warn!(error = %error, "late outcomes could not be told to the database, trying again");
         }
+        say_goodbye(&store, &memory).await;
         tokio::select! {
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
             () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// For earlier incarnations of this process that could not, and of which nothing is under way any more.
+pub(crate) async fn say_goodbye(store: &Store, memory: &Memory) {
+    for incarnation in memory.at_rest() {
+        match store.sign_off_of(incarnation).await {
+            Ok(()) => memory.signed_off(incarnation),
+            Err(error) => {
+                tracing::debug!(error = %error, relay.incarnation = %incarnation, "could not be signed off, trying again");
+                return;
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    closing::{Closing, Durable},
     fatal::Fatal,
     job::Permit,
     meters::{Meters, Step},
@@ -68,6 +69,21 @@ struct Rest {
     permit: Option<Permit>,
     /// How often the hot statement has passed it over.
     passed_over: u32,
+    closing: Option<Closing>,
+}
+
+impl Ended {
+    /// Writes its closing line, if it has one that was not written yet.
+    fn close(&mut self, durable: Durable) {
+        if let Some(closing) = self.rest.closing.take() {
+            closing.log(&self.settlement, durable);
+        }
+    }
+
+    /// Nobody makes it durable any more, but whoever tells what memory keeps: what is known of it is said now.
+    fn give_up(mut self) {
+        self.close(Durable::No);
+    }
 }
 
 /// Where couriers hand in intents and outcomes.
@@ -118,12 +134,14 @@ impl Ledger {
     }
 
     /// Hands in an outcome with the permit that is given back once it is durable.
-    pub(crate) fn settle(&self, settlement: Settlement, permit: Permit) {
-        let ended = Ended { settlement, rest: Rest { permit: Some(permit), passed_over: 0 } };
+    pub(crate) fn settle(&self, settlement: Settlement, permit: Permit, closing: Option<Closing>) {
+        let rest = Rest { permit: Some(permit), passed_over: 0, closing };
+        let ended = Ended { settlement, rest };
         // The receiver lives as long as any handle; when it is gone the process is going down, and what has an intent
         // will be in doubt, or the database is another one, and the guard tells it from memory.
-        if self.outcomes.send(ended).is_err() {
+        if let Err(mpsc::error::SendError(ended)) = self.outcomes.send(ended) {
             tracing::warn!("an outcome came after the ledger was closed, it is kept in memory");
+            ended.give_up();
         }
     }
 }
@@ -141,7 +159,6 @@ struct Work {
 }
 
 impl Work {
-    /// Waits a little before trying again; false when it is time to give up.
     /// Whether it is time to say again that the database does not take outcomes: it is asked ten times a second.
     fn complains(&self) -> bool {
         let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,6 +169,7 @@ impl Work {
         due
     }
 
+    /// Waits a little before trying again; false when it is time to give up.
     async fn pause(&self) -> bool {
         tokio::select! {
             () = tokio::time::sleep(RETRY_PAUSE) => true,
@@ -255,8 +273,13 @@ async fn settle_loop(
             (left, open) = settle_batch(&work, left, &again, &pulse).await;
         }
         if !open {
+            left.into_iter().for_each(Ended::give_up);
             break;
         }
+    }
+    ended.close();
+    while let Ok(ended) = ended.try_recv() {
+        ended.give_up();
     }
     alive.finished();
 }
@@ -278,24 +301,29 @@ async fn settle_batch(
     match answered {
         Ok(settled) => {
             fault::point("settled");
-            let mut left = Vec::new();
+            let (mut left, mut closed) = (Vec::new(), Vec::<Ended>::new());
             for (mut ended, settled) in batch.zip(settled) {
                 ended.rest.passed_over += 1;
                 if settled {
-                    finish(work, ended);
+                    finish(work, &mut ended);
+                    closed.push(ended);
                 } else if ended.rest.passed_over == 1 {
                     left.push(ended);
                 } else {
                     work.tasks.spawn(settle_late(work.clone(), ended, again.clone()));
                 }
             }
+            // Beside the next commit, not before it.
+            work.tasks.spawn(async move {
+                closed.iter_mut().for_each(|ended| ended.close(Durable::Yes));
+            });
             (left, true)
         }
         Err(error) => {
-            let Ok(error) = work.fatal.check_guard(error) else { return (Vec::new(), false) };
             let batch: Vec<Ended> = batch.collect();
+            let Ok(error) = work.fatal.check_guard(error) else { return (batch, false) };
             if mutant::is("outcome_dropped") {
-                batch.into_iter().for_each(|ended| finish(work, ended));
+                batch.into_iter().for_each(|mut ended| finish(work, &mut ended));
                 return (Vec::new(), true);
             }
             if error.is_transient() || error.is_ambiguous() {
@@ -330,7 +358,11 @@ async fn bisect(
         ended.settlement = bare(&ended.settlement);
         ended.rest.passed_over = 0;
     }
-    if work.pause().await { batch } else { Vec::new() }
+    if work.pause().await {
+        return batch;
+    }
+    batch.into_iter().for_each(Ended::give_up);
+    Vec::new()
 }
 
 /// The same outcome without any text that came from outside.
@@ -369,7 +401,8 @@ fn bare(settlement: &Settlement) -> Settlement {
 async fn settle_late(work: Work, mut ended: Ended, again: mpsc::WeakUnboundedSender<Ended>) {
     if ended.settlement.outcome.is_none() || mutant::is("late_truth_dropped") {
         // Nothing was attempted (it had expired): nothing to tell anybody.
-        return finish(&work, ended);
+        finish(&work, &mut ended);
+        return ended.close(Durable::Late);
     }
     loop {
         fault::point("settle_late_sent");
@@ -389,16 +422,17 @@ async fn settle_late(work: Work, mut ended: Ended, again: mpsc::WeakUnboundedSen
             Ok(answer) => {
                 fault::point("settled_late");
                 tracing::info!(delivery = %ended.settlement.key, ?answer, "an outcome came late");
-                return finish(&work, ended);
+                finish(&work, &mut ended);
+                return ended.close(Durable::Late);
             }
             Err(error) => {
-                let Ok(error) = work.fatal.check_guard(error) else { return };
+                let Ok(error) = work.fatal.check_guard(error) else { return ended.give_up() };
                 if !error.is_transient() && !error.is_ambiguous() {
                     tracing::error!(error = %error, delivery = %ended.settlement.key, "a late outcome cannot be stored as it is, storing its code only");
                     ended.settlement = bare(&ended.settlement);
                 }
                 if !work.pause().await {
-                    return;
+                    return ended.give_up();
                 }
             }
         }
@@ -406,10 +440,13 @@ async fn settle_late(work: Work, mut ended: Ended, again: mpsc::WeakUnboundedSen
 }
 
 /// As the loop does it, when the loop has ended.
-async fn settle_alone(work: &Work, ended: Ended) {
+async fn settle_alone(work: &Work, mut ended: Ended) {
     loop {
         match work.store.settle(std::slice::from_ref(&ended.settlement)).await {
-            Ok(settled) if settled == [true] => return finish(work, ended),
+            Ok(settled) if settled == [true] => {
+                finish(work, &mut ended);
+                return ended.close(Durable::Yes);
+            }
             Ok(_) => {}
             Err(error) if work.complains() => {
                 tracing::warn!(error = %error, delivery = %ended.settlement.key, "an outcome is not durable yet");
@@ -417,12 +454,12 @@ async fn settle_alone(work: &Work, ended: Ended) {
             Err(_) => {}
         }
         if !work.pause().await {
-            return;
+            return ended.give_up();
         }
     }
 }
 
-fn finish(work: &Work, mut ended: Ended) {
+fn finish(work: &Work, ended: &mut Ended) {
     work.registry.settled(ended.settlement.token);
     drop(ended.rest.permit.take());
 }

@@ -20,6 +20,7 @@ mod freight;
 mod guard;
 mod heartbeat;
 mod idle;
+mod introduce;
 mod job;
 mod ledger;
 mod memory;
@@ -67,6 +68,7 @@ use crate::{
     ear::Heard,
     fatal::Fatal,
     freight::Freight,
+    introduce::Introduction,
     ledger::Ledger,
     pump::Pump,
     reaper::Reaper,
@@ -82,12 +84,6 @@ pub struct Shutdown {
     /// Give up what has not begun its end marker; leave the rest to become doubts.
     pub hard: CancellationToken,
 }
-
-/// Between two tries to register.
-const INTRODUCE_PAUSE: Duration = Duration::from_millis(200);
-
-/// Connections opened before work begins: for the pump, intents, outcomes, and one for everything else.
-const CONNECTIONS_AHEAD: usize = 4;
 
 /// How long after a hard shutdown couriers and ledger may take to wind up.
 const WIND_UP: Duration = Duration::from_secs(5);
@@ -166,13 +162,15 @@ pub async fn run_with(
     }
     // Its own: this incarnation may end while the process goes on.
     let shutdown = Shutdown { soft: shutdown.soft.child_token(), hard: shutdown.hard.child_token() };
+    let mut introduction = Introduction::new(&store, &config, &shutdown);
     if past.address_guard {
-        while let Err(error) = guard::recognise(&store, config.limits.heartbeat_interval, &shutdown.soft).await {
-            let Error::Store { doing, source } = error else { return Err(error) };
-            try_again(&shutdown, doing, source).await?;
-        }
+        introduction.recognise().await?;
     }
-    let routes = introduce(&store, &config, &clock, &meters, &shutdown, &past.flights).await?;
+    let introduced = introduction.introduce(&clock, &meters, &past.flights).await;
+    if introduced.is_err() {
+        introduce::bow_out(&store, &past.memory).await;
+    }
+    let routes = introduced?;
     let _living = past.memory.lives(store.incarnation());
     let fatal = Fatal::default();
     let (registry, hands) = (Registry::new(past.memory.clone(), store.incarnation()), Hands::default());
@@ -269,7 +267,7 @@ pub async fn run_with(
         heartbeat.close();
         shutdown.soft.cancel();
         stop.cancel();
-        past.memory.leave(couriers);
+        past.memory.leave(store.incarnation(), couriers);
         return Err(error);
     }
     shutdown.soft.cancel();
@@ -289,63 +287,6 @@ pub async fn run_with(
         fatal,
     };
     ending.wind_up(office, &routes).await
-}
-
-/// Registers incarnation, routes and kinds.
-async fn introduce(
-    store: &Store,
-    config: &RelayConfig,
-    clock: &Arc<dyn Clock>,
-    meters: &Meters,
-    shutdown: &Shutdown,
-    flights: &Flights,
-) -> Result<Vec<Arc<Route>>, Error> {
-    let grace = config.limits.doubt_grace(&config.timeouts);
-    fault::point("register_sent");
-    while let Err(error) = store.register(&config.name, &config.host, &config.version, grace).await {
-        try_again(shutdown, "registering this relay", error).await?;
-    }
-    let default = config.routes.iter().position(|route| route.name == "default").unwrap_or(0);
-    let named: Vec<_> = config.routes.iter().map(|route| (route.name.clone(), route.host())).collect();
-    let groups = loop {
-        match store.register_routes(&named).await {
-            Ok(groups) => break groups,
-            Err(error) => try_again(shutdown, "registering the routes", error).await?,
-        }
-    };
-    let kinds: Vec<_> = config
-        .kinds
-        .iter()
-        .map(|(name, kind)| (name.clone(), kind.priority.map(hapax_core::Priority::as_str), kind.route.clone()))
-        .collect();
-    while let Err(error) = store.register_kinds(&kinds).await {
-        try_again(shutdown, "registering the kinds", error).await?;
-    }
-    store.warm_up(CONNECTIONS_AHEAD).await;
-    let places = pump::route_share(config, pump::places(&config.limits));
-    let share = pump::route_share(config, config.limits.max_in_flight);
-    let mut routes = Vec::with_capacity(config.routes.len());
-    for (index, route) in config.routes.iter().enumerate() {
-        let own = groups.iter().find(|(name, _)| *name == route.name).map_or(0, |(_, group)| *group);
-        // Group 0 holds everything that names no route, and is the default route's too.
-        let groups = if index == default { vec![own, 0] } else { vec![own] };
-        let shared = flights.of_route(&route.name, share);
-        routes.push(Arc::new(Route::new(route.clone(), groups, places, shared, clock.clone(), meters)?));
-    }
-    Ok(routes)
-}
-
-/// The database may go away between the first look at it and here: that is waited for, as at any other time.
-async fn try_again(shutdown: &Shutdown, doing: &'static str, error: hapax_store::Error) -> Result<(), Error> {
-    if shutdown.soft.is_cancelled() || !(error.is_transient() || error.is_ambiguous()) {
-        return Err(Error::Store { doing, source: error });
-    }
-    tracing::warn!(error = %error, doing, "the database does not answer, trying again");
-    tokio::select! {
-        () = shutdown.soft.cancelled() => {}
-        () = tokio::time::sleep(INTRODUCE_PAUSE) => {}
-    }
-    Ok(())
 }
 
 /// Everything that has to end, in order.
@@ -398,7 +339,7 @@ impl Ending {
             // As it would be without a shutdown: who reads a reply goes on, and memory keeps it.
             self.heartbeat.close();
             self.stop.cancel();
-            self.memory.leave(self.couriers);
+            self.memory.leave(incarnation, self.couriers);
             return Err(error);
         }
         self.give_back_queued(&office, routes).await;
@@ -406,31 +347,44 @@ impl Ending {
             // Whoever has not begun its end marker now never will.
             self.heartbeat.close();
             drop(tokio::time::timeout(WIND_UP, self.couriers.wait()).await);
-            self.memory.leave(self.couriers.clone());
+            self.memory.leave(incarnation, self.couriers.clone());
         }
         let abandoned = if self.couriers.is_empty() { 0 } else { self.registry.len() };
         drop(office);
         self.ledger_tasks.close();
         let settled =
             tokio::time::timeout(self.config.limits.shutdown_grace.min(SETTLE_LAST), self.ledger_tasks.wait());
-        let settled = abandoned == 0 && settled.await.is_ok();
+        // The ledger ends without them, too, when it was told to give up.
+        let settled = abandoned == 0 && settled.await.is_ok() && self.registry.len() == 0;
         let untold = self.memory.untold();
         if let Err(error) = guard::tell(&self.store, &self.memory, untold).await {
             tracing::warn!(error = %error, "late outcomes of an earlier incarnation could not be told to the database");
         }
+        guard::say_goodbye(&self.store, &self.memory).await;
         self.shutdown.hard.cancel();
         self.stop.cancel();
         self.watchers.close();
-        drop(tokio::time::timeout(WIND_UP, self.watchers.wait()).await);
+        // The ledger says of each outcome that it gives up what was known. It ends only after all couriers.
+        let ledger = async {
+            if abandoned == 0 {
+                self.ledger_tasks.wait().await;
+            }
+        };
+        let ends = async { tokio::join!(self.watchers.wait(), ledger) };
+        drop(tokio::time::timeout(WIND_UP, ends).await);
         if let Some(error) = self.fatal.take() {
+            self.memory.leave(incarnation, self.couriers);
             return Err(error);
         }
         if !settled {
+            // Whoever is there when the rest of it has been told says goodbye for it.
+            self.memory.leave(incarnation, self.couriers);
             return Err(Error::Abandoned(self.registry.len().max(abandoned)));
         }
         fault::point("sign_off_sent");
         if let Err(error) = self.store.sign_off().await {
             tracing::warn!(error = %error, "could not sign off");
+            self.memory.leave(incarnation, self.couriers);
         }
         match relieved {
             true => {

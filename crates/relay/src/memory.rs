@@ -6,6 +6,7 @@
 //! permits. The usual end, an acceptance, is kept in a fixed form (`compact.rs`): 112 bytes an attempt and 5 to find it.
 
 mod compact;
+mod departed;
 
 use std::{
     collections::VecDeque,
@@ -69,6 +70,8 @@ struct Attempts {
     relays: Vec<Incarnation>,
     /// Those that are at work: their ledgers tell the database themselves.
     living: Vec<Incarnation>,
+    /// Those that ended without signing off, and their couriers.
+    departed: Vec<(Incarnation, TaskTracker)>,
     routes: Words,
     words: Words,
 }
@@ -121,12 +124,6 @@ impl Drop for Living {
 impl Memory {
     fn lock(&self) -> MutexGuard<'_, Attempts> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The couriers of an incarnation that ends: they go on reading their replies, and what they learn is told from here.
-    pub(crate) fn leave(&self, couriers: TaskTracker) {
-        couriers.close();
-        self.stragglers.spawn(async move { couriers.wait().await });
     }
 
     /// An incarnation begins to work; it ends when the answer is dropped.

@@ -31,7 +31,10 @@ const OVERVIEW_KEPT: Duration = Duration::from_secs(60);
 const OUTCOMES: [&str; 5] = ["accepted", "refused", "deferred", "not_sent", "unknown"];
 
 /// Where a doubt can begin: with the body (a server that answers too early), or at the end marker.
-const DOUBTS: [Phase; 2] = [Phase::Body, Phase::EndMarker];
+const DOUBTS: [Phase; 3] = [Phase::Intend, Phase::Body, Phase::EndMarker];
+
+/// The route of a doubt whose route nobody knows.
+const NO_ROUTE: &str = "unknown";
 
 /// The parts of an attempt that are timed.
 pub(crate) const TIMED: [Phase; 4] = [Phase::Connect, Phase::Data, Phase::Intend, Phase::EndMarker];
@@ -48,7 +51,6 @@ struct Inner {
     registry: Registry,
     attempts: Family<Two, Counter>,
     in_doubt: Family<Two, Counter>,
-    vanished: Counter,
     connections: Family<Two, Gauge>,
     blocked: Family<One, Gauge>,
     certificates: Family<One, Seconds>,
@@ -102,7 +104,7 @@ impl fmt::Debug for Meters {
 #[derive(Clone, Debug)]
 pub(crate) struct RouteMeters {
     attempts: [Counter; 5],
-    doubts: [Counter; 2],
+    doubts: [Counter; 3],
     pub(crate) busy: Gauge,
     pub(crate) idle: Gauge,
     pub(crate) blocked: Gauge,
@@ -179,8 +181,9 @@ impl Meters {
     }
 
     /// A delivery was put in doubt whose relay vanished after its intent.
-    pub(crate) fn vanished(&self) {
-        self.0.vanished.inc();
+    pub(crate) fn vanished(&self, route: Option<&str>) {
+        let of = [("route", route.unwrap_or(NO_ROUTE).to_owned()), ("phase", Phase::Intend.as_str().to_owned())];
+        self.0.in_doubt.get_or_create(&of).inc();
     }
 
     /// A commit of intents or outcomes was answered.

@@ -314,7 +314,7 @@ impl Pump {
             took: Duration::ZERO,
             bytes: 0,
         };
-        self.office.ledger.settle(settlement, permit);
+        self.office.ledger.settle(settlement, permit, None);
     }
 
     /// Deliveries that may kill their relay: one alone, with nothing else in flight before its intent, the others given

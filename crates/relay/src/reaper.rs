@@ -226,11 +226,12 @@ impl Reaper {
             fault::point("marked");
         }
         for marked in all {
-            self.meters.vanished();
+            self.meters.vanished(marked.route.as_deref());
             tracing::error!(
                 delivery = %marked.key,
                 attempt.token = %marked.token,
                 relay = marked.relay.map(|relay| relay.to_string()),
+                route = marked.route,
                 "in doubt: its relay vanished between intent and outcome (hint: hapax ls --in-doubt)"
             );
         }

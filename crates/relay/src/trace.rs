@@ -17,9 +17,13 @@ use std::{
 pub use context::{TraceParent, hex};
 use hapax_core::{DeliveryKey, Outcome, Phase, Token};
 use hapax_mail::moments;
-use hapax_store::Verdict;
+use hapax_store::{Settlement, Verdict};
 
-use crate::{closing::Closing, config::RelayConfig, job::Letter};
+use crate::{
+    config::RelayConfig,
+    courier::Office,
+    job::{Job, Letter},
+};
 
 /// The moment an attempt began.
 const BEGAN: &str = "attempt";
@@ -103,9 +107,8 @@ pub(crate) async fn heard<T>(place: Option<TraceParent>, attempt: Pin<Box<impl F
     }
 }
 
-/// Tells of an attempt that has ended.
-pub(crate) fn tell(closing: &Closing<'_>) {
-    let Closing { office, route, job, ending, verdict, .. } = closing;
+/// Tells of an attempt that has ended; its outcome is about to be made durable.
+pub(crate) fn tell(office: &Office, job: &Job, settled: &Settlement) {
     let (Some(tracing), Some(context)) = (&office.config.tracing, job.trace.filter(|place| place.sampled)) else {
         return;
     };
@@ -113,7 +116,7 @@ pub(crate) fn tell(closing: &Closing<'_>) {
     let at = |moment: Instant| before(wall, now.saturating_duration_since(moment));
     let mut steps = moments::take().into_iter().map(|(step, moment)| (step, at(moment)));
     let began = steps.next().map_or(wall, |(_, began)| began);
-    let outcome = ending.outcome.as_ref();
+    let outcome = settled.outcome.as_ref();
     let reply = outcome.and_then(Outcome::reply);
     tracing.observer.ended(Attempt {
         delivery: job.claimed.key,
@@ -122,18 +125,18 @@ pub(crate) fn tell(closing: &Closing<'_>) {
         token: job.token,
         number: i32::from(job.claimed.attempt_no) + 1,
         kind: job.letter.notification.kind.clone(),
-        route: route.config.name.clone(),
+        route: settled.route.clone(),
         // What follows is the server's own word.
-        server: ending.server.as_deref().and_then(|server| server.split(' ').next()).map(str::to_owned),
-        verdict: verdict.as_str(),
+        server: settled.server.as_deref().and_then(|server| server.split(' ').next()).map(str::to_owned),
+        verdict: settled.verdict.as_str(),
         outcome: outcome.map(Outcome::as_str),
         phase: outcome.map_or(Phase::Prepare, Outcome::phase).as_str(),
         code: reply.map(|reply| reply.code),
         enhanced: reply.and_then(|reply| reply.enhanced.clone()),
-        intended: ending.intended,
-        bytes: ending.bytes,
+        intended: settled.intended,
+        bytes: settled.bytes,
         accepted: matches!(outcome, Some(Outcome::Accepted { .. })),
-        last: is_last(verdict),
+        last: is_last(&settled.verdict),
         since: before(wall, job.letter.age(office.clock.as_ref())),
         began,
         ended: wall,

@@ -175,6 +175,11 @@ impl Error {
         self.has_code("55P03")
     }
 
+    /// Whether there is no such table, or no such schema.
+    pub(crate) fn is_missing_table(&self) -> bool {
+        self.has_code("42P01") || self.has_code("3F000")
+    }
+
     /// Whether a row was there already: nothing happened.
     pub(crate) fn is_already_there(&self) -> bool {
         self.has_code("23505")

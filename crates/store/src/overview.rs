@@ -5,7 +5,7 @@ use std::time::Duration;
 use hapax_core::Incarnation;
 use tokio_postgres::types::Type;
 
-use crate::{Store, Typed, error::Error};
+use crate::{Store, Typed, error::Error, migrate::Status};
 
 /// A relay whose heartbeat goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +89,18 @@ impl Store {
             return Ok(());
         }
         Err(Error::NotArmed { detail: "the outbox was armed anew since this relay started".to_owned() })
+    }
+
+    /// Compares the migrations of the database with those this binary works with.
+    ///
+    /// # Errors
+    /// Any; where there is no outbox any more, [`Error::NoOutbox`].
+    pub async fn schema(&self) -> Result<Status, Error> {
+        match self.rows("migrations", include_str!("../queries/migrations.sql"), &[]).await {
+            Ok(rows) => Ok(Status::read(&rows)),
+            Err(error) if error.is_missing_table() => Err(Error::NoOutbox),
+            Err(error) => Err(error),
+        }
     }
 
     /// Connections of the pool: in use, and idle.

@@ -24,7 +24,7 @@ pub struct RelaySeen {
 }
 
 /// A delivery the reaper has put in doubt.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Marked {
     /// Which one.
     pub key: DeliveryKey,
@@ -32,6 +32,8 @@ pub struct Marked {
     pub token: Token,
     /// The incarnation that vanished.
     pub relay: Option<Incarnation>,
+    /// The route its intent names.
+    pub route: Option<String>,
 }
 
 /// A doubt a policy may decide.
@@ -144,7 +146,15 @@ impl Store {
     /// # Errors
     /// Any; an incarnation that did not sign off is reaped like one that died.
     pub async fn sign_off(&self) -> Result<(), Error> {
-        self.rows("sign_off", include_str!("../queries/sign_off.sql"), &[(&self.incarnation.0, Type::UUID)])
+        self.sign_off_of(self.incarnation).await
+    }
+
+    /// The same, for an earlier incarnation of this process that could not.
+    ///
+    /// # Errors
+    /// As [`Store::sign_off`].
+    pub async fn sign_off_of(&self, incarnation: Incarnation) -> Result<(), Error> {
+        self.rows("sign_off", include_str!("../queries/sign_off.sql"), &[(&incarnation.0, Type::UUID)])
             .await
             .map(|_| ())
     }
@@ -185,6 +195,7 @@ impl Store {
             key: key(row),
             token: Token(row.get("token")),
             relay: row.get::<_, Option<Uuid>>("relay").map(Incarnation),
+            route: row.get("route"),
         };
         Ok(rows.iter().map(marked).collect())
     }

@@ -9,25 +9,25 @@ use crate::asking::{PASSWORD, Said, ask, ask_with};
 use crate::servers::names;
 
 /// A stage with a DNS server.
-struct Clinic {
-    stage: Stage,
-    dns: DnsServer,
+pub(crate) struct Clinic {
+    pub(crate) stage: Stage,
+    pub(crate) dns: DnsServer,
 }
 
 impl Clinic {
-    async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         Self { stage: Stage::set().await, dns: names().await }
     }
 
-    async fn on(cluster: PgCluster) -> Self {
+    pub(crate) async fn on(cluster: PgCluster) -> Self {
         Self { stage: Stage::on(cluster, SmtpServer::start()).await, dns: names().await }
     }
 
-    async fn sql(&self, sql: &str) {
+    pub(crate) async fn sql(&self, sql: &str) {
         self.stage.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    async fn ask(&self, settings: &Settings) -> Said {
+    pub(crate) async fn ask(&self, settings: &Settings) -> Said {
         self.ask_more(settings, &[]).await
     }
 
@@ -37,12 +37,12 @@ impl Clinic {
         ask(settings, &arguments).await
     }
 
-    async fn examine(&self) -> Said {
+    pub(crate) async fn examine(&self) -> Said {
         self.ask(&self.stage.settings()).await
     }
 
     /// Provokes, looks, and takes it back.
-    async fn provoke(&self, ill: &str, well: &str, [severity, name, evidence, remedy]: [&str; 4]) {
+    pub(crate) async fn provoke(&self, ill: &str, well: &str, [severity, name, evidence, remedy]: [&str; 4]) {
         self.sql(ill).await;
         self.examine().await.assert_only(severity, name, evidence, remedy);
         self.sql(well).await;

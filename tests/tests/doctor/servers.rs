@@ -60,11 +60,16 @@ async fn a_certificate_that_has_ended_is_for_another_name_or_from_nobody_is_told
         (Certificate::Expired, "until 2001-01-01", "renewed"),
         (Certificate::WrongName, "for elsewhere.invalid", "tls_name = \"elsewhere.invalid\""),
         (Certificate::SelfSigned, "in a chain of 1", "ca_file"),
+        (Certificate::SelfSignedAuthority, "that of an authority (CA:TRUE)", "CA:FALSE"),
     ];
     for (flaw, evidence, remedy) in cases {
         let server = SmtpServer::builder().tls(TlsMode::Implicit).certificate(flaw);
-        examine_secure(server, "smtps", PASSWORD).await.assert_only("error", "route.default.tls", evidence, remedy);
+        let said = examine_secure(server, "smtps", PASSWORD).await;
+        said.assert_only("error", "route.default.tls", evidence, remedy);
     }
+    let soon = SmtpServer::builder().tls(TlsMode::Implicit).certificate(Certificate::EndsSoon);
+    let said = examine_secure(soon, "smtps", PASSWORD).await;
+    said.assert_only("warning", "route.default.certificate", "5 days are left", "renewed before then");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,7 +20,18 @@ pub(crate) fn advice(settings: &Settings) -> Vec<Problem> {
     found.extend(statements(settings));
     found.extend(retries(settings));
     found.extend(routes(settings));
+    found.extend(listener(settings));
     found
+}
+
+fn listener(settings: &Settings) -> Option<Problem> {
+    settings.http.listen.filter(|listen| listen.port() == 0).map(|listen| {
+        let message = format!(
+            "{listen}: any free port, another one at each start: no probe, no Prometheus and no \
+            hapax healthcheck can know it"
+        );
+        Problem::new("http.listen", message).hint("set a fixed port, 9464 say")
+    })
 }
 
 fn replies(settings: &Settings) -> Vec<Problem> {

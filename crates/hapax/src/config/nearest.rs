@@ -2,11 +2,15 @@
 
 /// The known word nearest to `word`, unless even that one is something else entirely.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (word.chars().count() / 3).max(2);
+    // Two slips in a short word make another one of it.
+    let limit = match word.chars().count() {
+        0..=4 => 1,
+        length => (length / 3).max(2),
+    };
     known
         .into_iter()
         .map(|candidate| (distance(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= limit && *distance < candidate.chars().count())
+        .filter(|(distance, candidate)| *distance <= limit && *distance * 2 < candidate.chars().count())
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -40,7 +44,14 @@ mod tests {
         assert_eq!(nearest("max_inflight", known), Some("max_in_flight"));
         assert_eq!(nearest("final_replay_timeout", known), Some("final_reply_timeout"));
         assert_eq!(nearest("laese", known), Some("lease"));
+        assert_eq!(nearest("nam", known), Some("name"));
         assert_eq!(nearest("colour", known), None);
+        let sections = ["log", "http", "relay", "dkim"];
+        assert_eq!(sections.map(|section| nearest(section, sections)), sections.map(Some));
+        assert_eq!(nearest("logs", sections), Some("log"));
+        for far in ["foo", "lag2", "hash", "rely on", "doc"] {
+            assert_eq!(nearest(far, sections), None, "{far}");
+        }
     }
 
     #[test]

@@ -51,7 +51,9 @@ pub(crate) async fn run(loaded: Loaded, options: Doctor) -> anyhow::Result<Exit>
     findings.extend(machine::examine(&loaded.settings));
     if !options.offline {
         let mut examinations: Vec<Examination<'_>> = Vec::new();
-        let database_is_named = !loaded.problems.iter().any(|problem| problem.path.starts_with("database"));
+        // What a file would have said that cannot be read is not asked about either.
+        let database_is_named = !loaded.settings.database.url.is_empty()
+            && !loaded.problems.iter().any(|problem| problem.path.starts_with("database"));
         if options.route.is_none() && database_is_named {
             examinations.push(Box::pin(database::examine(&loaded.settings, &options)));
         }

@@ -17,6 +17,10 @@ use crate::{
 /// Whoever renews certificates by hand needs so long.
 const EXPIRY_MIN: Duration = Duration::from_secs(21 * 86_400);
 
+/// What `openssl req -x509` makes when it is not told otherwise.
+const OF_AN_AUTHORITY: &str = "have a certificate made for the server itself: one that the authority signs (and the authority's \
+    own as ca_file), or openssl req -x509 -addext basicConstraints=critical,CA:FALSE and that one as ca_file";
+
 pub(super) async fn examine(route: &Route, settings: &Settings, options: &Doctor) -> Vec<Finding> {
     let name = format!("route.{}", route.name);
     let Some(server) = smtp(&route.way) else { return vec![local(&name, &route.way)] };
@@ -146,7 +150,10 @@ fn failed(name: &str, server: &SmtpServer, probed: &Probed, outcome: &Outcome) -
         (Phase::Tls, Some(encryption)) => format!("; {}", presented(encryption)),
         _ => String::new(),
     };
-    let remedy = remedy(phase, cause, server, probed);
+    let remedy = match (phase, cause) {
+        (Phase::Tls, Some(Cause::Certificate)) if detail.contains("CA:TRUE") => OF_AN_AUTHORITY.to_owned(),
+        _ => remedy(phase, cause, server, probed),
+    };
     Finding::error(format!("{name}.{part}"), format!("{place}: {what}{presented}"), remedy)
 }
 

@@ -34,6 +34,11 @@ pub(crate) async fn run(loaded: Loaded, options: Healthcheck) -> anyhow::Result<
         let hint = "write listen = \"127.0.0.1:9464\" below [http], or set HAPAX__HTTP__LISTEN";
         return Err(Refusal::setup("http.listen is not set: there is nobody to ask", &[hint]).into());
     };
+    if listen.port() == 0 {
+        let hint = "set a fixed one, 127.0.0.1:9464 say, in the configuration that both are started with";
+        let problem = "http.listen has port 0: the relay takes any free one at its start, and only its log says which";
+        return Err(Refusal::setup(problem, &[hint]).into());
+    }
     let path = if options.ready { "/readyz" } else { "/livez" };
     match tokio::time::timeout(PATIENCE, ask(reachable(listen), path)).await {
         Ok(Ok((200, body))) => {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use hapax_relay::{Meters, Past, Phase, Progress};
+use hapax_store::{Error, migrate::Status};
 use tokio::{runtime::Handle, sync::Mutex};
 
 /// How long the database may take.
@@ -21,7 +22,8 @@ pub(super) struct Ready {
     meters: Meters,
     /// The runtime of the relay.
     relay: Handle,
-    database: Mutex<Option<(Instant, Finding)>>,
+    /// When they were asked last, and what was found: the database, its schema.
+    known: Mutex<Option<(Instant, Finding, Finding)>>,
 }
 
 /// What was found.
@@ -30,7 +32,7 @@ pub(super) struct Report(Vec<(&'static str, Finding)>);
 impl Ready {
     pub(super) fn new(past: &Past) -> Self {
         let (progress, meters) = (past.progress.clone(), past.meters.clone());
-        Self { progress, meters, relay: Handle::current(), database: Mutex::default() }
+        Self { progress, meters, relay: Handle::current(), known: Mutex::default() }
     }
 
     pub(super) async fn report(&self) -> Report {
@@ -40,39 +42,53 @@ impl Ready {
             Phase::Starting => Err("the queue is not looked at: still starting, or in guard mode (hapax status)"),
             Phase::Running | Phase::Draining => Ok(()),
         };
-        // A relay begins only with a schema that it can work with.
-        let schema = self.meters.store().map(drop).ok_or("not compared yet");
-        Report(vec![
-            ("database", self.database().await),
-            ("schema", schema),
-            ("first-poll", polled),
-            ("draining", draining),
-        ])
+        let (database, schema) = self.database().await;
+        Report(vec![("database", database), ("schema", schema), ("first-poll", polled), ("draining", draining)])
     }
 
-    async fn database(&self) -> Finding {
-        let mut known = self.database.lock().await;
-        if let Some((at, finding)) = *known
+    async fn database(&self) -> (Finding, Finding) {
+        let mut known = self.known.lock().await;
+        if let Some((at, database, schema)) = *known
             && at.elapsed() < GOOD_FOR
         {
-            return finding;
+            return (database, schema);
         }
-        let finding = match self.meters.store() {
-            None => Err("no connection yet"),
+        // A relay begins only with a schema that it can work with.
+        let last = known.map_or(Ok(()), |(_, _, schema)| schema);
+        let (database, schema) = match self.meters.store() {
+            None => (Err("no connection yet"), Err("not compared yet")),
             // Where its connections live.
             Some(store) => {
-                let asked = self.relay.spawn(async move { store.ready().await });
+                let asked = self.relay.spawn(async move { (store.ready().await, compared(store.schema().await)) });
                 match tokio::time::timeout(PATIENCE, asked).await {
-                    Ok(Ok(Ok(()))) => Ok(()),
-                    Ok(Ok(Err(error))) if error.is_guard() => Err("it is not the one this relay was armed for"),
-                    Ok(Ok(Err(_)) | Err(_)) => Err("it does not answer"),
-                    Err(_elapsed) => Err("it does not answer in time"),
+                    Ok(Ok((Ok(()), schema))) => (Ok(()), schema.unwrap_or(last)),
+                    Ok(Ok((Err(error), schema))) if error.is_guard() => {
+                        (Err("it is not the one this relay was armed for"), schema.unwrap_or(last))
+                    }
+                    // It answers: that there is no outbox.
+                    Ok(Ok((Err(_), Some(schema @ Err(_))))) => (Ok(()), schema),
+                    Ok(Ok((Err(_), schema))) => (Err("it does not answer"), schema.unwrap_or(last)),
+                    Ok(Err(_)) => (Err("it does not answer"), last),
+                    Err(_elapsed) => (Err("it does not answer in time"), last),
                 }
             }
         };
-        *known = Some((Instant::now(), finding));
-        finding
+        *known = Some((Instant::now(), database, schema));
+        (database, schema)
     }
+}
+
+/// What a look at the schema comes to; nothing when it came to nothing.
+fn compared(looked: Result<Status, Error>) -> Option<Finding> {
+    Some(match looked {
+        Ok(status) if !status.problems().is_empty() => {
+            Err("it is not the one this relay works with (hapax migrate verify)")
+        }
+        Ok(status) if !status.pending().is_empty() => Err("it lacks migrations (hapax migrate up)"),
+        Ok(_) => Ok(()),
+        Err(Error::NoOutbox) => Err("there is no outbox any more (hapax migrate status)"),
+        Err(_) => return None,
+    })
 }
 
 impl Report {

@@ -201,12 +201,13 @@ async fn a_late_settle_dropped_at_every_poll_is_in_the_ledger_once_when_it_is_re
         desk.work.store.mark_in_doubt(&[desk.work.store.incarnation()], LONG).await.expect("marks");
         let resolve = "SELECT outbox.resolve($1, 1, 'failed', 'test', NULL, true)";
         desk.sql.query_one(resolve, &[&request.key.message_id.0]).await.expect("resolves");
-        let late = |permit| Ended { settlement: accepted(&request), rest: Rest { permit, passed_over: 2 } };
+        let late =
+            |permit| Ended { settlement: accepted(&request), rest: Rest { permit, passed_over: 2, closing: None } };
         let again = desk.ledger.outcomes.downgrade();
         let done = polled(settle_late(desk.work.clone(), late(Some(desk.permit())), again), times).await.is_some();
         assert_eq!(desk.permits.available_permits(), 1, "{times} polls: a permit is lost");
         // The whole way again, as a courier would hand it in.
-        desk.ledger.settle(accepted(&request), desk.permit());
+        desk.ledger.settle(accepted(&request), desk.permit(), None);
         desk.until_settled().await;
         assert_eq!((desk.count(ACCEPTED, request.key).await, desk.count(SENT, request.key).await), (1, 1), "{times}");
         if done {
@@ -233,7 +234,7 @@ async fn rc40_a_refusal_after_a_lost_answer_is_settled_because_the_intent_may_ha
     desk.work.store.mark_in_doubt(&[desk.work.store.incarnation()], LONG).await.expect("marks");
     assert_eq!(desk.alone(&first, false).await, Intended::Refused, "never lost an answer: it is another's");
     assert_eq!(desk.alone(&first, true).await, Intended::RefusedLate);
-    desk.ledger.settle(never(&first), desk.permit());
+    desk.ledger.settle(never(&first), desk.permit(), None);
     desk.until_settled().await;
     assert_eq!(desk.row(first.key).await, (None, 1, None), "pending again, not in doubt");
 
@@ -245,10 +246,10 @@ async fn rc40_a_refusal_after_a_lost_answer_is_settled_because_the_intent_may_ha
     desk.sql.query_one(resolve, &[&first.key.message_id.0, &second.token.0]).await.expect("resolves");
     let third = desk.claim(first.key).await;
     assert_eq!(desk.intended(&third).await, Intended::Granted);
-    desk.ledger.settle(accepted(&second), desk.permit());
+    desk.ledger.settle(accepted(&second), desk.permit(), None);
     desk.until_settled().await;
     assert_eq!(desk.alone(&third, true).await, Intended::RefusedLate);
-    desk.ledger.settle(never(&third), desk.permit());
+    desk.ledger.settle(never(&third), desk.permit(), None);
     desk.until_settled().await;
     assert_eq!(desk.count(SENT, first.key).await, 1, "not sending with nobody at work on it");
 }

@@ -52,11 +52,11 @@ pub(super) fn meters() -> Meters {
     let of_phase = |phase: Phase| (phase, timed.get_or_create_owned(&[("phase", phase.as_str().to_owned())]));
     let phases = TIMED.map(of_phase).into_iter().collect();
     let in_doubt = Family::<Two, Counter>::default();
-    let nowhere = [("route", String::new()), ("phase", Phase::Intend.as_str().to_owned())];
+    let nowhere = [("route", super::NO_ROUTE.to_owned()), ("phase", Phase::Intend.as_str().to_owned())];
+    drop(in_doubt.get_or_create(&nowhere));
     let mut meters = Inner {
         registry: Registry::default(),
         attempts: Family::default(),
-        vanished: in_doubt.get_or_create_owned(&nowhere),
         in_doubt,
         connections: Family::default(),
         blocked: Family::default(),
@@ -99,7 +99,7 @@ fn registry(meters: &Inner, commits: Timed, timed: Timed) -> Registry {
     own.register("attempts", "Attempts that have ended, as the ledger calls their outcomes", meters.attempts.clone());
     own.register(
         "in_doubt",
-        "Deliveries put in doubt by this relay; without a route where another relay vanished",
+        "Deliveries put in doubt by this relay; phase intend where another relay vanished (its route, or unknown)",
         meters.in_doubt.clone(),
     );
     own.register("claims", "Deliveries claimed", meters.claims.clone());

@@ -43,6 +43,7 @@ pub use gate::Hold;
 pub use ledger::{Connection, Counts, Ended, Ledger, Transaction};
 pub use options::{Capabilities, SmtpServerBuilder};
 pub use script::{Action, Context, Fault, Phase, Rule, Script, matrix};
+use tls::Authority;
 pub use tls::{Certificate, TlsMode};
 
 use crate::background::{Background, within};
@@ -58,6 +59,7 @@ pub struct SmtpServer {
     shared: Arc<Shared>,
     accepting: Mutex<Option<JoinHandle<()>>>,
     ca_pem: String,
+    authority: Authority,
     port: hapax_sandbox::ReservedPort,
     background: Background,
 }
@@ -78,11 +80,13 @@ impl SmtpServer {
     }
 
     fn launch(options: Options, script: Script) -> Self {
-        let (ca_pem, tls) = tls::identity(options.certificate);
+        let authority = Authority::fresh();
+        let tls = authority.configure(options.certificate);
         let server = Self {
             shared: Arc::new(Shared::new(options, script, tls)),
             accepting: Mutex::new(None),
-            ca_pem,
+            ca_pem: authority.pem(),
+            authority,
             port: hapax_sandbox::ReservedPort::reserve().expect("a port is free"),
             background: Background::start("smtp-server"),
         };
@@ -117,6 +121,11 @@ impl SmtpServer {
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
+    }
+
+    /// Another certificate of the same authority for connections from now on.
+    pub fn certificate(&self, certificate: Certificate) {
+        *lock(&self.shared.tls) = self.authority.configure(certificate);
     }
 
     /// Replaces the script: dialogues under way follow it from their next step on.
@@ -289,7 +298,7 @@ impl Drop for Open {
 #[derive(Debug)]
 struct Shared {
     options: Options,
-    tls: Arc<ServerConfig>,
+    tls: Mutex<Arc<ServerConfig>>,
     ledger: Mutex<Ledger>,
     changed: watch::Sender<u64>,
     script: Mutex<Script>,
@@ -304,7 +313,7 @@ struct Shared {
 impl Shared {
     fn new(options: Options, script: Script, tls: Arc<ServerConfig>) -> Self {
         Self {
-            tls,
+            tls: Mutex::new(tls),
             ledger: Mutex::default(),
             changed: watch::Sender::new(0),
             script: Mutex::new(script),

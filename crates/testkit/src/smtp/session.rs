@@ -197,7 +197,7 @@ impl Session {
             return Err(Stop::Io(io::Error::other("TLS inside TLS")));
         };
         trickle.one_byte = slowly;
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.shared.tls));
+        let acceptor = TlsAcceptor::from(Arc::clone(&super::lock(&self.shared.tls)));
         let stream = acceptor.accept(trickle).await?;
         self.reader = Some(LineReader::new(Stream::Tls(Box::new(stream))));
         self.tls = true;

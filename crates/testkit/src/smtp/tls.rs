@@ -39,41 +39,68 @@ pub enum Certificate {
     Expired,
     /// It is not from the authority.
     SelfSigned,
+    /// Likewise, and one of an authority itself, as `openssl req -x509` makes them.
+    SelfSignedAuthority,
+    /// It ends in five days.
+    EndsSoon,
 }
 
-/// The PEM of a fresh authority, and a server configuration with a certificate from it.
-pub(super) fn identity(kind: Certificate) -> (String, Arc<ServerConfig>) {
-    let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names, no bad name");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.distinguished_name.push(rcgen::DnType::CommonName, "hapax testkit authority");
-    let key = || KeyPair::generate().expect("a key can be made");
-    let authority = CertifiedIssuer::self_signed(params, key()).expect("an authority can be made");
+/// An authority of a server's own.
+#[derive(Debug)]
+pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-    let names = match kind {
-        Certificate::WrongName => vec!["elsewhere.invalid".to_owned()],
-        _ => vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
-    };
-    let mut params = CertificateParams::new(names).expect("the names are good");
-    if kind == Certificate::Expired {
-        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+fn key() -> KeyPair {
+    KeyPair::generate().expect("a key can be made")
+}
+
+impl Authority {
+    pub(super) fn fresh() -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names, no bad name");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(rcgen::DnType::CommonName, "hapax testkit authority");
+        Self(CertifiedIssuer::self_signed(params, key()).expect("an authority can be made"))
     }
-    let server_key = key();
-    let certificate = match kind {
-        Certificate::SelfSigned => params.self_signed(&server_key),
-        _ => params.signed_by(&server_key, &authority),
-    };
-    let certificate = certificate.expect("a certificate can be made");
-    let private_key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider knows TLS 1.2 and 1.3")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], private_key)
-        .expect("the key belongs to the certificate");
-    (authority.pem(), Arc::new(config))
+
+    pub(super) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A server configuration with a certificate from it.
+    #[expect(clippy::disallowed_methods, reason = "certificates end by the wall clock")]
+    pub(super) fn configure(&self, kind: Certificate) -> Arc<ServerConfig> {
+        let names = match kind {
+            Certificate::WrongName => vec!["elsewhere.invalid".to_owned()],
+            _ => vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+        };
+        let mut params = CertificateParams::new(names).expect("the names are good");
+        if kind == Certificate::Expired {
+            params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        }
+        if kind == Certificate::EndsSoon {
+            params.not_after =
+                (std::time::SystemTime::now() + std::time::Duration::from_secs(5 * 86_400 + 3_600)).into();
+        }
+        if kind == Certificate::SelfSignedAuthority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let server_key = key();
+        let certificate = match kind {
+            Certificate::SelfSigned | Certificate::SelfSignedAuthority => params.self_signed(&server_key),
+            _ => params.signed_by(&server_key, &self.0),
+        };
+        let certificate = certificate.expect("a certificate can be made");
+        let private_key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows TLS 1.2 and 1.3")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], private_key)
+            .expect("the key belongs to the certificate");
+        Arc::new(config)
+    }
 }
 
 /// A TCP stream that can be told to write one byte at a time.
