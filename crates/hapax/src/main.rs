@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod config;
 mod connect;
+mod control;
 mod decide;
 mod demo;
 mod doctor;
@@ -116,6 +117,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Release(options) if options.failover => arm::release(loaded, options).await,
         Command::Release(options) => decide::decide(loaded, Action::Release, options.into()).await,
         Command::SendAgain(options) => decide::send_again(loaded, options).await,
+        Command::Pause(options) => control::pause(loaded, options).await,
+        Command::Resume(options) => control::resume(loaded, options).await,
         Command::Arm(options) => arm::run(loaded, options).await,
         Command::Template(Template::Preview(options)) => preview::run(loaded, options).await,
         Command::Template(Template::Publish(options)) => template::publish::run(loaded, options).await,

@@ -19,10 +19,12 @@ mod guard;
 mod heartbeat;
 mod idle;
 mod job;
+mod lanes;
 mod ledger;
 mod memory;
 mod meters;
 mod overview;
+mod pauses;
 mod progress;
 mod pump;
 mod reaper;
@@ -61,6 +63,7 @@ use crate::{
     fatal::Fatal,
     freight::Freight,
     ledger::Ledger,
+    pauses::Pauses,
     pump::Pump,
     reaper::Reaper,
     registry::{Hands, Registry},
@@ -194,6 +197,7 @@ pub async fn run_with(
         heartbeat: heartbeat.clone(),
         fatal: fatal.clone(),
         meters: meters.clone(),
+        pauses: Pauses::default(),
         soft: shutdown.soft.clone(),
         flights: past.flights.all(config.limits.max_in_flight),
     });
@@ -211,7 +215,7 @@ pub async fn run_with(
     watchers.spawn(heart.renew(hands, pulse("renew", config.limits.lease / 6)));
     watchers.spawn(overview::watch(store.clone(), meters.clone(), config.limits.dead_after, stop.clone()));
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
-    let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
+    let lanes = lanes::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
         store: store.clone(),
         config: config.clone(),

@@ -19,6 +19,7 @@ pub mod migrate;
 mod overview;
 mod pieces;
 mod rows;
+mod stop;
 mod tls;
 mod wake;
 mod watch;
@@ -41,6 +42,7 @@ use hapax_core::{Incarnation, mutant};
 pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Upstream, Verdict, Wait};
 pub use overview::{Counted, Living, Overview, Standing};
 pub use rows::{Bound, Claimed, Cursor};
+pub use stop::{Pause, Pauses, Scope};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},

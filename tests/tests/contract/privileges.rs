@@ -113,6 +113,17 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT outbox.resolve_doubt(gen_random_uuid(), 1, 'sent', 'a reason', NULL, false, 'policy')", "-+----"),
     ("SELECT outbox.resend_same_key(gen_random_uuid(), 1, gen_random_uuid(), 'default', 1, '1 hour', 'a reason')", "-+----"),
     ("SELECT outbox.is_bound(NULL, NULL, 0::int2)", "-+----"),
+    // Stopping.
+    ("SELECT outbox.pause('a reason', kind => 'k')", "--+---"),
+    ("SELECT outbox.resume('a reason', kind => 'k')", "--+---"),
+    ("SELECT outbox.pause_target('pause', NULL, 'k', NULL)", "------"),
+    ("SELECT outbox.pause_words('k', NULL, NULL)", "--++--"),
+    ("SELECT * FROM outbox.pauses", "--++--"),
+    ("SELECT * FROM outbox.pause", "-+----"),
+    ("SELECT * FROM outbox.pause_parked", "-+----"),
+    ("DELETE FROM outbox.pause", "------"),
+    ("SELECT * FROM outbox.stop_batch('{}', '{}', '{}', '{}', '{}')", "-+----"),
+    ("SELECT outbox.unpark()", "-+----"),
     // The relay's statements.
     ("UPDATE outbox.queue SET lease = gen_random_uuid() WHERE message_id = gen_random_uuid()", "-+----"),
     ("DELETE FROM outbox.queue WHERE message_id = gen_random_uuid()", "-+----"),

@@ -19,6 +19,7 @@ mod maintain;
 mod many;
 mod migrate;
 mod ordering;
+mod pause;
 mod plans;
 mod quarantine;
 mod random;
