@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use self::bench::{BENCH, Bench};
 use self::configuration::{CHECK, CONFIG};
 pub(crate) use self::configuration::{Check, Config};
-use self::control::{PAUSE, RESUME, SEND_AGAIN};
-pub(crate) use self::control::{Pause, Resume, SendAgain};
+use self::control::{PAUSE, RESUME, SEND_AGAIN, SUPPRESS, SUPPRESSIONS, UNSUPPRESS};
+pub(crate) use self::control::{Pause, Resume, SendAgain, Suppress, Suppressions, Unsuppress};
 use self::doctor::{DOCTOR, Doctor};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
@@ -133,6 +133,15 @@ pub(crate) enum Command {
     /// Let go on what was paused
     #[command(long_about = RESUME)]
     Resume(Resume),
+    /// Put an address on the suppression list: nothing is sent to it
+    #[command(long_about = SUPPRESS)]
+    Suppress(Suppress),
+    /// Take an address off the suppression list
+    #[command(long_about = UNSUPPRESS)]
+    Unsuppress(Unsuppress),
+    /// Look at the suppression list
+    #[command(long_about = SUPPRESSIONS)]
+    Suppressions(Suppressions),
     /// After a failover or a restore: this database is the one to send from
     #[command(long_about = ARM)]
     Arm(Arm),

@@ -16,6 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    bounces,
+    config::HardBounces,
     fatal::Fatal,
     job::Permit,
     meters::{Meters, Step},
@@ -86,7 +88,7 @@ impl Ledger {
         registry: Registry,
         fatal: Fatal,
         hard: CancellationToken,
-        (progress, meters): (&Progress, &Meters),
+        (progress, meters, bounces): (&Progress, &Meters, Option<HardBounces>),
         tasks: &TaskTracker,
     ) -> Self {
         let (intents, asked) = mpsc::unbounded_channel();
@@ -99,6 +101,7 @@ impl Ledger {
             registry,
             fatal,
             meters: meters.clone(),
+            bounces,
             complained: Arc::default(),
             hard,
             tasks: tasks.clone(),
@@ -135,6 +138,7 @@ struct Work {
     registry: Registry,
     fatal: Fatal,
     meters: Meters,
+    bounces: Option<HardBounces>,
     complained: Arc<Mutex<Option<Instant>>>,
     hard: CancellationToken,
     tasks: TaskTracker,
@@ -425,6 +429,9 @@ async fn settle_alone(work: &Work, ended: Ended) {
 fn finish(work: &Work, mut ended: Ended) {
     work.registry.settled(ended.settlement.token);
     drop(ended.rest.permit.take());
+    if let Some(wanted) = work.bounces.filter(|_| bounces::is_hard(&ended.settlement)) {
+        work.tasks.spawn(bounces::enter(work.store.clone(), wanted, ended.settlement));
+    }
 }
 
 #[cfg(test)]

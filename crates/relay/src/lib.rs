@@ -7,6 +7,7 @@
 //! outcomes durable in groups, `reaper` marks doubts, `heartbeat` keeps the gates open. `fatal` ends the process when any
 //! of them dies. When the database is another one, the incarnation ends and `guard` tells what `memory` keeps.
 
+mod bounces;
 mod closing;
 mod config;
 mod courier;
@@ -34,7 +35,7 @@ mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
-pub use config::{Idempotency, KindPolicy, RecipientLog, RelayConfig, RouteConfig};
+pub use config::{HardBounces, Idempotency, KindPolicy, RecipientLog, RelayConfig, RouteConfig};
 pub use error::Error;
 pub use flights::Flights;
 pub use freight::FreightConfig;
@@ -46,7 +47,7 @@ use hapax_core::{
 };
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
-use hapax_store::{Release, Store};
+use hapax_store::{Kind, Release, Store};
 pub use memory::{Memory, Tally};
 pub use meters::Meters;
 pub use progress::{Phase, Progress, Stall};
@@ -180,7 +181,8 @@ pub async fn run_with(
         registry.clone(),
         fatal.clone(),
         shutdown.hard.clone(),
-        (&past.progress, &meters),
+        // Of redirected mail the recipient is another.
+        (&past.progress, &meters, config.hard_bounces.filter(|_| config.guards.redirect_all_to.is_none())),
         &ledger_tasks,
     );
     let connections = config.routes.iter().map(|route| route.max_connections).min().unwrap_or(1);
@@ -306,7 +308,12 @@ async fn introduce(
     let kinds: Vec<_> = config
         .kinds
         .iter()
-        .map(|(name, kind)| (name.clone(), kind.priority.map(hapax_core::Priority::as_str), kind.route.clone()))
+        .map(|(name, kind)| Kind {
+            name: name.clone(),
+            priority: kind.priority.map(hapax_core::Priority::as_str),
+            route: kind.route.clone(),
+            ignores_suppression: kind.ignores_suppression,
+        })
         .collect();
     while let Err(error) = store.register_kinds(&kinds).await {
         try_again(shutdown, "registering the kinds", error).await?;

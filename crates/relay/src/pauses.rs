@@ -1,4 +1,4 @@
-//! What is paused, as this relay knows it: read with its polls, twice a second at most, and asked before anything is done
+//! What is paused or suppressed, as this relay knows it: read with its polls, twice a second at most, and asked before anything is done
 //! for a delivery. What it does not know yet is refused by intend, which looks for itself.
 //!
 //! Invariants: only deliveries without an intent are stopped, by the lease of their claim; a pause costs them no attempt.
@@ -11,7 +11,7 @@ use std::{
 };
 
 use hapax_core::{DeliveryKey, clock::Clock, envelope::Notification};
-use hapax_store::{Claimed, Scope, Store};
+use hapax_store::{Claimed, Scope, Stopped, Store};
 
 use crate::{
     courier::{self, Office},
@@ -26,13 +26,15 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 const UNPARK_BATCH: i32 = 2_000;
 
 /// How long a delivery rests that is paused and could not be parked.
-const LOCKED_PAUSE: Duration = Duration::from_secs(1);
+const UNPARKED_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 struct Known {
     routes: HashSet<String>,
     kinds: HashSet<String>,
     tenants: HashSet<String>,
+    /// There is a suppression list.
+    suppressing: bool,
     /// CLOCK_BOOTTIME of the question; none before the first, and when there is more to do at once.
     asked_at: Option<Duration>,
 }
@@ -57,7 +59,7 @@ impl Pauses {
         }
         let Ok(_asking) = self.asking.try_lock() else { return Ok(()) };
         let pauses = store.pauses().await?;
-        let mut fresh = Known { asked_at: Some(now), ..Known::default() };
+        let mut fresh = Known { asked_at: Some(now), suppressing: pauses.suppressing, ..Known::default() };
         for pause in pauses.in_force {
             match pause.scope {
                 Scope::Route => fresh.routes.insert(pause.name),
@@ -89,25 +91,23 @@ impl Pauses {
     }
 }
 
-/// Those of the claimed deliveries that are of a paused kind or tenant: they are parked. Costs nothing while nothing is
-/// paused.
+/// Those of the claimed deliveries that are of a paused kind or tenant, which are parked, or suppressed, which have ended.
+/// Costs nothing while there are no such things.
 ///
 /// # Errors
 /// Those of the statement.
 pub(crate) async fn among(office: &Office, claimed: &[Claimed]) -> Result<HashSet<DeliveryKey>, hapax_store::Error> {
     let concerned = {
         let known = office.pauses.lock();
-        !(known.kinds.is_empty() && known.tenants.is_empty())
+        known.suppressing || !(known.kinds.is_empty() && known.tenants.is_empty())
     };
     if !concerned || claimed.is_empty() {
         return Ok(HashSet::new());
     }
     let keys: Vec<_> = claimed.iter().map(|claimed| (claimed.key, claimed.lease)).collect();
-    let stopped: HashSet<_> = office.store.stop(&keys, None).await?.into_iter().collect();
-    if !stopped.is_empty() {
-        tracing::debug!(deliveries = stopped.len(), "paused: parked until it is resumed");
-    }
-    Ok(stopped)
+    let stopped = office.store.stop(&keys, None).await?;
+    stopped.iter().for_each(|(key, why)| say(*key, *why));
+    Ok(stopped.into_iter().map(|(key, _)| key).collect())
 }
 
 /// The delivery, unless it is paused: then it is parked, and its places are free.
@@ -120,12 +120,22 @@ pub(crate) async fn let_through(office: &Office, route: &Route, job: Job) -> Opt
         return Some(job);
     }
     match office.store.stop(&[(job.claimed.key, job.claimed.lease)], Some(name)).await {
-        Ok(stopped) if stopped.is_empty() => courier::give_back(office, job, LOCKED_PAUSE).await,
-        Ok(_) => tracing::debug!(delivery = %job.claimed.key, "paused: parked until it is resumed"),
+        // Resumed meanwhile, or locked by somebody: intend decides.
+        Ok(stopped) if stopped.is_empty() => return Some(job),
+        Ok(stopped) => stopped.iter().for_each(|(key, why)| say(*key, *why)),
         Err(error) => {
             tracing::warn!(error = %error, delivery = %job.claimed.key, "could not be parked");
-            courier::give_back(office, job, LOCKED_PAUSE).await;
+            courier::give_back(office, job, UNPARKED_PAUSE).await;
         }
     }
     None
+}
+
+fn say(delivery: DeliveryKey, why: Stopped) {
+    match why {
+        Stopped::Paused => tracing::debug!(%delivery, "paused: parked until it is resumed"),
+        Stopped::Suppressed => {
+            tracing::warn!(%delivery, "suppressed, not sent: its address is on the suppression list")
+        }
+    }
 }

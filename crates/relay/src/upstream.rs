@@ -170,6 +170,7 @@ mod tests {
             guards: hapax_core::guards::Guards::default(),
             wake_up: true,
             freight: crate::FreightConfig::default(),
+            hard_bounces: None,
             recipient_log: crate::RecipientLog::default(),
         };
         let id = config.routes[0].upstream().map(|upstream| upstream.id);

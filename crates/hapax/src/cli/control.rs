@@ -1,4 +1,5 @@
-//! What can be typed to stop and start things: `hapax pause`, `resume`, and `send-again`.
+//! What can be typed to stop and start things: `hapax pause`, `resume`, `suppress`, `unsuppress`, `suppressions`, and
+//! `send-again`.
 
 use std::time::Duration;
 
@@ -72,6 +73,98 @@ pub(crate) struct Resume {
     /// Why, for outbox.audit
     #[arg(long, value_name = "REASON")]
     pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+pub(super) const SUPPRESS: &str = "\
+Puts an address on the suppression list: its deliveries end as `suppressed` instead of being sent, from now on; what is on \
+the wire ends as it does. For one kind or tenant, if given, and for a while, if wanted. Kinds with ignores_suppression go \
+out all the same. The list keeps a hash of the address, and the address itself only with --keep-address.
+
+An address that is on the list already, in the same scope, gets the new reason and end. Needs the privileges of \
+outbox_operator.
+
+Examples:
+  hapax suppress ada@example.org --reason unsubscribed --kind newsletter
+  hapax suppress bob@example.org --reason complaint --note 'ticket 4711'
+  hapax suppress eve@example.org --for 30d --note 'asked us to wait'";
+
+/// `hapax suppress`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Suppress {
+    /// Whom nothing is sent to
+    #[arg(value_name = "ADDRESS")]
+    pub(crate) address: String,
+    /// Why: hard_bounce, complaint, unsubscribed or manual
+    #[arg(long, value_name = "WORD", default_value = "manual")]
+    #[arg(value_parser = ["hard_bounce", "complaint", "unsubscribed", "manual"])]
+    pub(crate) reason: String,
+    /// Why, in more words
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
+    /// It ends by itself after so long: 12h, 30d
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub(crate) within: Option<Duration>,
+    /// Keep the address itself, for those who may see addresses
+    #[arg(long)]
+    pub(crate) keep_address: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// Of what.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Scope {
+    /// Only what is of this kind
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<String>,
+    /// Only what is of this tenant
+    #[arg(long, value_name = "TENANT")]
+    pub(crate) tenant: Option<String>,
+}
+
+pub(super) const UNSUPPRESS: &str = "\
+Takes an address off the suppression list: every entry of it, or those of one kind or tenant. What was suppressed before \
+stays so; `hapax retry` sends it. Exit code 1 when it was not on the list.
+
+Example:
+  hapax unsuppress ada@example.org --reason 'has a new mailbox'";
+
+/// `hapax unsuppress`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Unsuppress {
+    /// Whom mail is sent to again
+    #[arg(value_name = "ADDRESS")]
+    pub(crate) address: String,
+    /// Why, for outbox.audit
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+pub(super) const SUPPRESSIONS: &str = "\
+Lists the suppression list, newest first, or what it has about one address (exit code 1 when nothing). Addresses are \
+masked: the list keeps their hashes.
+
+Examples:
+  hapax suppressions
+  hapax suppressions ada@example.org";
+
+/// `hapax suppressions`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Suppressions {
+    /// Only what is said of this address
+    #[arg(value_name = "ADDRESS")]
+    pub(crate) address: Option<String>,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+    pub(crate) limit: i64,
     #[command(flatten)]
     pub(crate) json: Json,
 }

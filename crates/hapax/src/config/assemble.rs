@@ -20,10 +20,23 @@ use super::{
     routes::{self, Shared},
     secrets,
     settings::{Database, Format, Http, Level, Log, Relay, Route, Settings, host},
+    suppression,
 };
 
-const SECTIONS: [&str; 11] =
-    ["database", "relay", "retry", "guards", "templates", "attachments", "dkim", "routes", "kinds", "log", "http"];
+const SECTIONS: [&str; 12] = [
+    "database",
+    "relay",
+    "retry",
+    "guards",
+    "suppression",
+    "templates",
+    "attachments",
+    "dkim",
+    "routes",
+    "kinds",
+    "log",
+    "http",
+];
 const ON_DOUBT: [(&str, OnDoubt); 3] = [
     (OnDoubt::Hold.as_str(), OnDoubt::Hold),
     (OnDoubt::Resend.as_str(), OnDoubt::Resend),
@@ -54,6 +67,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let relay = relay(reader, &mut root);
     let retry = retry(reader, &mut root);
     let guards = guards::read(reader, &mut root);
+    let hard_bounces = suppression::read(reader, &mut root);
     let (templates, unsubscribe_key) = templates(reader, &mut root, credentials);
     let freight = attachments::read(reader, &mut root, relay.freight.clone());
     let keys = dkim::read(reader, &mut root, credentials);
@@ -63,7 +77,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let http = http(reader, &mut root);
     reader.unknown_sections(root, &SECTIONS);
     let relay = Relay { freight, ..relay };
-    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, log, http }
+    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, hard_bounces, log, http }
 }
 
 fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Option<&Path>) -> Database {
@@ -234,6 +248,7 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
         let priority = section.word("priority", None, &PRIORITY);
         let on_doubt = section.word("on_doubt", None, &ON_DOUBT);
         let expires_after = section.duration_maybe("expires_after", SECOND..=YEAR);
+        let ignores_suppression = section.switch("ignores_suppression", false);
         let given = section.take("route");
         section.show("route", given.as_ref(), None);
         if let Some(given) = &given
@@ -248,7 +263,8 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
             section.refuse_with("route", given, "there is no such route", &hint);
         }
         section.finish();
-        kinds.insert(name, KindPolicy { priority, on_doubt, route: given.map(|given| given.text), expires_after });
+        let route = given.map(|given| given.text);
+        kinds.insert(name, KindPolicy { priority, on_doubt, route, expires_after, ignores_suppression });
     }
     kinds
 }

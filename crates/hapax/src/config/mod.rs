@@ -20,6 +20,7 @@ pub(crate) mod schema;
 mod secrets;
 mod settings;
 mod strays;
+mod suppression;
 #[cfg(test)]
 mod tests;
 
@@ -92,7 +93,8 @@ impl Loaded {
     /// # Errors
     /// Every problem of the sections `database` and `log`, and of the file as a whole.
     pub(crate) fn database(self) -> Result<Database, Refusal> {
-        let others = ["relay", "retry", "guards", "templates", "attachments", "dkim", "routes", "kinds", "http"];
+        let others =
+            ["relay", "retry", "guards", "suppression", "templates", "attachments", "dkim", "routes", "kinds", "http"];
         let section = |problem: &Problem| problem.path.split('.').next().unwrap_or_default().to_owned();
         let concerned: Vec<Problem> =
             self.problems.into_iter().filter(|problem| !others.contains(&section(problem).as_str())).collect();

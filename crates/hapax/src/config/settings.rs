@@ -8,7 +8,7 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 use hapax_mail::Transport;
-use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, RecipientLog, RelayConfig};
+use hapax_relay::{AfterFailover, FreightConfig, HardBounces, Idempotency, KindPolicy, RecipientLog, RelayConfig};
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
 
@@ -25,6 +25,7 @@ pub(crate) struct Settings {
     pub(crate) routes: Vec<Route>,
     pub(crate) kinds: BTreeMap<String, KindPolicy>,
     pub(crate) guards: Guards,
+    pub(crate) hard_bounces: Option<HardBounces>,
     pub(crate) log: Log,
     pub(crate) http: Http,
 }
@@ -170,6 +171,7 @@ impl Settings {
             guards: self.guards.clone(),
             wake_up: self.relay.wake_up,
             freight: self.relay.freight.clone(),
+            hard_bounces: self.hard_bounces,
             recipient_log: self.log.recipient,
         }
     }

@@ -27,4 +27,5 @@ mod random;
 mod relay_life;
 mod same_key;
 mod settle;
+mod suppression;
 mod wake;

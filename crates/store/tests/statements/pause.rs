@@ -1,7 +1,7 @@
 //! Pausing: the fence in intend, parking by lease, going on in the order of before, and what it costs while nothing is.
 
 use hapax_core::{DeliveryKey, Token};
-use hapax_store::{IntendAnswer, Scope, Wait};
+use hapax_store::{IntendAnswer, Scope, Stopped, Wait};
 
 use crate::common::{Attempt, Stage, lock, request};
 
@@ -127,8 +127,8 @@ async fn what_is_parked_goes_on_in_its_order_and_a_second_pause_parks_it_again()
     let attempts = claimed(&stage).await;
     let held: Vec<_> = attempts.iter().map(|attempt| (attempt.key, attempt.lease)).collect();
     let mut stopped = stage.store.stop(&held, None).await.expect("parks");
-    stopped.sort_by_key(|key| key.message_id.0);
-    assert_eq!(stopped, enqueued);
+    stopped.sort_by_key(|(key, _)| key.message_id.0);
+    assert_eq!(stopped, enqueued.iter().map(|key| (*key, Stopped::Paused)).collect::<Vec<_>>());
     assert!(stage.claim().await.is_empty(), "it does not clog the head of the index");
     assert!(stage.store.stop(&held, None).await.expect("asks").is_empty(), "a lease that is gone parks nothing");
     // Enqueued while it is paused.
