@@ -55,7 +55,8 @@ async fn a_paused_kind_stops_on_every_relay_survives_restarts_and_each_that_wait
         "it costs nothing"
     );
     // The relays die, new ones begin, more is enqueued.
-    (one.sigkill(), two.sigkill());
+    one.sigkill();
+    two.sigkill();
     let (one, two) = (settings.run().await, settings.run().await);
     stage.enqueue_one("rlate@example.org", "").await;
     others_flow(&stage, Duration::from_millis(700)).await;

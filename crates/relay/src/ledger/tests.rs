@@ -75,7 +75,7 @@ impl Desk {
             registry.clone(),
             fatal.clone(),
             hard.clone(),
-            (&Progress::default(), &Meters::default()),
+            (&Progress::default(), &Meters::default(), None),
             &tasks,
         );
         let sql = cluster.client("postgres").await.expect("a client");
