@@ -21,6 +21,11 @@ const COMMANDS: [&str; 17] = [
     "hold",
     "release",
     "send-again",
+    "pause",
+    "resume",
+    "suppress",
+    "unsuppress",
+    "suppressions",
     "arm",
 ];
 
