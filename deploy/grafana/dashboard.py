@@ -150,12 +150,18 @@ ROWS = [
                 width=4,
             ),
             graph(
+                "Paused",
+                "Routes, kinds and tenants that wait for `hapax resume`: `hapax status` says which, and why.",
+                (f"max by (what) (hapax_paused{{{JOB}}})", "{{what}}"),
+                width=4,
+            ),
+            graph(
                 "How long",
                 "The oldest due delivery, and the oldest doubt.",
                 (age("hapax_oldest_pending_timestamp_seconds"), "pending"),
                 (age("hapax_oldest_in_doubt_timestamp_seconds"), "in doubt"),
                 unit="s",
-                width=6,
+                width=4,
             ),
             graph(
                 "Blocked routes",
@@ -163,7 +169,7 @@ ROWS = [
                 (f"max by (route) (hapax_route_blocked{{{ROUTE}}})", "{{route}}"),
                 max=1,
                 min=0,
-                width=6,
+                width=4,
             ),
         ],
     ),

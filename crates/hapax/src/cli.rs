@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use self::bench::{BENCH, Bench};
 use self::configuration::{CHECK, CONFIG};
 pub(crate) use self::configuration::{Check, Config};
+use self::control::{PAUSE, RESUME, SEND_AGAIN, SUPPRESS, SUPPRESSIONS, UNSUPPRESS};
+pub(crate) use self::control::{Pause, Resume, SendAgain, Suppress, Suppressions, Unsuppress};
 use self::doctor::{DOCTOR, Doctor};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
@@ -17,6 +19,7 @@ use crate::config::{Format, Level};
 
 pub(crate) mod bench;
 mod configuration;
+mod control;
 pub(crate) mod doctor;
 mod doubts;
 mod pages;
@@ -124,6 +127,21 @@ pub(crate) enum Command {
     /// Send once more what has ended, as a new message
     #[command(long_about = SEND_AGAIN)]
     SendAgain(SendAgain),
+    /// Let a route, a kind or a tenant wait
+    #[command(long_about = PAUSE)]
+    Pause(Pause),
+    /// Let go on what was paused
+    #[command(long_about = RESUME)]
+    Resume(Resume),
+    /// Put an address on the suppression list: nothing is sent to it
+    #[command(long_about = SUPPRESS)]
+    Suppress(Suppress),
+    /// Take an address off the suppression list
+    #[command(long_about = UNSUPPRESS)]
+    Unsuppress(Unsuppress),
+    /// Look at the suppression list
+    #[command(long_about = SUPPRESSIONS)]
+    Suppressions(Suppressions),
     /// After a failover or a restore: this database is the one to send from
     #[command(long_about = ARM)]
     Arm(Arm),
@@ -462,26 +480,4 @@ impl From<Release> for Decide {
     fn from(Release { targets, reason, json, .. }: Release) -> Self {
         Self { targets, reason, json }
     }
-}
-
-const SEND_AGAIN: &str = "\
-Sends a message that has ended, or one delivery of it, once more: with the same content, but as a new message with an id \
-and a Message-ID of its own, due now. For people who lost a mail, or typed a wrong address into their filter. What is \
-still on its way or in doubt is refused (exit code 1): retry or resolve it.
-
-Examples:
-  hapax send-again 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d --reason 'customer deleted it'
-  hapax send-again 0199aa3e-6f0c-7d2e-9b6f-0d8f3a1c2b4d/2 --reason 'asked for it by phone'";
-
-/// `hapax send-again`.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct SendAgain {
-    /// Messages, or single deliveries of them
-    #[arg(value_name = "ID[/NO]", required = true)]
-    pub(crate) targets: Vec<String>,
-    /// Why, for outbox.audit
-    #[arg(long, value_name = "REASON")]
-    pub(crate) reason: String,
-    #[command(flatten)]
-    pub(crate) json: Json,
 }

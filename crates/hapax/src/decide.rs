@@ -267,6 +267,7 @@ fn as_typed(text: &str) -> String {
         .replace("token => ", "--token ")
         .replace("outbox.resolve()", "hapax resolve")
         .replace("outbox.release()", "hapax release")
+        .replace("outbox.resume()", "hapax resume")
         .replace("look at outbox.in_doubt again", "look again with hapax ls --in-doubt")
 }
 

@@ -3,7 +3,7 @@
 use hapax_core::State;
 use hapax_store::{
     ArmedState,
-    inspect::{Console, Delivery, DoubtFilter, OpenDoubt, Relay, StateCount},
+    inspect::{Console, Delivery, DoubtFilter, OpenDoubt, Paused, Relay, StateCount},
 };
 use serde_json::json;
 
@@ -37,6 +37,7 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
     let here = console.armed_state().await.map_err(explain)?;
     let states = console.health().await.map_err(explain)?;
     let relays = console.relay_list().await.map_err(explain)?;
+    let paused = console.pause_list().await.map_err(explain)?;
     let alive = |relay: &Relay| relay.beat_age_s <= dead_after_s;
     if options.json {
         let relays: Option<Vec<_>> =
@@ -47,6 +48,7 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
             "server": here,
             "states": states,
             "relays": relays,
+            "paused": paused,
         }))?;
         return Ok(Exit::Done);
     }
@@ -84,6 +86,9 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
             }
             table.print();
         }
+    }
+    for line in paused.iter().flatten().map(pause_line) {
+        output::line(&line);
     }
     for hint in next_steps(&states) {
         output::line(&hint);
@@ -125,6 +130,17 @@ fn warnings(here: &ArmedState, relay_lives: Option<bool>, states: &[StateCount])
 
 fn count(states: &[StateCount], state: State) -> i64 {
     states.iter().find(|s| s.state == state.as_str()).map_or(0, |s| s.deliveries)
+}
+
+/// What waits although nothing is wrong with it.
+fn pause_line(paused: &Paused) -> String {
+    let Paused { what, name, paused_by, reason, since, age_s, until } = paused;
+    let until = until.as_ref().map_or_else(String::new, |until| format!(", until {until}"));
+    let (name, reason) = (output::one_line(name), output::one_line(reason));
+    let age = age(*age_s);
+    format!(
+        "\nPAUSED {what} {name} since {since} ({age}){until} by {paused_by}: {reason}; hapax resume --{what} {name} --reason '...'"
+    )
 }
 
 /// What a person would do next.

@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod config;
 mod connect;
+mod control;
 mod decide;
 mod demo;
 mod doctor;
@@ -123,6 +124,11 @@ async fn dispatch(cli: Cli, hangups: Option<std::io::Result<Signal>>) -> anyhow:
         Command::Release(options) if options.failover => arm::release(loaded, options).await,
         Command::Release(options) => decide::decide(loaded, Action::Release, options.into()).await,
         Command::SendAgain(options) => decide::send_again(loaded, options).await,
+        Command::Pause(options) => control::pause(loaded, options).await,
+        Command::Resume(options) => control::resume(loaded, options).await,
+        Command::Suppress(options) => control::suppress(loaded, options).await,
+        Command::Unsuppress(options) => control::unsuppress(loaded, options).await,
+        Command::Suppressions(options) => control::suppressions(loaded, options).await,
         Command::Arm(options) => arm::run(loaded, options).await,
         Command::Template(Template::Preview(options)) => preview::run(loaded, options).await,
         Command::Template(Template::Publish(options)) => template::publish::run(loaded, options).await,

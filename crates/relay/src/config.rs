@@ -37,12 +37,23 @@ pub struct RelayConfig {
     pub wake_up: bool,
     /// Where large contents lie, and what may be attached from elsewhere.
     pub freight: FreightConfig,
+    /// What becomes of addresses that do not exist; none: nothing.
+    pub hard_bounces: Option<HardBounces>,
     /// How closing lines name recipients.
     pub recipient_log: RecipientLog,
     /// A notification of Hapax's own, to see that mail goes through.
     pub canary: Option<Arc<hapax_store::Canary>>,
     /// Attempts are traced.
     pub tracing: Option<Tracing>,
+}
+
+/// Addresses that do not exist go on the suppression list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HardBounces {
+    /// For so long.
+    pub expire_after: Duration,
+    /// No more than so many an hour, over all relays.
+    pub per_hour_max: i32,
 }
 
 /// How the closing line of an attempt names its recipient.
@@ -110,4 +121,6 @@ pub struct KindPolicy {
     pub route: Option<String>,
     /// It expires so long after it was enqueued.
     pub expires_after: Option<Duration>,
+    /// Suppressed addresses get it, too.
+    pub ignores_suppression: bool,
 }

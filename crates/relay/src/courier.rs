@@ -25,6 +25,7 @@ use crate::{
     job::{Flight, Job, Maker, Parcel, Press, Unfit},
     ledger::{Intended, Ledger},
     meters::Meters,
+    pauses::{self, Pauses},
     registry::{Hands, Registry},
     route::Route,
     trace, upstream,
@@ -47,6 +48,7 @@ pub(crate) struct Office {
     pub(crate) heartbeat: Arc<Heartbeat>,
     pub(crate) fatal: Fatal,
     pub(crate) meters: Meters,
+    pub(crate) pauses: Pauses,
     pub(crate) soft: CancellationToken,
     /// Places between the beginning of an attempt and its durable outcome: `max_in_flight`, over all incarnations.
     pub(crate) flights: Places,
@@ -74,23 +76,19 @@ pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
 }
 
 /// Waits for a place in flight; gives the delivery back when the relay shuts down meanwhile. Its route's place comes first:
-/// a route whose server is slow must not hold what others could use.
+/// a route whose server is slow must not hold what others could use. What is paused does not take off.
 async fn take_off(office: &Office, route: &Route, mut job: Job) -> Option<Job> {
     let places = async {
         let of_route = route.shared.places.take().await?;
         let global = office.flights.take().await?;
         Some(Flight { _global: global, _route: of_route })
     };
-    tokio::select! {
-        biased;
-        flight = places => job.permit.flight = flight,
-        () = office.soft.cancelled() => {}
-    }
+    tokio::select! { biased; flight = places => job.permit.flight = flight, () = office.soft.cancelled() => {} }
     if job.permit.flight.is_none() {
         give_back(office, job, Duration::ZERO).await;
         return None;
     }
-    Some(job)
+    pauses::let_through(office, route, job).await
 }
 
 /// A courier's connection, counted in its route.
@@ -346,7 +344,7 @@ async fn deliver(
         Intended::Refused => {
             data.abort();
             office.registry.refused(job.token);
-            tracing::info!(delivery = %job.claimed.key, "not ours any more: the intent was refused, nothing was transmitted");
+            tracing::info!(delivery = %job.claimed.key, "not ours any more, or paused: the intent was refused, nothing was transmitted");
             return None;
         }
         Intended::RefusedLate => {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hapax_core::{clock::Clock, fault};
-use hapax_store::Store;
+use hapax_store::{Kind, Store};
 use tokio_util::task::TaskTracker;
 
 use crate::{Error, Flights, Memory, Meters, Shutdown, config::RelayConfig, guard, pump, route::Route};
@@ -72,7 +72,12 @@ impl<'a> Introduction<'a> {
         let kinds: Vec<_> = config
             .kinds
             .iter()
-            .map(|(name, kind)| (name.clone(), kind.priority.map(hapax_core::Priority::as_str), kind.route.clone()))
+            .map(|(name, kind)| Kind {
+                name: name.clone(),
+                priority: kind.priority.map(hapax_core::Priority::as_str),
+                route: kind.route.clone(),
+                ignores_suppression: kind.ignores_suppression,
+            })
             .collect();
         while let Err(error) = store.register_kinds(&kinds).await {
             self.try_again("registering the kinds", error).await?;

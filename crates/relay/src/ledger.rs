@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    bounces,
     closing::{Closing, Durable},
+    config::HardBounces,
     fatal::Fatal,
     job::Permit,
     meters::{Meters, Step},
@@ -102,7 +104,7 @@ impl Ledger {
         registry: Registry,
         fatal: Fatal,
         hard: CancellationToken,
-        (progress, meters): (&Progress, &Meters),
+        (progress, meters, bounces): (&Progress, &Meters, Option<HardBounces>),
         tasks: &TaskTracker,
     ) -> Self {
         let (intents, asked) = mpsc::unbounded_channel();
@@ -115,6 +117,7 @@ impl Ledger {
             registry,
             fatal,
             meters: meters.clone(),
+            bounces,
             complained: Arc::default(),
             hard,
             tasks: tasks.clone(),
@@ -153,6 +156,7 @@ struct Work {
     registry: Registry,
     fatal: Fatal,
     meters: Meters,
+    bounces: Option<HardBounces>,
     complained: Arc<Mutex<Option<Instant>>>,
     hard: CancellationToken,
     tasks: TaskTracker,
@@ -462,6 +466,10 @@ async fn settle_alone(work: &Work, mut ended: Ended) {
 fn finish(work: &Work, ended: &mut Ended) {
     work.registry.settled(ended.settlement.token);
     drop(ended.rest.permit.take());
+    let settled = &ended.settlement;
+    if let Some(wanted) = work.bounces.filter(|_| bounces::is_hard(settled)) {
+        work.tasks.spawn(bounces::enter(work.store.clone(), wanted, settled.key, settled.token));
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! outcomes durable in groups, `reaper` marks doubts, `heartbeat` keeps the gates open. `fatal` ends the process when any
 //! of them dies. When the database is another one, the incarnation ends and `guard` tells what `memory` keeps.
 
+mod bounces;
 mod canary;
 mod closing;
 mod config;
@@ -22,10 +23,12 @@ mod heartbeat;
 mod idle;
 mod introduce;
 mod job;
+mod lanes;
 mod ledger;
 mod memory;
 mod meters;
 mod overview;
+mod pauses;
 mod progress;
 mod pump;
 mod reaper;
@@ -38,7 +41,7 @@ mod verdict;
 use std::{sync::Arc, time::Duration};
 
 pub use canary::CANARY_KIND;
-pub use config::{Idempotency, KindPolicy, RecipientLog, RelayConfig, RouteConfig};
+pub use config::{HardBounces, Idempotency, KindPolicy, RecipientLog, RelayConfig, RouteConfig};
 pub use error::Error;
 pub use flights::Flights;
 pub use freight::FreightConfig;
@@ -70,6 +73,7 @@ use crate::{
     freight::Freight,
     introduce::Introduction,
     ledger::Ledger,
+    pauses::Pauses,
     pump::Pump,
     reaper::Reaper,
     registry::{Hands, Registry},
@@ -182,7 +186,8 @@ pub async fn run_with(
         registry.clone(),
         fatal.clone(),
         shutdown.hard.clone(),
-        (&past.progress, &meters),
+        // Of redirected mail the recipient is another.
+        (&past.progress, &meters, config.hard_bounces.filter(|_| config.guards.redirect_all_to.is_none())),
         &ledger_tasks,
     );
     let connections = config.routes.iter().map(|route| route.max_connections).min().unwrap_or(1);
@@ -199,6 +204,7 @@ pub async fn run_with(
         heartbeat: heartbeat.clone(),
         fatal: fatal.clone(),
         meters: meters.clone(),
+        pauses: Pauses::default(),
         soft: shutdown.soft.clone(),
         flights: past.flights.all(config.limits.max_in_flight),
     });
@@ -216,7 +222,7 @@ pub async fn run_with(
     watchers.spawn(heart.renew(hands, pulse("renew", config.limits.lease / 6)));
     watchers.spawn(overview::watch(store.clone(), meters.clone(), config.limits.dead_after, stop.clone()));
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
-    let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
+    let lanes = lanes::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
         store: store.clone(),
         config: config.clone(),

@@ -8,9 +8,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use hapax_core::{
-    DeliveryKey, MessageId, Outcome, Phase, Token, fault, limits::Limits, outcome::Cause, policy::Priority,
-};
+use hapax_core::{DeliveryKey, MessageId, Outcome, Phase, Token, fault, limits::Limits, outcome::Cause};
 use hapax_store::{Claimed, Cursor, Release, Settlement, Verdict, Wanted};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
@@ -22,8 +20,9 @@ use crate::{
     ear::Heard,
     idle::Idle,
     job::{Job, Letter, Permit},
+    lanes::{lanes_of, order},
+    pauses,
     progress::{Progress, Pulse},
-    reaper::lanes_of,
     route::Route,
     trace, upstream,
 };
@@ -123,9 +122,12 @@ impl Pump {
     /// A round over the lanes that are worth it. Answers whether to go on at once.
     async fn look_and_round(&self, idle: &mut Idle, cursors: &mut Cursors) -> Result<bool, hapax_store::Error> {
         let room = self.permits.available_permits();
-        let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| room.min(route.free()) > 0);
+        let (clock, pauses) = (self.office.clock.as_ref(), &self.office.pauses);
+        pauses.refresh(&self.office.store, clock).await?;
+        self.pulse.beat();
+        let is_open = |route: &Route| room.min(route.free()) > 0 && !pauses.is_paused(&route.config.name);
+        let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| is_open(route));
         let lanes = lanes_of(open.iter().map(|(_, group)| *group));
-        let clock = self.office.clock.as_ref();
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
         self.pulse.beat();
         let found = if due.is_empty() { 0 } else { self.round(cursors, &due).await? };
@@ -211,10 +213,18 @@ impl Pump {
     }
 
     /// Fetches what the claimed deliveries say and hands them on. `asked` is the boot time before they were claimed.
-    async fn dispatch(&self, claimed: Vec<Claimed>, asked: Duration) -> Result<(), hapax_store::Error> {
+    async fn dispatch(&self, mut claimed: Vec<Claimed>, asked: Duration) -> Result<(), hapax_store::Error> {
+        match pauses::among(&self.office, &claimed).await {
+            Ok(paused) => claimed.retain(|claimed| !paused.contains(&claimed.key)),
+            Err(error) => {
+                self.release(claimed.iter().map(|claimed| (claimed, None)).collect()).await;
+                return Err(error);
+            }
+        }
         if claimed.is_empty() {
             return Ok(());
         }
+        self.pulse.beat();
         let mut ids: Vec<MessageId> = claimed.iter().map(|claimed| claimed.key.message_id).collect();
         ids.dedup();
         self.pulse.beat();
@@ -436,16 +446,6 @@ fn too_old(claimed: &Claimed, limit: Duration) -> String {
     )
 }
 
-/// In which order the lanes are served in a round, and which fraction (1 / share) of the free permits each may take.
-/// Urgent comes first with everything; now and then normal and bulk come first with a quarter, so that none starves.
-fn order(round: usize) -> [(Priority, usize); 3] {
-    match round % 8 {
-        7 => [(Priority::Bulk, 4), (Priority::Urgent, 1), (Priority::Normal, 1)],
-        3 => [(Priority::Normal, 4), (Priority::Urgent, 1), (Priority::Bulk, 1)],
-        _ => [(Priority::Urgent, 1), (Priority::Normal, 1), (Priority::Bulk, 1)],
-    }
-}
-
 /// How many deliveries may be claimed at once: those in flight, and those that wait for a courier.
 pub(crate) fn places(limits: &Limits) -> usize {
     limits.max_in_flight + limits.prefetch
@@ -459,21 +459,4 @@ pub(crate) fn route_share(config: &RelayConfig, all: usize) -> usize {
 /// Keys of jobs that were never begun, for the log at shutdown.
 pub(crate) fn keys(jobs: &[Job]) -> Vec<DeliveryKey> {
     jobs.iter().map(|job| job.claimed.key).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_lane_comes_first_within_eight_rounds() {
-        for priority in Priority::ALL {
-            assert!((0..8).any(|round| order(round)[0].0 == priority));
-        }
-        for round in 0..8 {
-            let mut lanes = order(round).map(|(priority, _)| priority);
-            lanes.sort();
-            assert_eq!(lanes, Priority::ALL);
-        }
-    }
 }

@@ -16,7 +16,7 @@ use hapax_core::{
     clock::Clock,
     fault,
     outcome::Cause,
-    policy::{DoubtDecision, Priority, decide_doubt},
+    policy::{DoubtDecision, decide_doubt},
 };
 use hapax_store::{Doubt, RelaySeen, Settlement, Store, Verdict};
 use tokio_util::sync::CancellationToken;
@@ -334,11 +334,6 @@ impl Reaper {
         tracing::warn!(delivery = %doubt.key, policy = policy.as_str(), answer, "a doubt was decided by policy");
         Ok(())
     }
-}
-
-/// Every lane of the given route groups.
-pub(crate) fn lanes_of(groups: impl IntoIterator<Item = i16>) -> Vec<i16> {
-    groups.into_iter().flat_map(|group| Priority::ALL.map(|priority| group * 4 + priority.lane_offset())).collect()
 }
 
 #[cfg(test)]

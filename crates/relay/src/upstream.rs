@@ -171,6 +171,7 @@ mod tests {
             guards: hapax_core::guards::Guards::default(),
             wake_up: true,
             freight: crate::FreightConfig::default(),
+            hard_bounces: None,
             recipient_log: crate::RecipientLog::default(),
             canary: None,
             tracing: None,

@@ -26,12 +26,14 @@ macro_rules! readable {
     };
 }
 
+mod control;
 /// The facts behind `hapax doctor`.
 pub mod doctor;
 mod doubts;
 /// Finding deliveries, and what was enqueued twice.
 pub mod search;
 
+pub use control::{Paused, Suppressing, Suppression};
 pub use doubts::{Address, Decided, DoubtFilter, Doubtful, ManyDoubts, OpenDoubt};
 
 readable!(

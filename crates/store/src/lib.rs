@@ -20,6 +20,7 @@ pub mod migrate;
 mod overview;
 mod pieces;
 mod rows;
+mod stop;
 mod tls;
 mod wake;
 mod watch;
@@ -43,13 +44,14 @@ use hapax_core::{Incarnation, mutant};
 pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Upstream, Verdict, Wait};
 pub use overview::{Counted, Living, Overview, Standing};
 pub use rows::{Bound, Claimed, Cursor};
+pub use stop::{Pause, Pauses, Scope, Stopped};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
 };
 use uuid::Uuid;
 pub use wake::{Listener, Look};
-pub use watch::{Doubt, DoubtCursor, Marked, RelaySeen};
+pub use watch::{Doubt, DoubtCursor, Kind, Marked, RelaySeen};
 
 /// What the relay was armed for: an argument of claim, intend, settle and heartbeat, compared inside the statements.
 #[derive(Clone, Debug, PartialEq, Eq)]

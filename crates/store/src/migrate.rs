@@ -60,6 +60,8 @@ pub const MIGRATIONS: &[Migration] = embedded![
     26 "0026_letters.sql",
     27 "0027_letters_in_brief.sql",
     28 "0028_canary.sql",
+    29 "0029_pause.sql",
+    30 "0030_suppression.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

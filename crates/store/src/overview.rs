@@ -47,6 +47,8 @@ pub struct Overview {
     pub states: Vec<Counted>,
     /// Due, and in nobody's hands; counted up to 20,000 per lane.
     pub backlog: i64,
+    /// How many routes, kinds and tenants are paused.
+    pub paused: [i64; 3],
 }
 
 impl Store {
@@ -76,7 +78,12 @@ impl Store {
             deliveries: row.get("deliveries"),
             oldest_s: row.get("oldest_s"),
         });
-        Ok(Overview { states: counted.collect(), backlog: rows.first().map_or(0, |row| row.get("backlog")) })
+        let paused = rows.first().map(|row| row.get::<_, Vec<i64>>("paused")).unwrap_or_default();
+        Ok(Overview {
+            states: counted.collect(),
+            backlog: rows.first().map_or(0, |row| row.get("backlog")),
+            paused: std::array::from_fn(|at| paused.get(at).copied().unwrap_or(0)),
+        })
     }
 
     /// Asks what a relay needs of its database to be of use: that it answers, can be written, and is the armed one.

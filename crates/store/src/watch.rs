@@ -81,6 +81,19 @@ fn key(row: &Row) -> DeliveryKey {
     DeliveryKey { message_id: MessageId(row.get("message_id")), recipient_no: row.get("recipient_no") }
 }
 
+/// What the configuration says of a kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kind {
+    /// Its name.
+    pub name: String,
+    /// The priority of its notifications that name none.
+    pub priority: Option<&'static str>,
+    /// Their route.
+    pub route: Option<String>,
+    /// They go to suppressed addresses, too.
+    pub ignores_suppression: bool,
+}
+
 impl Store {
     /// Introduces this process.
     ///
@@ -371,18 +384,24 @@ impl Store {
         }
     }
 
-    /// Registers what the configuration says of kinds: name, priority, route.
+    /// Registers what the configuration says of kinds.
     ///
     /// # Errors
     /// Any; call again.
-    pub async fn register_kinds(&self, kinds: &[(String, Option<&'static str>, Option<String>)]) -> Result<(), Error> {
-        let names: Vec<&str> = kinds.iter().map(|(name, ..)| name.as_str()).collect();
-        let priorities: Vec<Option<&str>> = kinds.iter().map(|(_, priority, _)| *priority).collect();
-        let routes: Vec<Option<&str>> = kinds.iter().map(|(.., route)| route.as_deref()).collect();
+    pub async fn register_kinds(&self, kinds: &[Kind]) -> Result<(), Error> {
+        let names: Vec<&str> = kinds.iter().map(|kind| kind.name.as_str()).collect();
+        let priorities: Vec<Option<&str>> = kinds.iter().map(|kind| kind.priority).collect();
+        let routes: Vec<Option<&str>> = kinds.iter().map(|kind| kind.route.as_deref()).collect();
+        let ignores: Vec<bool> = kinds.iter().map(|kind| kind.ignores_suppression).collect();
         self.rows(
             "register_kinds",
             include_str!("../queries/register_kinds.sql"),
-            &[(&names, Type::TEXT_ARRAY), (&priorities, Type::TEXT_ARRAY), (&routes, Type::TEXT_ARRAY)],
+            &[
+                (&names, Type::TEXT_ARRAY),
+                (&priorities, Type::TEXT_ARRAY),
+                (&routes, Type::TEXT_ARRAY),
+                (&ignores, Type::BOOL_ARRAY),
+            ],
         )
         .await
         .map(|_| ())

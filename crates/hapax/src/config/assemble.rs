@@ -20,14 +20,15 @@ use super::{
     routes::{self, Shared},
     secrets,
     settings::{Database, Format, Http, Level, Log, Relay, Route, Settings, host},
-    telemetry,
+    suppression, telemetry,
 };
 
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "database",
     "relay",
     "retry",
     "guards",
+    "suppression",
     "templates",
     "attachments",
     "dkim",
@@ -68,6 +69,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let relay = relay(reader, &mut root);
     let retry = retry(reader, &mut root);
     let guards = guards::read(reader, &mut root);
+    let hard_bounces = suppression::read(reader, &mut root);
     let (templates, unsubscribe_key) = templates(reader, &mut root, credentials);
     let freight = attachments::read(reader, &mut root, relay.freight.clone());
     let keys = dkim::read(reader, &mut root, credentials);
@@ -82,7 +84,21 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     }
     reader.unknown_sections(root, &SECTIONS);
     let relay = Relay { freight, ..relay };
-    Settings { database, relay, retry, templates, unsubscribe_key, routes, kinds, guards, canary, log, http, telemetry }
+    Settings {
+        database,
+        relay,
+        retry,
+        templates,
+        unsubscribe_key,
+        routes,
+        kinds,
+        guards,
+        hard_bounces,
+        canary,
+        log,
+        http,
+        telemetry,
+    }
 }
 
 fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Option<&Path>) -> Database {
@@ -253,9 +269,10 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
         let priority = section.word("priority", None, &PRIORITY);
         let on_doubt = section.word("on_doubt", None, &ON_DOUBT);
         let expires_after = section.duration_maybe("expires_after", SECOND..=YEAR);
+        let ignores_suppression = section.switch("ignores_suppression", false);
         let route = known_route(&mut section, routes);
         section.finish();
-        kinds.insert(name, KindPolicy { priority, on_doubt, route, expires_after });
+        kinds.insert(name, KindPolicy { priority, on_doubt, route, expires_after, ignores_suppression });
     }
     kinds
 }

@@ -21,6 +21,7 @@ pub(crate) mod schema;
 mod secrets;
 mod settings;
 mod strays;
+mod suppression;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -99,6 +100,7 @@ impl Loaded {
             "relay",
             "retry",
             "guards",
+            "suppression",
             "templates",
             "attachments",
             "dkim",

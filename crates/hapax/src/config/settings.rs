@@ -8,7 +8,9 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 use hapax_mail::Transport;
-use hapax_relay::{AfterFailover, Canary, FreightConfig, Idempotency, KindPolicy, RecipientLog, RelayConfig};
+use hapax_relay::{
+    AfterFailover, Canary, FreightConfig, HardBounces, Idempotency, KindPolicy, RecipientLog, RelayConfig,
+};
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
 
@@ -26,6 +28,7 @@ pub(crate) struct Settings {
     pub(crate) kinds: BTreeMap<String, KindPolicy>,
     pub(crate) guards: Guards,
     pub(crate) canary: Option<Arc<Canary>>,
+    pub(crate) hard_bounces: Option<HardBounces>,
     pub(crate) log: Log,
     pub(crate) http: Http,
     /// None: nothing is traced.
@@ -176,6 +179,7 @@ impl Settings {
             guards: self.guards.clone(),
             wake_up: self.relay.wake_up,
             freight: self.relay.freight.clone(),
+            hard_bounces: self.hard_bounces,
             recipient_log: self.log.recipient,
             canary: self.canary.clone(),
             tracing: None,

@@ -361,6 +361,9 @@ fn waits(story: &Story) -> String {
         let state = state_words(around.waits_for_state.as_deref());
         return format!("Waits behind its ordering key, whose head {head} {state}{others}. hapax explain {head}");
     }
+    if let Some(why) = delivery.reason.as_ref().filter(|reason| reason.starts_with("paused (")) {
+        return format!("Waits: it is {why}. It goes on after `hapax resume`.");
+    }
     let next = match (&delivery.due_at, delivery.due_later) {
         (Some(due), Some(true)) => format!("next try at {}", at(due)),
         (Some(due), _) => format!("due since {}", at(due)),

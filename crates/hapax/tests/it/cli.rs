@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{CANARY, run, run_in};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 22] = [
     "demo",
     "run",
     "migrate",
@@ -21,6 +21,11 @@ const COMMANDS: [&str; 17] = [
     "hold",
     "release",
     "send-again",
+    "pause",
+    "resume",
+    "suppress",
+    "unsuppress",
+    "suppressions",
     "arm",
 ];
 

@@ -79,12 +79,21 @@ impl Desk {
             registry.clone(),
             fatal.clone(),
             hard.clone(),
-            (&Progress::default(), &Meters::default()),
+            (&Progress::default(), &Meters::default(), None),
             &tasks,
         );
         let sql = cluster.client("postgres").await.expect("a client");
-        let work =
-            Work { store, clock, registry, fatal, meters: Meters::default(), complained: Arc::default(), hard, tasks };
+        let work = Work {
+            store,
+            clock,
+            registry,
+            fatal,
+            meters: Meters::default(),
+            bounces: None,
+            complained: Arc::default(),
+            hard,
+            tasks,
+        };
         Self { work, ledger, sql, permits: Arc::new(Semaphore::new(1)), _cluster: cluster }
     }
 

@@ -197,6 +197,11 @@ impl Seen {
         gauge(encoder, "oldest_in_doubt_timestamp_seconds", help, oldest("in_doubt"))?;
         let help = "Deliveries that are due and in nobody's hands; counted up to 20,000 per lane";
         gauge(encoder, "backlog", help, self.overview.backlog as f64)?;
+        let help = "Routes, kinds and tenants that are paused";
+        let mut paused = encoder.encode_descriptor("paused", help, None, MetricType::Gauge)?;
+        for (what, count) in ["route", "kind", "tenant"].into_iter().zip(self.overview.paused) {
+            labelled(&mut paused, &[("what", what)], count)?;
+        }
         let living = &self.standing.living;
         gauge(encoder, "relays_alive", "Relays whose heartbeat goes on", living.len() as f64)?;
         let mut relays = encoder.encode_descriptor("relay_info", "The living relays", None, MetricType::Gauge)?;
@@ -250,11 +255,16 @@ mod tests {
             |state: &str, oldest_s| Counted { state: state.to_owned(), deliveries: 3, oldest_s: Some(oldest_s) };
         let living = Living { incarnation: own, name: "a".into(), host: "b\"\\\nc".into(), version: "1".into() };
         let standing = Standing { now_s: 1_000.0, living: vec![living] };
-        let overview = Overview { states: vec![counted("pending", 1_060.0), counted("in_doubt", 900.5)], backlog: 7 };
+        let overview = Overview {
+            states: vec![counted("pending", 1_060.0), counted("in_doubt", 900.5)],
+            backlog: 7,
+            paused: [0, 2, 0],
+        };
         meters.saw(own, standing, overview);
         meters.looks_away(other);
         let text = meters.open_metrics();
         assert!(text.contains("hapax_deliveries{state=\"pending\"} 3\n"), "{text}");
+        assert!(text.contains("hapax_paused{what=\"kind\"} 2\n"), "{text}");
         assert!(text.contains("hapax_oldest_pending_timestamp_seconds 0.0\n"), "{text}");
         assert!(text.contains("hapax_oldest_in_doubt_timestamp_seconds 900.5\n"), "{text}");
         assert!(text.contains(r#"host="b\"\\\nc""#), "{text}");

@@ -79,6 +79,7 @@ impl Stage {
             guards: Guards::default(),
             wake_up: false,
             freight: hapax_relay::FreightConfig::default(),
+            hard_bounces: None,
             recipient_log: hapax_relay::RecipientLog::default(),
             canary: None,
             tracing: None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hapax_core::{Incarnation, Lease};
-use hapax_store::{Cursor, Error, Release, Store};
+use hapax_store::{Cursor, Error, Kind, Release, Store};
 use hapax_testkit::PgCluster;
 
 use crate::common::{Attempt, LANE, LEASE, Stage, cluster, lock, options};
@@ -114,7 +114,8 @@ async fn a_route_that_two_relays_register_at_once_has_one_group_for_both() {
 async fn kinds_and_routes_decide_the_lane() {
     let stage = Stage::set().await;
     let groups = stage.store.register_routes(&[("slow".to_owned(), None)]).await.expect("registers");
-    let kinds = [("note".to_owned(), Some("urgent"), Some("slow".to_owned())), ("other".to_owned(), None, None)];
+    let urgent = Kind { name: "note".into(), priority: Some("urgent"), route: Some("slow".into()), ..Kind::default() };
+    let kinds = [urgent, Kind { name: "other".into(), ..Kind::default() }];
     for _ in 0..2 {
         stage.store.register_kinds(&kinds).await.expect("registers");
     }
