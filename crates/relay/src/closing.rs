@@ -9,12 +9,7 @@ use hapax_core::{Outcome, Phase};
 use hapax_store::Verdict;
 use sha2::{Digest, Sha256};
 
-use crate::{
-    config::RecipientLog,
-    courier::{Ending, Office},
-    job::Job,
-    route::Route,
-};
+use crate::{config::RecipientLog, courier::Office, ending::Ending, job::Job, route::Route};
 
 /// What an attempt came to, and what follows.
 pub(crate) struct Closing<'a> {

@@ -68,6 +68,8 @@ pub struct RouteConfig {
     pub messages_per_connection_max: u32,
     /// The age at which a connection is closed.
     pub connection_age_max: Duration,
+    /// At most so many attempts that reach MAIL, over all relays.
+    pub rate: Option<crate::Rate>,
     /// Its upstream de-duplicates by a key.
     pub idempotency: Option<Idempotency>,
     /// What its messages are signed with: each key whose domain is the author's, or above it.

@@ -10,15 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hapax_core::{Decision, Outcome, Phase, clock::Clock, decide, decide::Situation, fault, mutant, outcome::Cause};
+use hapax_core::{Outcome, Phase, clock::Clock, fault, mutant, outcome::Cause};
 use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat};
 use hapax_render::Renderer;
-use hapax_store::{IntendRequest, Release, Settlement, Store, Verdict};
+use hapax_store::{IntendRequest, Release, Store, Verdict};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    closing::Closing,
     config::RelayConfig,
+    ending::{Ending, settle, unfit_ending},
     fatal::Fatal,
     flights::Places,
     freight::Freight,
@@ -135,7 +135,7 @@ impl Line<'_> {
 }
 
 /// One attempt, from rendering to the hand-over of its outcome. Answers whether the courier goes on.
-async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: Job) -> bool {
+async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, mut job: Job) -> bool {
     let began = office.clock.boottime();
     let clock = office.clock.as_ref();
     if job.letter.expires_in(clock).is_some_and(|left| left.is_zero()) {
@@ -175,9 +175,9 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
     };
     fault::point("rendered");
     let envelope = envelope(&parcel, &job);
-    let data = match converse(office, route, line, &envelope).await {
+    let data = match converse(office, line, &envelope, &mut job).await {
         Conversed::Ready(data) => data,
-        Conversed::ShutDown => {
+        Conversed::NotNow => {
             give_back(office, job, Duration::ZERO).await;
             return true;
         }
@@ -213,24 +213,6 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
     true
 }
 
-/// What is said of a delivery that is not even tried.
-fn unfit_ending(unfit: Unfit, began: Duration) -> Ending {
-    match unfit {
-        Unfit::Stopped => {
-            let reason = "guards.recipients_allow: its recipient is not on the list".to_owned();
-            Ending::unattempted(Verdict::Suppressed(reason), None)
-        }
-        Unfit::Broken(reason) => {
-            let outcome = Outcome::not_sent(Phase::Prepare, Cause::Aborted, reason.clone());
-            Ending::unattempted(Verdict::Failed(format!("cannot be rendered: {reason}")), Some(outcome))
-        }
-        Unfit::Busy => {
-            Ending { began, ..Ending::of(Outcome::not_sent(Phase::Prepare, Cause::Aborted, "not its turn")) }
-        }
-        Unfit::Later(reason) => Ending { began, ..Ending::of(Outcome::not_sent(Phase::Prepare, Cause::Io, reason)) },
-    }
-}
-
 fn envelope(parcel: &Parcel, job: &Job) -> Envelope {
     Envelope {
         sender: parcel.ready.sender.clone(),
@@ -243,15 +225,15 @@ fn envelope(parcel: &Parcel, job: &Job) -> Envelope {
 
 enum Conversed {
     Ready(Data),
-    /// The relay is shutting down: nothing was transmitted.
-    ShutDown,
+    /// The relay is shutting down, or the route's rate lets nothing out: nothing was transmitted.
+    NotNow,
     NoConnection(Outcome),
     Ended(Outcome, String),
 }
 
 /// Up to the 354. Everything in here may be dropped at any time: nothing has been transmitted.
-async fn converse(office: &Office, route: &Route, line: &mut Line<'_>, envelope: &Envelope) -> Conversed {
-    let mut fresh = false;
+async fn converse(office: &Office, line: &mut Line<'_>, envelope: &Envelope, job: &mut Job) -> Conversed {
+    let (mut fresh, route, priority) = (false, line.route, job.letter.priority());
     loop {
         let connection = match line.take_open() {
             Some(connection) if !fresh => connection,
@@ -265,10 +247,18 @@ async fn converse(office: &Office, route: &Route, line: &mut Line<'_>, envelope:
                         Ok(connection) => { route.opened(&connection); connection }
                         Err(outcome) => return Conversed::NoConnection(outcome),
                     },
-                    () = office.soft.cancelled() => return Conversed::ShutDown,
+                    () = office.soft.cancelled() => return Conversed::NotNow,
                 }
             }
         };
+        let turn = tokio::select! {
+            turn = job.permit.turn.take(office.clock.as_ref(), priority) => turn,
+            () = office.soft.cancelled() => false,
+        };
+        if !turn {
+            line.keep(Some(connection));
+            return Conversed::NotNow;
+        }
         let server = connection.server().to_owned();
         tokio::select! {
             begun = timed(office, Phase::Data, connection.begin(envelope)) => match begun {
@@ -286,7 +276,7 @@ async fn converse(office: &Office, route: &Route, line: &mut Line<'_>, envelope:
             },
             () = office.soft.cancelled() => {
                 route.closed();
-                return Conversed::ShutDown;
+                return Conversed::NotNow;
             }
         }
     }
@@ -378,115 +368,6 @@ async fn deliver(
     let ending = Ending { began, server, intended: true, bytes, redirected, ..Ending::of(transmitted.outcome) };
     settle(office, route, job, ending);
     transmitted.connection
-}
-
-/// How an attempt ended.
-pub(crate) struct Ending {
-    pub(crate) outcome: Option<Outcome>,
-    /// Decided already; otherwise `decide` does.
-    verdict: Option<Verdict>,
-    began: Duration,
-    pub(crate) server: Option<String>,
-    pub(crate) intended: bool,
-    pub(crate) bytes: usize,
-    failures: u32,
-    /// It went to somebody else than it is addressed to.
-    redirected: bool,
-}
-
-impl Ending {
-    fn of(outcome: Outcome) -> Self {
-        Self {
-            outcome: Some(outcome),
-            verdict: None,
-            began: Duration::MAX,
-            server: None,
-            intended: false,
-            bytes: 0,
-            failures: 0,
-            redirected: false,
-        }
-    }
-
-    fn unattempted(verdict: Verdict, outcome: Option<Outcome>) -> Self {
-        Self { outcome, verdict: Some(verdict), ..Self::of(Outcome::not_sent(Phase::Prepare, Cause::Aborted, "")) }
-    }
-}
-
-/// Decides what follows and hands it to the ledger, with the permit; writes the attempt's closing line.
-fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
-    let clock = office.clock.as_ref();
-    let took = clock.boottime().saturating_sub(ending.began); // zero when nothing was attempted
-    let verdict = match (ending.verdict.clone(), &ending.outcome) {
-        (Some(verdict), _) => verdict,
-        (None, Some(outcome)) => {
-            let situation = Situation {
-                attempts_before: job.claimed.attempt_no,
-                age: job.letter.age(clock),
-                expires_in: job.letter.expires_in(clock),
-                route_failures: ending.failures.max(1),
-                chance: fastrand::f64(),
-            };
-            obey(decide(outcome, &office.config.retry, situation), outcome)
-        }
-        (None, None) => Verdict::Expired,
-    };
-    let verdict = if ending.redirected { redirected(verdict) } else { verdict };
-    count(office, route, &job, ending.outcome.as_ref(), &verdict);
-    let closing = Closing { office, route, job: &job, ending: &ending, verdict: &verdict, took };
-    closing.log();
-    let settlement = Settlement {
-        key: job.claimed.key,
-        lease: job.claimed.lease,
-        token: job.token,
-        intended: ending.intended,
-        verdict,
-        outcome: ending.outcome,
-        route: route.config.name.clone(),
-        server: ending.server,
-        took,
-        bytes: ending.bytes,
-    };
-    office.registry.ended(&settlement);
-    office.ledger.settle(settlement, job.permit);
-}
-
-/// Counts what goes into the ledger.
-fn count(office: &Office, route: &Route, job: &Job, outcome: Option<&Outcome>, verdict: &Verdict) {
-    let Some(outcome) = outcome else { return };
-    route.meters.ended(outcome);
-    if matches!(outcome, Outcome::Accepted { .. }) {
-        office.meters.accepted(job.letter.age(office.clock.as_ref()));
-    }
-    if matches!(verdict, Verdict::InDoubt(_)) {
-        route.meters.doubted(outcome.phase());
-    }
-}
-
-/// The same, and that it went to somebody else than it is addressed to.
-fn redirected(verdict: Verdict) -> Verdict {
-    const NOTE: &str = "redirected by guards.redirect_all_to";
-    let with_note = |reason: String| format!("{reason}; {NOTE}");
-    match verdict {
-        Verdict::Sent => Verdict::SentElsewhere(NOTE),
-        Verdict::Failed(reason) => Verdict::Failed(with_note(reason)),
-        Verdict::InDoubt(reason) => Verdict::InDoubt(with_note(reason)),
-        Verdict::Held(reason) => Verdict::Held(with_note(reason)),
-        other => other,
-    }
-}
-
-fn obey(decision: Decision, outcome: &Outcome) -> Verdict {
-    match decision {
-        Decision::Sent => Verdict::Sent,
-        Decision::Failed { reason } => Verdict::Failed(reason),
-        Decision::Expired => Verdict::Expired,
-        Decision::Retry { after, counts } => Verdict::Retry { after, counts },
-        Decision::InDoubt => Verdict::InDoubt(match outcome {
-            Outcome::Unknown { detail, .. } => detail.clone(),
-            _ => "unknown".into(),
-        }),
-    }
 }
 
 /// Gives a delivery back untouched. If that fails its lease expires.

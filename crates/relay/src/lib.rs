@@ -11,6 +11,7 @@ mod closing;
 mod config;
 mod courier;
 mod ear;
+mod ending;
 mod error;
 mod fatal;
 mod flights;
@@ -19,10 +20,12 @@ mod guard;
 mod heartbeat;
 mod idle;
 mod job;
+mod lanes;
 mod ledger;
 mod memory;
 mod meters;
 mod overview;
+mod pace;
 mod progress;
 mod pump;
 mod reaper;
@@ -47,6 +50,7 @@ use hapax_render::Renderer;
 use hapax_store::{Release, Store};
 pub use memory::{Memory, Tally};
 pub use meters::Meters;
+pub use pace::Rate;
 pub use progress::{Phase, Progress, Stall};
 pub use reaper::Watch;
 use tokio::{
@@ -166,6 +170,7 @@ pub async fn run_with(
         }
     }
     let routes = introduce(&store, &config, &clock, &meters, &shutdown, &past.flights).await?;
+    past.flights.begins(store.incarnation(), clock.boottime(), pace::joining(&config.limits));
     let _living = past.memory.lives(store.incarnation());
     let fatal = Fatal::default();
     let (registry, hands) = (Registry::new(past.memory.clone(), store.incarnation()), Hands::default());
@@ -210,6 +215,18 @@ pub async fn run_with(
     watchers.spawn(heart.clone().beat(heartbeat.clone(), pulse("heartbeat", config.limits.heartbeat_interval)));
     watchers.spawn(heart.renew(hands, pulse("renew", config.limits.lease / 6)));
     watchers.spawn(overview::watch(store.clone(), meters.clone(), config.limits.dead_after, stop.clone()));
+    if routes.iter().any(|route| route.config.rate.is_some()) {
+        let watcher = pace::Watcher {
+            store: store.clone(),
+            flights: past.flights.clone(),
+            heartbeat: heartbeat.clone(),
+            limits: config.limits,
+            clock: clock.clone(),
+            stop: stop.clone(),
+        };
+        let paced = routes.clone();
+        watchers.spawn(watcher.watch(move || paced.iter().for_each(|route| route.say_share())));
+    }
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
     let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
@@ -316,6 +333,7 @@ async fn introduce(
         // Group 0 holds everything that names no route, and is the default route's too.
         let groups = if index == default { vec![own, 0] } else { vec![own] };
         let shared = flights.of_route(&route.name, share);
+        flights.limit(&shared, route.rate, clock.boottime());
         routes.push(Arc::new(Route::new(route.clone(), groups, places, shared, clock.clone(), meters)?));
     }
     Ok(routes)

@@ -49,6 +49,8 @@ struct Inner {
     connections: Family<Two, Gauge>,
     blocked: Family<One, Gauge>,
     certificates: Family<One, Seconds>,
+    rates: Family<One, Seconds>,
+    waiting_for_rate: Family<One, Gauge>,
     phases: HashMap<Phase, Histogram>,
     claims: Counter,
     claim_batch: Histogram,
@@ -101,7 +103,9 @@ pub(crate) struct RouteMeters {
     pub(crate) busy: Gauge,
     pub(crate) idle: Gauge,
     pub(crate) blocked: Gauge,
+    pub(crate) waiting_for_rate: Gauge,
     certificates: Family<One, Seconds>,
+    rates: Family<One, Seconds>,
     name: String,
 }
 
@@ -123,6 +127,16 @@ impl RouteMeters {
     pub(crate) fn certified(&self, until_s: f64) {
         self.certificates.get_or_create(&[("route", self.name.clone())]).set(until_s);
     }
+
+    /// This relay may send so many a second. There is no series for a route without a rate.
+    pub(crate) fn limited_to(&self, per_second: f64) {
+        self.rates.get_or_create(&[("route", self.name.clone())]).set(per_second);
+    }
+
+    /// The route has no rate (any more).
+    pub(crate) fn unlimited(&self) {
+        self.rates.remove(&[("route", self.name.clone())]);
+    }
 }
 
 /// Which of the two commits.
@@ -143,6 +157,8 @@ impl Meters {
         let one = [("route", name.to_owned())];
         self.0.blocked.remove(&one);
         self.0.certificates.remove(&one);
+        self.0.rates.remove(&one);
+        self.0.waiting_for_rate.remove(&one);
     }
 
     pub(crate) fn route(&self, name: &str) -> RouteMeters {
@@ -154,7 +170,9 @@ impl Meters {
             busy: self.0.connections.get_or_create_owned(&two("state", "busy")),
             idle: self.0.connections.get_or_create_owned(&two("state", "idle")),
             blocked: self.0.blocked.get_or_create_owned(&one),
+            waiting_for_rate: self.0.waiting_for_rate.get_or_create_owned(&one),
             certificates: self.0.certificates.clone(),
+            rates: self.0.rates.clone(),
             name: name.to_owned(),
         }
     }

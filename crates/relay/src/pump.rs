@@ -10,7 +10,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hapax_core::{
     DeliveryKey, MessageId, Outcome, Phase, Token, envelope::Notification, fault, limits::Limits, outcome::Cause,
-    policy::Priority,
 };
 use hapax_store::{Claimed, Cursor, Release, Settlement, Verdict, Wanted};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -22,6 +21,7 @@ use crate::{
     ear::Heard,
     idle::Idle,
     job::{Job, Letter, Permit},
+    lanes::{Cursors, order},
     progress::{Progress, Pulse},
     reaper::lanes_of,
     route::Route,
@@ -45,31 +45,6 @@ pub(crate) struct Pump {
     pub(crate) couriers: TaskTracker,
     pub(crate) progress: Progress,
     pub(crate) pulse: Pulse,
-}
-
-#[derive(Default)]
-struct Cursors {
-    lanes: HashMap<i16, Cursor>,
-    rescan_at: Duration,
-    round: usize,
-}
-
-impl Cursors {
-    /// Where each lane goes on: behind what was taken of it, or at its start when there was no more.
-    fn advance(&mut self, wanted: &[Wanted], mut free: usize, mut rooms: Vec<usize>, claimed: &[Claimed]) {
-        for lane in wanted {
-            let asked = lane.limit.min(free).min(rooms[lane.room]);
-            if asked == 0 {
-                continue;
-            }
-            let of_lane = || claimed.iter().filter(|claimed| claimed.lane == lane.lane);
-            let count = of_lane().count();
-            let last = of_lane().next_back().filter(|_| count >= asked);
-            self.lanes.insert(lane.lane, last.map_or(Cursor::START, |claimed| claimed.cursor));
-            free = free.saturating_sub(count);
-            rooms[lane.room] = rooms[lane.room].saturating_sub(count);
-        }
-    }
 }
 
 /// What becomes of a claimed delivery.
@@ -127,6 +102,9 @@ impl Pump {
         let lanes = lanes_of(open.iter().map(|(_, group)| *group));
         let clock = self.office.clock.as_ref();
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
+        if let Some(pause) = self.routes.iter().filter_map(|route| route.room_in()).min() {
+            idle.look_within(pause);
+        }
         self.pulse.beat();
         let found = if due.is_empty() { 0 } else { self.round(cursors, &due).await? };
         self.progress.polled();
@@ -198,7 +176,12 @@ impl Pump {
             .map(|(lane, route, share)| Wanted {
                 lane,
                 room: first_of(route).unwrap_or(0),
-                limit: free.div_ceil(share),
+                // Of a route with a rate the little there is goes to the urgent first, in every round.
+                limit: if share > 1 && route.config.rate.is_some() {
+                    route.free() / share
+                } else {
+                    free.div_ceil(share)
+                },
                 from: cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START),
             })
             .collect()
@@ -384,7 +367,7 @@ impl Pump {
     fn permit(&self, route: &Route) -> Option<Permit> {
         let of_route = route.permits.clone().try_acquire_owned().ok()?;
         let global = self.permits.clone().try_acquire_owned().ok()?;
-        Some(Permit { _global: global, _route: Some(of_route), flight: None })
+        Some(Permit { _global: global, _route: Some(of_route), flight: None, turn: route.turn()? })
     }
 
     fn job(&self, claimed: Claimed, letter: Arc<Letter>, permit: Permit, intended: Option<oneshot::Sender<()>>) -> Job {
@@ -455,16 +438,6 @@ fn too_old(claimed: &Claimed, limit: Duration) -> String {
     )
 }
 
-/// In which order the lanes are served in a round, and which fraction (1 / share) of the free permits each may take.
-/// Urgent comes first with everything; now and then normal and bulk come first with a quarter, so that none starves.
-fn order(round: usize) -> [(Priority, usize); 3] {
-    match round % 8 {
-        7 => [(Priority::Bulk, 4), (Priority::Urgent, 1), (Priority::Normal, 1)],
-        3 => [(Priority::Normal, 4), (Priority::Urgent, 1), (Priority::Bulk, 1)],
-        _ => [(Priority::Urgent, 1), (Priority::Normal, 1), (Priority::Bulk, 1)],
-    }
-}
-
 /// How many deliveries may be claimed at once: those in flight, and those that wait for a courier.
 pub(crate) fn places(limits: &Limits) -> usize {
     limits.max_in_flight + limits.prefetch
@@ -478,21 +451,4 @@ pub(crate) fn route_share(config: &RelayConfig, all: usize) -> usize {
 /// Keys of jobs that were never begun, for the log at shutdown.
 pub(crate) fn keys(jobs: &[Job]) -> Vec<DeliveryKey> {
     jobs.iter().map(|job| job.claimed.key).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_lane_comes_first_within_eight_rounds() {
-        for priority in Priority::ALL {
-            assert!((0..8).any(|round| order(round)[0].0 == priority));
-        }
-        for round in 0..8 {
-            let mut lanes = order(round).map(|(priority, _)| priority);
-            lanes.sort();
-            assert_eq!(lanes, Priority::ALL);
-        }
-    }
 }

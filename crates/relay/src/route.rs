@@ -20,6 +20,7 @@ use crate::{
     flights::OfRoute,
     job::Job,
     meters::{Meters, RouteMeters},
+    pace::Turn,
 };
 
 /// How long a courier without work keeps its connection.
@@ -90,6 +91,10 @@ impl Route {
         let permits = Arc::new(Semaphore::new(permits));
         let (meters, state, arrived) = (meters.route(&config.name), Mutex::default(), Notify::new());
         meters.blocked.set(0);
+        meters.waiting_for_rate.set(0);
+        if config.rate.is_none() {
+            meters.unlimited();
+        }
         Ok(Self { config, groups, mailer, permits, shared, meters, state, arrived, clock })
     }
 
@@ -97,12 +102,14 @@ impl Route {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many deliveries it would take now: its free permits, none while its breaker is closed, one as a probe.
+    /// How many deliveries it would take now: its free permits, as far as its rate lets it, none while its breaker is
+    /// closed, one as a probe.
     pub(crate) fn free(&self) -> usize {
-        let free = self.permits.available_permits();
+        let now = self.clock.boottime();
+        let free = self.permits.available_permits().min(self.shared.pace.room(now));
         let state = self.state();
         match state.closed_until {
-            Some(until) if self.clock.boottime() < until => 0,
+            Some(until) if now < until => 0,
             Some(_) if state.failures > 0 => {
                 free.min(usize::from(state.queue.is_empty() && state.idle == state.couriers))
             }
@@ -110,10 +117,34 @@ impl Route {
         }
     }
 
-    /// Hands a delivery to the couriers. Answers whether one more courier is wanted (and counted).
+    /// When its rate has room again; none when it has.
+    pub(crate) fn room_in(&self) -> Option<Duration> {
+        let (now, pace) = (self.clock.boottime(), &self.shared.pace);
+        let waits = pace.is_limited() && pace.room(now) == 0;
+        self.meters.waiting_for_rate.set(i64::from(waits));
+        waits.then(|| pace.room_in(now)).flatten()
+    }
+
+    /// A turn for a delivery that has been claimed.
+    pub(crate) fn turn(&self) -> Option<Turn> {
+        self.shared.pace.reserve(self.clock.boottime())
+    }
+
+    /// Tells how fast this relay may go.
+    pub(crate) fn say_share(&self) {
+        if let Some(share) = self.shared.pace.share() {
+            self.meters.limited_to(share);
+        }
+    }
+
+    /// Hands a delivery to the couriers, before the less urgent ones. Answers whether one more courier is wanted (and
+    /// counted).
     pub(crate) fn push(&self, job: Job) -> bool {
         let mut state = self.state();
-        state.queue.push_back(job);
+        let priority = job.letter.priority();
+        let behind = state.queue.iter().rev().take_while(|other| other.letter.priority() > priority).count();
+        let at = state.queue.len() - behind;
+        state.queue.insert(at, job);
         let most = match state.cap {
             Some((cap, until)) if self.clock.boottime() < until => cap,
             _ => self.config.max_connections,

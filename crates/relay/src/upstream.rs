@@ -129,6 +129,7 @@ mod tests {
             max_connections: 1,
             messages_per_connection_max: 1,
             connection_age_max: Duration::ZERO,
+            rate: None,
             idempotency,
             dkim: Vec::new(),
         }

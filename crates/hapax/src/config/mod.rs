@@ -13,6 +13,7 @@ mod layers;
 mod mask;
 mod nearest;
 mod origin;
+mod rate;
 mod reader;
 mod relations;
 mod routes;

@@ -11,6 +11,7 @@ use hapax_relay::Idempotency;
 use super::{
     dkim,
     origin::Problem,
+    rate,
     reader::{Given, Reader, Section},
     secrets::{self, Names, Secret},
     settings::{Route, Way},
@@ -63,7 +64,7 @@ pub(super) fn read(
     let options = options(&mut section, name, shared.credentials);
     let idempotency = idempotency(&mut section);
     let dkim = dkim::of_route(&mut section, shared.keys, from.as_deref());
-    section.later("rate");
+    let rate = rate::read(&mut section);
     let way = url.and_then(|url| way(&mut section, &url, options, shared.timeouts));
     section.finish();
     Some(Route {
@@ -73,6 +74,7 @@ pub(super) fn read(
         max_connections,
         messages_per_connection_max,
         connection_age_max,
+        rate,
         idempotency,
         dkim,
     })

@@ -8,7 +8,7 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 use hapax_mail::Transport;
-use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, RecipientLog, RelayConfig};
+use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, Rate, RecipientLog, RelayConfig};
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
 
@@ -84,6 +84,7 @@ pub(crate) struct Route {
     pub(crate) max_connections: usize,
     pub(crate) messages_per_connection_max: u32,
     pub(crate) connection_age_max: Duration,
+    pub(crate) rate: Option<Rate>,
     pub(crate) idempotency: Option<Idempotency>,
     /// Of these, those sign that fit the author's domain.
     pub(crate) dkim: Vec<Arc<Key>>,
@@ -154,6 +155,7 @@ impl Settings {
             max_connections: route.max_connections,
             messages_per_connection_max: route.messages_per_connection_max,
             connection_age_max: route.connection_age_max,
+            rate: route.rate,
             idempotency: route.idempotency.clone(),
             dkim: route.dkim.clone(),
         });

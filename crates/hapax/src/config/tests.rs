@@ -193,13 +193,13 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
 }
 
 #[test]
-fn keys_of_later_versions_are_accepted_with_a_warning() {
-    let text = with("routes.default", "rate = \"14/s\"");
-    let (loaded, _directory) = load_text(&text, &[]);
-    assert_eq!(loaded.problems, []);
-    let paths: Vec<&str> = loaded.warnings.iter().map(|warning| warning.path.as_str()).collect();
-    assert_eq!(paths, ["routes.default.rate"]);
-    assert!(loaded.warnings[0].message.contains("no effect"));
+fn a_rate_is_read_and_there_is_none_unless_set() {
+    let (loaded, _directory) = load_text(&with("routes.default", "rate = \"200/min\""), &[]);
+    assert_eq!((loaded.problems, loaded.warnings), (vec![], vec![]));
+    let rate = hapax_relay::Rate { count: 200, per: std::time::Duration::from_secs(60) };
+    assert_eq!(loaded.settings.routes[0].rate, Some(rate));
+    let (loaded, _directory) = load_text(&with("routes.default", "max_connections = 3"), &[]);
+    assert_eq!(loaded.settings.routes[0].rate, None);
 }
 
 #[test]

@@ -1,0 +1,59 @@
+//! In which order the pump serves its lanes, and where in each of them it goes on.
+
+use std::{collections::HashMap, time::Duration};
+
+use hapax_core::policy::Priority;
+use hapax_store::{Claimed, Cursor, Wanted};
+
+/// Where the next claim goes on.
+#[derive(Default)]
+pub(crate) struct Cursors {
+    pub(crate) lanes: HashMap<i16, Cursor>,
+    pub(crate) rescan_at: Duration,
+    pub(crate) round: usize,
+}
+
+impl Cursors {
+    /// Where each lane goes on: behind what was taken of it, or at its start when there was no more.
+    pub(crate) fn advance(&mut self, wanted: &[Wanted], mut free: usize, mut rooms: Vec<usize>, claimed: &[Claimed]) {
+        for lane in wanted {
+            let asked = lane.limit.min(free).min(rooms[lane.room]);
+            if asked == 0 {
+                continue;
+            }
+            let of_lane = || claimed.iter().filter(|claimed| claimed.lane == lane.lane);
+            let count = of_lane().count();
+            let last = of_lane().next_back().filter(|_| count >= asked);
+            self.lanes.insert(lane.lane, last.map_or(Cursor::START, |claimed| claimed.cursor));
+            free = free.saturating_sub(count);
+            rooms[lane.room] = rooms[lane.room].saturating_sub(count);
+        }
+    }
+}
+
+/// In which order the lanes are served in a round, and which fraction (1 / share) of the free permits each may take.
+/// Urgent comes first with everything; now and then normal and bulk come first with a quarter, so that none starves.
+pub(crate) fn order(round: usize) -> [(Priority, usize); 3] {
+    match round % 8 {
+        7 => [(Priority::Bulk, 4), (Priority::Urgent, 1), (Priority::Normal, 1)],
+        3 => [(Priority::Normal, 4), (Priority::Urgent, 1), (Priority::Bulk, 1)],
+        _ => [(Priority::Urgent, 1), (Priority::Normal, 1), (Priority::Bulk, 1)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_lane_comes_first_within_eight_rounds() {
+        for priority in Priority::ALL {
+            assert!((0..8).any(|round| order(round)[0].0 == priority));
+        }
+        for round in 0..8 {
+            let mut lanes = order(round).map(|(priority, _)| priority);
+            lanes.sort();
+            assert_eq!(lanes, Priority::ALL);
+        }
+    }
+}
