@@ -165,6 +165,14 @@ ROWS = [
                 min=0,
                 width=6,
             ),
+            graph(
+                "Rates",
+                "What all relays may send by a route with a rate, a second, and the part of them that waits for it.",
+                (f"sum by (route) (hapax_route_rate_limit{{{ROUTE}}})", "{{route}}: limit"),
+                (f"avg by (route) (hapax_route_waiting_for_rate{{{ROUTE}}})", "{{route}}: waiting"),
+                min=0,
+                width=6,
+            ),
         ],
     ),
     (
