@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hapax_core::{Outcome, Phase, clock::Clock, fault, mutant, outcome::Cause};
+use hapax_core::{Outcome, Phase, clock::Clock, fault, mutant, outcome::Cause, throttle::asks_to_slow_down};
 use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat};
 use hapax_render::Renderer;
 use hapax_store::{IntendRequest, Release, Store, Verdict};
@@ -57,7 +57,9 @@ pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
     let mut line = Line { connection: None, route: &route };
     while let Some(job) = route.next_on(line.connection.is_some(), &office.soft).await {
         if let Some(left) = route.closed_for() {
-            give_back(&office, job, left).await;
+            // Where there is another way it need not wait.
+            let after = if route.config.fallback.is_empty() { left } else { Duration::ZERO };
+            give_back(&office, job, after).await;
             continue;
         }
         let Some(job) = take_off(&office, &route, job).await else { continue };
@@ -182,7 +184,9 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, mut j
             return true;
         }
         Conversed::NoConnection(outcome) => {
-            let Some((job, failures)) = route.failed(job, fastrand::f64()) else { return false };
+            let Some((job, failures)) = route.failed(job, &outcome, fastrand::f64()) else { return false };
+            // Where there is another way it need not wait for as long as its route does.
+            let failures = if route.config.fallback.is_empty() { failures } else { 1 };
             settle(
                 office,
                 route,
@@ -195,13 +199,17 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, mut j
             // The server talks, but wants something else of the route (530: TLS, AUTH): no message is at fault, and none
             // will do better. The connection goes, so that a later one may find the route repaired.
             let refused = matches!(&outcome, Outcome::NotSent { phase, .. } if phase.blames_route());
-            let failures = if refused { route.refused(fastrand::f64()) } else { 0 };
+            let failures = match (refused, asks_to_slow_down(&outcome)) {
+                (true, _) => route.refused(&outcome, fastrand::f64()),
+                (_, true) => route.slow_down(&outcome, fastrand::f64()),
+                _ => 0,
+            };
             let redirected = parcel.redirected;
             let ending = Ending { began, server: Some(server), failures, redirected, ..Ending::of(outcome) };
             settle(office, route, job, ending);
             if refused {
                 line.hang_up().await;
-            } else {
+            } else if failures == 0 {
                 route.works();
             }
             return true;
@@ -365,7 +373,16 @@ async fn deliver(
     let transmitted = timed(office, Phase::EndMarker, data.transmit(&parcel.ready.message, &gate)).await;
     fault::point("before_settle");
     let bytes = transmitted.bytes;
-    let ending = Ending { began, server, intended: true, bytes, redirected, ..Ending::of(transmitted.outcome) };
+    let failures = match &transmitted.outcome {
+        outcome if asks_to_slow_down(outcome) => route.slow_down(outcome, fastrand::f64()),
+        Outcome::Accepted { .. } => {
+            route.accepted();
+            0
+        }
+        _ => 0,
+    };
+    let ending =
+        Ending { began, server, intended: true, bytes, failures, redirected, ..Ending::of(transmitted.outcome) };
     settle(office, route, job, ending);
     transmitted.connection
 }

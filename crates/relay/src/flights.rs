@@ -14,7 +14,7 @@ use std::{
 
 use hapax_core::Incarnation;
 use hapax_store::Standing;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::pace::{Crowd, Pace, Rate};
 
@@ -27,6 +27,7 @@ struct Shared {
     all: Places,
     routes: Mutex<HashMap<String, OfRoute>>,
     crowd: Mutex<Crowd>,
+    changed: Arc<watch::Sender<u64>>,
 }
 
 /// What the incarnations of one process share of a route.
@@ -36,6 +37,8 @@ pub(crate) struct OfRoute {
     pub(crate) places: Places,
     /// Its couriers at work.
     couriers: Arc<AtomicUsize>,
+    /// Told when something about a route is not as it was.
+    pub(crate) changed: Arc<watch::Sender<u64>>,
     /// How fast it may go.
     pub(crate) pace: Pace,
 }
@@ -50,9 +53,15 @@ impl Flights {
     /// Those of the route of that name, `limit` from now on.
     pub(crate) fn of_route(&self, name: &str, limit: usize) -> OfRoute {
         let mut routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        let route = routes.entry(name.to_owned()).or_default().clone();
+        let made = || OfRoute { changed: self.0.changed.clone(), ..OfRoute::default() };
+        let route = routes.entry(name.to_owned()).or_insert_with(made).clone();
         route.places.resize(limit);
         route
+    }
+
+    /// Hears when something about a route is not as it was.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
     }
 
     /// An incarnation of this process has introduced itself; others need `patience` to notice the first one.
@@ -78,6 +87,11 @@ impl Flights {
 }
 
 impl OfRoute {
+    /// Something is not as it was.
+    pub(crate) fn change(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     /// One courier more.
     pub(crate) fn courier_begins(&self) {
         self.couriers.fetch_add(1, Ordering::SeqCst);

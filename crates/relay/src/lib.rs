@@ -10,6 +10,7 @@
 mod closing;
 mod config;
 mod courier;
+mod detour;
 mod ear;
 mod ending;
 mod error;
@@ -22,6 +23,7 @@ mod idle;
 mod job;
 mod lanes;
 mod ledger;
+mod lines;
 mod memory;
 mod meters;
 mod overview;
@@ -31,6 +33,7 @@ mod pump;
 mod reaper;
 mod registry;
 mod route;
+mod told;
 mod upstream;
 
 use std::{sync::Arc, time::Duration};
@@ -227,6 +230,7 @@ pub async fn run_with(
         let paced = routes.clone();
         watchers.spawn(watcher.watch(move || paced.iter().for_each(|route| route.say_share())));
     }
+    watchers.spawn(told::tell(store.clone(), routes.clone(), past.flights.changes(), stop.clone()));
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
     let lanes = reaper::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
@@ -245,7 +249,7 @@ pub async fn run_with(
     let pump = Pump {
         office: office.clone(),
         groups: routes.iter().flat_map(|route| route.groups.iter().map(|group| (route.clone(), *group))).collect(),
-        routes: routes.clone(),
+        routes: detour::Ways(routes.clone()),
         default_route,
         permits: Arc::new(Semaphore::new(pump::places(&config.limits))),
         couriers: couriers.clone(),

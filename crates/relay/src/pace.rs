@@ -1,13 +1,14 @@
 //! The pace of a route: so many attempts that reach MAIL in a time, over all relays that live.
 //!
-//! Each process has one token bucket per route, kept over its incarnations, that fills with its share: the rate divided by
-//! the number of living relays. A place in it is *reserved* before a delivery is claimed (so what cannot be sent soon is not
-//! claimed at all, and other routes keep their places) and *spent* immediately before MAIL (so what waited behind a slow
-//! server does not go out all at once later).
+//! Each process has one token bucket per route, kept over its incarnations, that fills with its share: the rate divided
+//! by the number of living relays. A place in it is *reserved* before a delivery is claimed (so what cannot be sent soon
+//! is not claimed at all, and other routes keep their places) and *spent* immediately before MAIL (so what waited behind
+//! a slow server does not go out all at once later).
 //!
 //! Invariants: whoever does not know how many relays live spends nothing, and what was known is forgotten `dead_after`
 //! later, when others count this one as dead. A process that joins others waits until they have noticed. A bucket begins
-//! empty. So in any time T all relays together spend at most rate x T, and what was saved: [`BURST`] of the rate, one at
+//! empty. What drains after a reload counts as one relay more for the others until it has ended: they send less, never
+//! more. So in any time T all relays together spend at most rate x T, and what was saved: [`BURST`] of the rate, one at
 //! least of each relay that lived in T.
 
 use std::{

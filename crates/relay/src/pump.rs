@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     config::RelayConfig,
     courier::{self, Office},
+    detour::{Way, Ways},
     ear::Heard,
     idle::Idle,
     job::{Job, Letter, Permit},
@@ -36,7 +37,7 @@ const ROOM_WITHIN: Duration = Duration::from_millis(20);
 
 pub(crate) struct Pump {
     pub(crate) office: Arc<Office>,
-    pub(crate) routes: Vec<Arc<Route>>,
+    pub(crate) routes: Ways,
     /// The lane groups this relay serves, with their routes.
     pub(crate) groups: Vec<(Arc<Route>, i16)>,
     /// Index of the default route in `routes`.
@@ -53,6 +54,8 @@ enum Fate {
     Send { route: Arc<Route>, window_ends: Option<Duration> },
     /// It is not tried, and never reaches a connection.
     Stop(Verdict),
+    /// Its route rests, and no other may take it: not before so long.
+    Wait(Duration),
     /// This relay has no such route.
     NoRoute(String),
 }
@@ -98,11 +101,12 @@ impl Pump {
     /// A round over the lanes that are worth it. Answers whether to go on at once.
     async fn look_and_round(&self, idle: &mut Idle, cursors: &mut Cursors) -> Result<bool, hapax_store::Error> {
         let room = self.permits.available_permits();
-        let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| room.min(route.free()) > 0);
+        let (open, closed): (Vec<_>, Vec<_>) =
+            self.groups.iter().partition(|(route, _)| room.min(self.routes.room(route)) > 0);
         let lanes = lanes_of(open.iter().map(|(_, group)| *group));
         let clock = self.office.clock.as_ref();
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
-        if let Some(pause) = self.routes.iter().filter_map(|route| route.room_in()).min() {
+        if let Some(pause) = self.routes.0.iter().filter_map(|route| route.room_in()).min() {
             idle.look_within(pause);
         }
         self.pulse.beat();
@@ -146,7 +150,7 @@ impl Pump {
         }
         cursors.round = cursors.round.wrapping_add(1);
         let free = self.permits.available_permits();
-        let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| route.free()).collect();
+        let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| self.routes.room(route)).collect();
         let wanted = self.wanted(cursors, free, due);
         if free == 0 || rooms.iter().all(|room| *room == 0) || self.office.soft.is_cancelled() {
             return Ok(0);
@@ -190,7 +194,7 @@ impl Pump {
     /// The route whose lane it is.
     fn route_of_lane(&self, lane: i16) -> &Arc<Route> {
         let own = self.groups.iter().find(|(_, group)| *group == lane.div_euclid(4));
-        own.map_or(&self.routes[self.default_route], |(route, _)| route)
+        own.map_or(&self.routes.0[self.default_route], |(route, _)| route)
     }
 
     /// Fetches what the claimed deliveries say and hands them on. `asked` is the boot time before they were claimed.
@@ -205,7 +209,7 @@ impl Pump {
         let contents = match self.office.store.letters(&ids, inline).await {
             Ok(contents) => contents,
             Err(error) => {
-                self.release(claimed.iter().map(|claimed| (claimed, None)).collect()).await;
+                self.release(claimed.iter().map(|claimed| (claimed, None, Duration::ZERO)).collect()).await;
                 return Err(error);
             }
         };
@@ -227,6 +231,10 @@ impl Pump {
             let (route, fate) = match self.fate(&claimed, &letter, asked) {
                 Fate::Send { route, window_ends } => (route, Ok(window_ends)),
                 Fate::Stop(verdict) => (lane_route.clone(), Err(verdict)),
+                Fate::Wait(pause) => {
+                    elsewhere.push((claimed, None, pause));
+                    continue;
+                }
                 Fate::NoRoute(reason) => {
                     self.settle_unsent(lane_route, &claimed, Verdict::Held(reason)).await;
                     continue;
@@ -243,11 +251,15 @@ impl Pump {
                 }
                 (Some(permit), Err(verdict)) => self.stop(&route, &claimed, verdict, permit),
                 // Its route is busy and this lane is not the route's own: into the right one, where it waits.
-                (None, _) => elsewhere.push((claimed, Some(route.groups[0] * 4 + letter.priority().lane_offset()))),
+                (None, _) => {
+                    let lane = route.groups[0] * 4 + letter.priority().lane_offset();
+                    let own = Arc::ptr_eq(&route, self.route_of_lane(claimed.lane)) || self.is_detour(&route, &letter);
+                    elsewhere.push((claimed, Some(lane).filter(|_| !own), Duration::ZERO));
+                }
             }
         }
         self.pulse.beat();
-        self.release(elsewhere.iter().map(|(claimed, lane)| (claimed, *lane)).collect()).await;
+        self.release(elsewhere.iter().map(|(claimed, lane, pause)| (claimed, *lane, *pause)).collect()).await;
         self.try_suspects(suspects).await;
         Ok(())
     }
@@ -263,7 +275,7 @@ impl Pump {
         }
         if let Some(bound) = claimed.bound {
             return match upstream::way_of(config, claimed.pinned_route.as_deref(), bound, asked) {
-                Ok((name, ends)) => match self.routes.iter().find(|route| route.config.name == name) {
+                Ok((name, ends)) => match self.routes.named(name) {
                     Some(route) => Fate::Send { route: route.clone(), window_ends: Some(ends) },
                     None => Fate::NoRoute(format!("route {name:?} is not at work on this relay")),
                 },
@@ -271,7 +283,10 @@ impl Pump {
             };
         }
         match self.route_of(letter) {
-            Ok(route) => Fate::Send { route, window_ends: None },
+            Ok(route) => match self.routes.way(&route, claimed) {
+                Way::By(route) => Fate::Send { route, window_ends: None },
+                Way::Wait(pause) => Fate::Wait(pause),
+            },
             Err(name) => Fate::NoRoute(format!(
                 "route {name:?} is not configured on this relay (hint: add [routes.{name}] and release it)"
             )),
@@ -330,7 +345,7 @@ impl Pump {
         let Some(Suspect { route, claimed, letter, window_ends }) = suspects.next() else { return };
         self.pulse.beat();
         let others: Vec<Claimed> = suspects.map(|suspect| suspect.claimed).collect();
-        self.release(others.iter().map(|claimed| (claimed, None)).collect()).await;
+        self.release(others.iter().map(|claimed| (claimed, None, Duration::ZERO)).collect()).await;
         if claimed.claims > limits.suspect_after_claims + 1 {
             let reason = format!(
                 "poison: the relay died {} times while it was in hand, the last time with nothing else",
@@ -339,7 +354,7 @@ impl Pump {
             return self.settle_unsent(&route, &claimed, Verdict::Poison(reason)).await;
         }
         let Some(permit) = self.permit(&route) else {
-            return self.release(vec![(&claimed, None)]).await;
+            return self.release(vec![(&claimed, None, Duration::ZERO)]).await;
         };
         tracing::warn!(delivery = %claimed.key, claims = claimed.claims, "suspected to kill its relay: alone until its intent");
         self.pulse.idle();
@@ -359,9 +374,14 @@ impl Pump {
     /// The route of a message: its own word, its kind's, or the default.
     fn route_of(&self, letter: &Letter) -> Result<Arc<Route>, String> {
         let Some(name) = letter.notification.route.as_ref().or(letter.policy.route.as_ref()) else {
-            return Ok(self.routes[self.default_route].clone());
+            return Ok(self.routes.0[self.default_route].clone());
         };
-        self.routes.iter().find(|route| route.config.name == *name).cloned().ok_or_else(|| name.clone())
+        self.routes.named(name).cloned().ok_or_else(|| name.clone())
+    }
+
+    /// Whether this is not the message's own route.
+    fn is_detour(&self, route: &Arc<Route>, letter: &Letter) -> bool {
+        self.route_of(letter).is_ok_and(|own| !Arc::ptr_eq(&own, route))
     }
 
     fn permit(&self, route: &Route) -> Option<Permit> {
@@ -407,16 +427,16 @@ impl Pump {
         }
     }
 
-    async fn release(&self, batch: Vec<(&Claimed, Option<i16>)>) {
+    async fn release(&self, batch: Vec<(&Claimed, Option<i16>, Duration)>) {
         if batch.is_empty() {
             return;
         }
         let releases: Vec<Release> = batch
             .iter()
-            .map(|(claimed, lane)| Release {
+            .map(|(claimed, lane, after)| Release {
                 key: claimed.key,
                 lease: claimed.lease,
-                after: Duration::ZERO,
+                after: *after,
                 lane: *lane,
             })
             .collect();

@@ -130,6 +130,7 @@ mod tests {
             messages_per_connection_max: 1,
             connection_age_max: Duration::ZERO,
             rate: None,
+            fallback: Vec::new(),
             idempotency,
             dkim: Vec::new(),
         }

@@ -59,6 +59,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     25 "0025_payload_schema.sql",
     26 "0026_letters.sql",
     27 "0027_letters_in_brief.sql",
+    31 "0031_route_states.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

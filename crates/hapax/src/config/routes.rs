@@ -65,6 +65,7 @@ pub(super) fn read(
     let idempotency = idempotency(&mut section);
     let dkim = dkim::of_route(&mut section, shared.keys, from.as_deref());
     let rate = rate::read(&mut section);
+    let fallback = section.list("fallback").unwrap_or_default();
     let way = url.and_then(|url| way(&mut section, &url, options, shared.timeouts));
     section.finish();
     Some(Route {
@@ -75,6 +76,7 @@ pub(super) fn read(
         messages_per_connection_max,
         connection_age_max,
         rate,
+        fallback,
         idempotency,
         dkim,
     })

@@ -214,6 +214,7 @@ mod tests {
             "is a section",
             "is neither ",
             "is not a duration",
+            "is not a rate",
             "is not a list of texts",
             "a secret does not belong",
             "name is 1 to 63",

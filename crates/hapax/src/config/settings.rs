@@ -12,7 +12,7 @@ use hapax_relay::{AfterFailover, FreightConfig, Idempotency, KindPolicy, Rate, R
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
 
-use super::secrets::Secret;
+use super::{reader::Given, secrets::Secret};
 
 /// Everything the configuration says.
 #[derive(Clone, Debug)]
@@ -85,6 +85,8 @@ pub(crate) struct Route {
     pub(crate) messages_per_connection_max: u32,
     pub(crate) connection_age_max: Duration,
     pub(crate) rate: Option<Rate>,
+    /// Routes that stand in for it.
+    pub(crate) fallback: Vec<Given>,
     pub(crate) idempotency: Option<Idempotency>,
     /// Of these, those sign that fit the author's domain.
     pub(crate) dkim: Vec<Arc<Key>>,
@@ -156,6 +158,7 @@ impl Settings {
             messages_per_connection_max: route.messages_per_connection_max,
             connection_age_max: route.connection_age_max,
             rate: route.rate,
+            fallback: route.fallback.iter().map(|given| given.text.clone()).collect(),
             idempotency: route.idempotency.clone(),
             dkim: route.dkim.clone(),
         });

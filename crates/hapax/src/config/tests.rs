@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use super::*;
 
+mod ways;
+
 const GOOD: &str = "\
 [database]
 url = \"postgres://relay@db/shop\"
@@ -193,16 +195,6 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
 }
 
 #[test]
-fn a_rate_is_read_and_there_is_none_unless_set() {
-    let (loaded, _directory) = load_text(&with("routes.default", "rate = \"200/min\""), &[]);
-    assert_eq!((loaded.problems, loaded.warnings), (vec![], vec![]));
-    let rate = hapax_relay::Rate { count: 200, per: std::time::Duration::from_secs(60) };
-    assert_eq!(loaded.settings.routes[0].rate, Some(rate));
-    let (loaded, _directory) = load_text(&with("routes.default", "max_connections = 3"), &[]);
-    assert_eq!(loaded.settings.routes[0].rate, None);
-}
-
-#[test]
 fn http_listens_at_an_address_and_log_names_recipients_as_told() {
     let (loaded, _directory) =
         load_text(&format!("{}[http]\nlisten = \"[::1]:9464\"\n", with("log", "recipient = \"hashed\"")), &[]);
@@ -319,7 +311,7 @@ fn the_sample_configuration_has_every_key_with_its_default() {
         .collect();
     let (full, _directory) = load_text(&uncommented.join("\n"), &[]);
     let about_files = |problem: &Problem| {
-        ["cannot be read", "there is no such directory", "does not belong to smtps"]
+        ["cannot be read", "there is no such directory", "there is no such route", "does not belong to smtps"]
             .iter()
             .any(|words| problem.message.contains(words))
     };

@@ -67,6 +67,7 @@ impl Stage {
                 messages_per_connection_max: 1_000,
                 connection_age_max: Duration::from_secs(600),
                 rate: None,
+                fallback: Vec::new(),
                 idempotency: None,
                 dkim: Vec::new(),
             }],
