@@ -171,6 +171,22 @@ ROWS = [
                 min=0,
                 width=4,
             ),
+            graph(
+                "Connections allowed, and detours",
+                "Fewer than max_connections while a server asks for less; deliveries a second that a fallback takes.",
+                (f"sum by (route) (hapax_route_connections_limit{{{ROUTE}}})", "{{route}}: connections"),
+                (f"sum by (route) (rate(hapax_route_detours_total{{{ROUTE}}}[$__rate_interval]))", "{{route}}: detours"),
+                min=0,
+                width=6,
+            ),
+            graph(
+                "Rates",
+                "What all relays may send by a route with a rate, a second, and the part of them that waits for it.",
+                (f"sum by (route) (hapax_route_rate_limit{{{ROUTE}}})", "{{route}}: limit"),
+                (f"avg by (route) (hapax_route_waiting_for_rate{{{ROUTE}}})", "{{route}}: waiting"),
+                min=0,
+                width=6,
+            ),
         ],
     ),
     (

@@ -211,9 +211,9 @@ impl Drill {
         let port = self.port.number();
         let open = "Accept: application/openmetrics-text; version=1.0.0\r\n";
         let text = get(port, "/metrics", open).await.expect("the relay answers");
-        // There is none before a mail server has shown one.
+        // There is none before a mail server has shown one, nor for a route without a rate.
         let compare = top().join("tests/operations/exposition.py");
-        let said = piped(&compare, &["hapax_certificate_expiry_timestamp_seconds"], &text);
+        let said = piped(&compare, &["hapax_certificate_expiry_timestamp_seconds", "hapax_route_rate_limit"], &text);
         assert!(said.contains("every metric is as listed"), "{said}");
         let plain = get(port, "/metrics", "").await.expect("the relay answers");
         let (fine, said) = promtool::check_metrics(&promtool::find().expect("it was unpacked"), &plain);

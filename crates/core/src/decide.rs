@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::{mutant, outcome::Outcome, policy::RetryPolicy};
+use crate::{mutant, outcome::Outcome, policy::RetryPolicy, throttle::asks_to_slow_down};
 
 /// What is known about a delivery when an attempt of it has ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,12 +65,17 @@ pub fn decide(outcome: &Outcome, retry: &RetryPolicy, now: Situation) -> Decisio
         Outcome::Refused { permanent: true, phase, reply } => {
             Decision::Failed { reason: format!("refused at {phase}: {} {}", reply.code, reply.text) }
         }
+        // The route goes too fast: whichever message is asked about, the answer is the same.
+        Outcome::Refused { permanent: false, phase, reply } if asks_to_slow_down(outcome) => {
+            let said = || format!("{phase}: {} {}", reply.code, reply.text);
+            patience(ROUTE_PAUSE.pause(now.route_failures.max(1), now.chance), false, retry, now, said)
+        }
         Outcome::Refused { permanent: false, phase, reply } => {
             let refusals = u32::from(now.attempts_before.unsigned_abs()) + 1;
             let said = || format!("{phase}: {} {}", reply.code, reply.text);
             patience(retry.pause(refusals, now.chance), true, retry, now, said)
         }
-        Outcome::NotSent { phase, cause, reply, detail } if !phase.blames_route() => {
+        Outcome::NotSent { phase, cause, reply, detail } if !phase.blames_route() && !asks_to_slow_down(outcome) => {
             let refusals = u32::from(now.attempts_before.unsigned_abs()) + 1;
             let said = || {
                 said_or(
@@ -161,6 +166,25 @@ mod tests {
             decide(&outcome, &RetryPolicy::default(), Situation { attempts_before: 9, ..now() }),
             Decision::Retry { after: Duration::from_secs(1), counts: false }
         );
+    }
+
+    #[test]
+    fn a_hint_to_slow_down_does_not_count_against_the_message() {
+        let refused = Outcome::Refused {
+            permanent: false,
+            phase: Phase::Rcpt,
+            reply: Reply::new(450, "4.7.1 too much mail from"),
+        };
+        let now = Situation { attempts_before: 9, route_failures: 3, ..now() };
+        let retry = Decision::Retry { after: Duration::from_secs(4), counts: false };
+        assert_eq!(decide(&refused, &RetryPolicy::default(), now), retry);
+        let closing = Outcome::NotSent {
+            phase: Phase::Mail,
+            cause: Cause::Eof,
+            reply: Some(Reply::new(421, "4.7.0 too many connections")),
+            detail: String::new(),
+        };
+        assert_eq!(decide(&closing, &RetryPolicy::default(), now), retry);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod mutant;
 pub mod outcome;
 pub mod policy;
 pub mod state;
+pub mod throttle;
 
 pub use address::Recipient;
 pub use decide::{Decision, decide};

@@ -40,8 +40,12 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
     let paused = console.pause_list().await.map_err(explain)?;
     let alive = |relay: &Relay| relay.beat_age_s <= dead_after_s;
     if options.json {
-        let relays: Option<Vec<_>> =
-            relays.map(|relays| relays.iter().map(|relay| json!({ "relay": relay, "alive": alive(relay) })).collect());
+        let relays: Option<Vec<_>> = relays.map(|relays| {
+            relays
+                .iter()
+                .map(|relay| json!({ "relay": relay, "alive": alive(relay), "routes": route_states(relay) }))
+                .collect()
+        });
         output::json(&json!({
             "armed": here.armed,
             "standby": here.standby,
@@ -85,6 +89,8 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
                 ]);
             }
             table.print();
+            let living = relays.iter().filter(|relay| alive(relay));
+            print_routes(living);
         }
     }
     for line in paused.iter().flatten().map(pause_line) {
@@ -94,6 +100,36 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
         output::line(&hint);
     }
     Ok(Exit::Done)
+}
+
+/// What a relay says of its routes that are not as they should be.
+fn route_states(relay: &Relay) -> Vec<serde_json::Value> {
+    relay.route_states.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// Routes that rest or are slowed down; nothing when there are none.
+fn print_routes<'a>(relays: impl Iterator<Item = &'a Relay>) {
+    let mut table = Table::new(&["ROUTE", "RELAY", "STATE", "FAILURES", "CONNECTIONS", "LAST"]).right(&[3, 4]);
+    let mut any = false;
+    for relay in relays {
+        for told in route_states(relay) {
+            let word = |key: &str| told[key].as_str().unwrap_or("-").to_owned();
+            let number = |key: &str| told[key].as_u64().unwrap_or_default().to_string();
+            table.row([
+                word("route"),
+                relay.name.clone(),
+                word("state"),
+                number("failures"),
+                number("connections"),
+                word("why"),
+            ]);
+            any = true;
+        }
+    }
+    if any {
+        output::line("");
+        table.print();
+    }
 }
 
 /// Why nothing is sent, if that is so: before everything else.

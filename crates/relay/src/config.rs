@@ -83,6 +83,10 @@ pub struct RouteConfig {
     pub messages_per_connection_max: u32,
     /// The age at which a connection is closed.
     pub connection_age_max: Duration,
+    /// At most so many attempts that reach MAIL, over all relays.
+    pub rate: Option<crate::Rate>,
+    /// Routes that stand in for it while it rests, the first that works.
+    pub fallback: Vec<String>,
     /// Its upstream de-duplicates by a key.
     pub idempotency: Option<Idempotency>,
     /// What its messages are signed with: each key whose domain is the author's, or above it.

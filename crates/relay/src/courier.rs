@@ -10,15 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hapax_core::{Outcome, Phase, clock::Clock, decide, decide::Situation, fault, mutant, outcome::Cause};
+use hapax_core::{Outcome, Phase, clock::Clock, fault, mutant, outcome::Cause, throttle::asks_to_slow_down};
 use hapax_mail::{Begun, Connection, Data, Envelope, Gate, Heartbeat, moments};
 use hapax_render::Renderer;
-use hapax_store::{IntendRequest, Release, Settlement, Store, Verdict};
+use hapax_store::{IntendRequest, Release, Store, Verdict};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    closing::Closing,
     config::RelayConfig,
+    ending::{Ending, settle, unfit_ending},
     fatal::Fatal,
     flights::Places,
     freight::Freight,
@@ -29,7 +29,6 @@ use crate::{
     registry::{Hands, Registry},
     route::Route,
     trace, upstream,
-    verdict::{obey, redirected},
 };
 
 /// How long a delivery rests for which there was no turn: others go first meanwhile.
@@ -60,7 +59,9 @@ pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
     let mut line = Line { connection: None, route: &route };
     while let Some(job) = route.next_on(line.connection.is_some(), &office.soft).await {
         if let Some(left) = route.closed_for() {
-            give_back(&office, job, left).await;
+            // Where there is another way it need not wait.
+            let after = if route.config.fallback.is_empty() { left } else { Duration::ZERO };
+            give_back(&office, job, after).await;
             continue;
         }
         let Some(job) = take_off(&office, &route, job).await else { continue };
@@ -135,7 +136,7 @@ impl Line<'_> {
 }
 
 /// One attempt, from rendering to the hand-over of its outcome. Answers whether the courier goes on.
-async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: Job) -> bool {
+async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, mut job: Job) -> bool {
     let began = office.clock.boottime();
     let clock = office.clock.as_ref();
     if job.letter.expires_in(clock).is_some_and(|left| left.is_zero()) {
@@ -175,14 +176,16 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
     };
     fault::point("rendered");
     let envelope = envelope(&parcel, &job);
-    let data = match converse(office, route, line, &envelope).await {
+    let data = match converse(office, line, &envelope, &mut job).await {
         Conversed::Ready(data) => data,
-        Conversed::ShutDown => {
+        Conversed::NotNow => {
             give_back(office, job, Duration::ZERO).await;
             return true;
         }
         Conversed::NoConnection(outcome) => {
-            let Some((job, failures)) = route.failed(job, fastrand::f64()) else { return false };
+            let Some((job, failures)) = route.failed(job, &outcome, fastrand::f64()) else { return false };
+            // Where there is another way it need not wait for as long as its route does.
+            let failures = if route.config.fallback.is_empty() { failures } else { 1 };
             settle(
                 office,
                 route,
@@ -195,13 +198,17 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
             // The server talks, but wants something else of the route (530: TLS, AUTH): no message is at fault, and none
             // will do better. The connection goes, so that a later one may find the route repaired.
             let refused = matches!(&outcome, Outcome::NotSent { phase, .. } if phase.blames_route());
-            let failures = if refused { route.refused(fastrand::f64()) } else { 0 };
+            let failures = match (refused, asks_to_slow_down(&outcome)) {
+                (true, _) => route.refused(&outcome, fastrand::f64()),
+                (_, true) => route.slow_down(&outcome, fastrand::f64()),
+                _ => 0,
+            };
             let redirected = parcel.redirected;
             let ending = Ending { began, server: Some(server), failures, redirected, ..Ending::of(outcome) };
             settle(office, route, job, ending);
             if refused {
                 line.hang_up().await;
-            } else {
+            } else if failures == 0 {
                 route.works();
             }
             return true;
@@ -211,24 +218,6 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, job: 
     let connection = Box::pin(deliver(office, route, job, &parcel, data, began)).await;
     line.keep(connection);
     true
-}
-
-/// What is said of a delivery that is not even tried.
-fn unfit_ending(unfit: Unfit, began: Duration) -> Ending {
-    match unfit {
-        Unfit::Stopped => {
-            let reason = "guards.recipients_allow: its recipient is not on the list".to_owned();
-            Ending::unattempted(Verdict::Suppressed(reason), None)
-        }
-        Unfit::Broken(reason) => {
-            let outcome = Outcome::not_sent(Phase::Prepare, Cause::Aborted, reason.clone());
-            Ending::unattempted(Verdict::Failed(format!("cannot be rendered: {reason}")), Some(outcome))
-        }
-        Unfit::Busy => {
-            Ending { began, ..Ending::of(Outcome::not_sent(Phase::Prepare, Cause::Aborted, "not its turn")) }
-        }
-        Unfit::Later(reason) => Ending { began, ..Ending::of(Outcome::not_sent(Phase::Prepare, Cause::Io, reason)) },
-    }
 }
 
 fn envelope(parcel: &Parcel, job: &Job) -> Envelope {
@@ -243,15 +232,15 @@ fn envelope(parcel: &Parcel, job: &Job) -> Envelope {
 
 enum Conversed {
     Ready(Data),
-    /// The relay is shutting down: nothing was transmitted.
-    ShutDown,
+    /// The relay is shutting down, or the route's rate lets nothing out: nothing was transmitted.
+    NotNow,
     NoConnection(Outcome),
     Ended(Outcome, String),
 }
 
 /// Up to the 354. Everything in here may be dropped at any time: nothing has been transmitted.
-async fn converse(office: &Office, route: &Route, line: &mut Line<'_>, envelope: &Envelope) -> Conversed {
-    let mut fresh = false;
+async fn converse(office: &Office, line: &mut Line<'_>, envelope: &Envelope, job: &mut Job) -> Conversed {
+    let (mut fresh, route, priority) = (false, line.route, job.letter.priority());
     loop {
         let connection = match line.take_open() {
             Some(connection) if !fresh => connection,
@@ -265,10 +254,18 @@ async fn converse(office: &Office, route: &Route, line: &mut Line<'_>, envelope:
                         Ok(connection) => { route.opened(&connection); connection }
                         Err(outcome) => return Conversed::NoConnection(outcome),
                     },
-                    () = office.soft.cancelled() => return Conversed::ShutDown,
+                    () = office.soft.cancelled() => return Conversed::NotNow,
                 }
             }
         };
+        let turn = tokio::select! {
+            turn = job.permit.turn.take(office.clock.as_ref(), priority) => turn,
+            () = office.soft.cancelled() => false,
+        };
+        if !turn {
+            line.keep(Some(connection));
+            return Conversed::NotNow;
+        }
         let server = connection.server().to_owned();
         tokio::select! {
             begun = timed(office, Phase::Data, connection.begin(envelope)) => match begun {
@@ -286,7 +283,7 @@ async fn converse(office: &Office, route: &Route, line: &mut Line<'_>, envelope:
             },
             () = office.soft.cancelled() => {
                 route.closed();
-                return Conversed::ShutDown;
+                return Conversed::NotNow;
             }
         }
     }
@@ -378,92 +375,18 @@ async fn deliver(
     let transmitted = timed(office, Phase::EndMarker, data.transmit(&parcel.ready.message, &gate)).await;
     fault::point("before_settle");
     let bytes = transmitted.bytes;
-    let ending = Ending { began, server, intended: true, bytes, redirected, ..Ending::of(transmitted.outcome) };
+    let failures = match &transmitted.outcome {
+        outcome if asks_to_slow_down(outcome) => route.slow_down(outcome, fastrand::f64()),
+        Outcome::Accepted { .. } => {
+            route.accepted();
+            0
+        }
+        _ => 0,
+    };
+    let ending =
+        Ending { began, server, intended: true, bytes, failures, redirected, ..Ending::of(transmitted.outcome) };
     settle(office, route, job, ending);
     transmitted.connection
-}
-
-/// How an attempt ended.
-struct Ending {
-    outcome: Option<Outcome>,
-    /// Decided already; otherwise `decide` does.
-    verdict: Option<Verdict>,
-    began: Duration,
-    server: Option<String>,
-    intended: bool,
-    bytes: usize,
-    failures: u32,
-    /// It went to somebody else than it is addressed to.
-    redirected: bool,
-}
-
-impl Ending {
-    fn of(outcome: Outcome) -> Self {
-        Self {
-            outcome: Some(outcome),
-            verdict: None,
-            began: Duration::MAX,
-            server: None,
-            intended: false,
-            bytes: 0,
-            failures: 0,
-            redirected: false,
-        }
-    }
-
-    fn unattempted(verdict: Verdict, outcome: Option<Outcome>) -> Self {
-        Self { outcome, verdict: Some(verdict), ..Self::of(Outcome::not_sent(Phase::Prepare, Cause::Aborted, "")) }
-    }
-}
-
-/// Decides what follows and hands it to the ledger, with the permit and what the attempt's closing line will say.
-fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
-    let clock = office.clock.as_ref();
-    let took = clock.boottime().saturating_sub(ending.began); // zero when nothing was attempted
-    let verdict = match (ending.verdict.clone(), &ending.outcome) {
-        (Some(verdict), _) => verdict,
-        (None, Some(outcome)) => {
-            let situation = Situation {
-                attempts_before: job.claimed.attempt_no,
-                age: job.letter.age(clock),
-                expires_in: job.letter.expires_in(clock),
-                route_failures: ending.failures.max(1),
-                chance: fastrand::f64(),
-            };
-            obey(decide(outcome, &office.config.retry, situation), outcome)
-        }
-        (None, None) => Verdict::Expired,
-    };
-    let verdict = if ending.redirected { redirected(verdict) } else { verdict };
-    count(office, route, &job, ending.outcome.as_ref(), &verdict);
-    let closing = Closing::of(&job, office);
-    let settlement = Settlement {
-        key: job.claimed.key,
-        lease: job.claimed.lease,
-        token: job.token,
-        intended: ending.intended,
-        verdict,
-        outcome: ending.outcome,
-        route: route.config.name.clone(),
-        server: ending.server,
-        took,
-        bytes: ending.bytes,
-    };
-    office.registry.ended(&settlement);
-    trace::tell(office, &job, &settlement);
-    office.ledger.settle(settlement, job.permit, Some(closing));
-}
-
-/// Counts what goes into the ledger.
-fn count(office: &Office, route: &Route, job: &Job, outcome: Option<&Outcome>, verdict: &Verdict) {
-    let Some(outcome) = outcome else { return };
-    route.meters.ended(outcome);
-    if matches!(outcome, Outcome::Accepted { .. }) {
-        office.meters.accepted(job.letter.age(office.clock.as_ref()), job.trace.filter(|place| place.sampled));
-    }
-    if matches!(verdict, Verdict::InDoubt(_)) {
-        route.meters.doubted(outcome.phase());
-    }
 }
 
 /// Gives a delivery back untouched. If that fails its lease expires.

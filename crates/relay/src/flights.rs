@@ -9,9 +9,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use hapax_core::Incarnation;
+use hapax_store::Standing;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::pace::{Crowd, Pace, Rate};
 
 /// All places of a process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +26,8 @@ pub struct Flights(Arc<Shared>);
 struct Shared {
     all: Places,
     routes: Mutex<HashMap<String, OfRoute>>,
+    crowd: Mutex<Crowd>,
+    changed: Arc<watch::Sender<u64>>,
 }
 
 /// What the incarnations of one process share of a route.
@@ -30,6 +37,10 @@ pub(crate) struct OfRoute {
     pub(crate) places: Places,
     /// Its couriers at work.
     couriers: Arc<AtomicUsize>,
+    /// Told when something about a route is not as it was.
+    pub(crate) changed: Arc<watch::Sender<u64>>,
+    /// How fast it may go.
+    pub(crate) pace: Pace,
 }
 
 impl Flights {
@@ -42,13 +53,45 @@ impl Flights {
     /// Those of the route of that name, `limit` from now on.
     pub(crate) fn of_route(&self, name: &str, limit: usize) -> OfRoute {
         let mut routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        let route = routes.entry(name.to_owned()).or_default().clone();
+        let made = || OfRoute { changed: self.0.changed.clone(), ..OfRoute::default() };
+        let route = routes.entry(name.to_owned()).or_insert_with(made).clone();
         route.places.resize(limit);
         route
+    }
+
+    /// Hears when something about a route is not as it was.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// An incarnation of this process has introduced itself; others need `patience` to notice the first one.
+    pub(crate) fn begins(&self, own: Incarnation, now: Duration, patience: Duration) {
+        self.crowd().begins(own, now, patience);
+    }
+
+    /// The route of that name has this rate from now on.
+    pub(crate) fn limit(&self, route: &OfRoute, rate: Option<Rate>, now: Duration) {
+        route.pace.limit(rate, self.crowd().known(), now);
+    }
+
+    /// These relays live; known until then.
+    pub(crate) fn saw(&self, standing: &Standing, asked: Duration, until: Duration, now: Duration) {
+        let known = self.crowd().saw(standing, asked, until);
+        let routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.values().filter(|route| route.pace.is_limited()).for_each(|route| route.pace.shared_by(known, now));
+    }
+
+    fn crowd(&self) -> MutexGuard<'_, Crowd> {
+        self.0.crowd.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl OfRoute {
+    /// Something is not as it was.
+    pub(crate) fn change(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     /// One courier more.
     pub(crate) fn courier_begins(&self) {
         self.couriers.fetch_add(1, Ordering::SeqCst);

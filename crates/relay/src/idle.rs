@@ -161,6 +161,11 @@ impl Idle {
         false
     }
 
+    /// There is something to look at again then, at the latest.
+    pub(crate) fn look_within(&mut self, pause: Duration) {
+        self.next_in = Some(self.next_in.map_or(pause, |next| next.min(pause)));
+    }
+
     fn count(&mut self, more: u64, now: Duration) {
         let passed = now.saturating_sub(std::mem::replace(&mut self.traffic_at, now));
         self.traffic = self.traffic * (-passed.as_secs_f64()).exp() + more as f64;

@@ -91,6 +91,7 @@ impl<'a> Introduction<'a> {
             // Group 0 holds everything that names no route, and is the default route's too.
             let groups = if index == default { vec![own, 0] } else { vec![own] };
             let shared = flights.of_route(&route.name, share);
+            flights.limit(&shared, route.rate, clock.boottime());
             routes.push(Arc::new(Route::new(route.clone(), groups, places, shared, clock.clone(), meters)?));
         }
         Ok(routes)

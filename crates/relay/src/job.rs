@@ -25,6 +25,7 @@ use crate::{
     config::{KindPolicy, RouteConfig},
     flights::Place,
     freight::{Freight, Gathered, Trouble},
+    pace::Turn,
     registry::InHand,
     trace::{self, TraceParent},
     upstream,
@@ -37,6 +38,8 @@ pub(crate) struct Permit {
     pub(crate) _global: OwnedSemaphorePermit,
     pub(crate) _route: Option<OwnedSemaphorePermit>,
     pub(crate) flight: Option<Flight>,
+    /// Its place among what its route may send in a time; spent before MAIL.
+    pub(crate) turn: Turn,
 }
 
 /// A place in flight, and one among its route's.

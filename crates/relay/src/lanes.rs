@@ -1,10 +1,39 @@
-//! Which lanes there are and in which order they are served.
+//! Which lanes there are, in which order the pump serves them, and where in each of them it goes on.
 
-use hapax_core::Priority;
+use std::{collections::HashMap, time::Duration};
+
+use hapax_core::policy::Priority;
+use hapax_store::{Claimed, Cursor, Wanted};
 
 /// Every lane of the given route groups.
 pub(crate) fn lanes_of(groups: impl IntoIterator<Item = i16>) -> Vec<i16> {
     groups.into_iter().flat_map(|group| Priority::ALL.map(|priority| group * 4 + priority.lane_offset())).collect()
+}
+
+/// Where the next claim goes on.
+#[derive(Default)]
+pub(crate) struct Cursors {
+    pub(crate) lanes: HashMap<i16, Cursor>,
+    pub(crate) rescan_at: Duration,
+    pub(crate) round: usize,
+}
+
+impl Cursors {
+    /// Where each lane goes on: behind what was taken of it, or at its start when there was no more.
+    pub(crate) fn advance(&mut self, wanted: &[Wanted], mut free: usize, mut rooms: Vec<usize>, claimed: &[Claimed]) {
+        for lane in wanted {
+            let asked = lane.limit.min(free).min(rooms[lane.room]);
+            if asked == 0 {
+                continue;
+            }
+            let of_lane = || claimed.iter().filter(|claimed| claimed.lane == lane.lane);
+            let count = of_lane().count();
+            let last = of_lane().next_back().filter(|_| count >= asked);
+            self.lanes.insert(lane.lane, last.map_or(Cursor::START, |claimed| claimed.cursor));
+            free = free.saturating_sub(count);
+            rooms[lane.room] = rooms[lane.room].saturating_sub(count);
+        }
+    }
 }
 
 /// In which order the lanes are served in a round, and which fraction (1 / share) of the free permits each may take.

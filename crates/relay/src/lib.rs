@@ -13,7 +13,9 @@ mod closing;
 mod config;
 mod contents;
 mod courier;
+mod detour;
 mod ear;
+mod ending;
 mod error;
 mod fatal;
 mod flights;
@@ -25,15 +27,18 @@ mod introduce;
 mod job;
 mod lanes;
 mod ledger;
+mod lines;
 mod memory;
 mod meters;
 mod overview;
+mod pace;
 mod pauses;
 mod progress;
 mod pump;
 mod reaper;
 mod registry;
 mod route;
+mod told;
 mod trace;
 mod upstream;
 mod verdict;
@@ -57,6 +62,7 @@ pub use hapax_store::Canary;
 use hapax_store::{Release, Store};
 pub use memory::{Memory, Tally};
 pub use meters::Meters;
+pub use pace::Rate;
 pub use progress::{Phase, Progress, Stall};
 pub use reaper::Watch;
 use tokio::{
@@ -175,6 +181,7 @@ pub async fn run_with(
         introduce::bow_out(&store, &past.memory).await;
     }
     let routes = introduced?;
+    past.flights.begins(store.incarnation(), clock.boottime(), pace::joining(&config.limits));
     let _living = past.memory.lives(store.incarnation());
     let fatal = Fatal::default();
     let (registry, hands) = (Registry::new(past.memory.clone(), store.incarnation()), Hands::default());
@@ -221,6 +228,19 @@ pub async fn run_with(
     watchers.spawn(heart.clone().beat(heartbeat.clone(), pulse("heartbeat", config.limits.heartbeat_interval)));
     watchers.spawn(heart.renew(hands, pulse("renew", config.limits.lease / 6)));
     watchers.spawn(overview::watch(store.clone(), meters.clone(), config.limits.dead_after, stop.clone()));
+    if routes.iter().any(|route| route.config.rate.is_some()) {
+        let watcher = pace::Watcher {
+            store: store.clone(),
+            flights: past.flights.clone(),
+            heartbeat: heartbeat.clone(),
+            limits: config.limits,
+            clock: clock.clone(),
+            stop: stop.clone(),
+        };
+        let paced = routes.clone();
+        watchers.spawn(watcher.watch(move || paced.iter().for_each(|route| route.say_share())));
+    }
+    watchers.spawn(told::tell(store.clone(), routes.clone(), past.flights.changes(), stop.clone()));
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
     let lanes = lanes::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
     let reaper = Reaper {
@@ -239,7 +259,7 @@ pub async fn run_with(
     let pump = Pump {
         office: office.clone(),
         groups: routes.iter().flat_map(|route| route.groups.iter().map(|group| (route.clone(), *group))).collect(),
-        routes: routes.clone(),
+        routes: detour::Ways(routes.clone()),
         default_route,
         permits: Arc::new(Semaphore::new(pump::places(&config.limits))),
         couriers: couriers.clone(),

@@ -54,6 +54,10 @@ struct Inner {
     connections: Family<Two, Gauge>,
     blocked: Family<One, Gauge>,
     certificates: Family<One, Seconds>,
+    rates: Family<One, Seconds>,
+    waiting_for_rate: Family<One, Gauge>,
+    connections_limits: Family<One, Gauge>,
+    detours: Family<One, Counter>,
     phases: HashMap<Phase, Histogram>,
     claims: Counter,
     claim_batch: Histogram,
@@ -108,7 +112,11 @@ pub(crate) struct RouteMeters {
     pub(crate) busy: Gauge,
     pub(crate) idle: Gauge,
     pub(crate) blocked: Gauge,
+    pub(crate) waiting_for_rate: Gauge,
+    pub(crate) detours: Counter,
+    connections_limit: Gauge,
     certificates: Family<One, Seconds>,
+    rates: Family<One, Seconds>,
     name: String,
 }
 
@@ -130,6 +138,21 @@ impl RouteMeters {
     pub(crate) fn certified(&self, until_s: f64) {
         self.certificates.get_or_create(&[("route", self.name.clone())]).set(until_s);
     }
+
+    /// This relay may send so many a second. There is no series for a route without a rate.
+    pub(crate) fn limited_to(&self, per_second: f64) {
+        self.rates.get_or_create(&[("route", self.name.clone())]).set(per_second);
+    }
+
+    /// This relay may have so many connections at once now.
+    pub(crate) fn connections_limit(&self, connections: usize) {
+        self.connections_limit.set(i64::try_from(connections).unwrap_or(i64::MAX));
+    }
+
+    /// The route has no rate (any more).
+    pub(crate) fn unlimited(&self) {
+        self.rates.remove(&[("route", self.name.clone())]);
+    }
 }
 
 /// Which of the two commits.
@@ -150,6 +173,9 @@ impl Meters {
         let one = [("route", name.to_owned())];
         self.0.blocked.remove(&one);
         self.0.certificates.remove(&one);
+        self.0.rates.remove(&one);
+        self.0.waiting_for_rate.remove(&one);
+        self.0.connections_limits.remove(&one);
     }
 
     pub(crate) fn route(&self, name: &str) -> RouteMeters {
@@ -161,7 +187,11 @@ impl Meters {
             busy: self.0.connections.get_or_create_owned(&two("state", "busy")),
             idle: self.0.connections.get_or_create_owned(&two("state", "idle")),
             blocked: self.0.blocked.get_or_create_owned(&one),
+            waiting_for_rate: self.0.waiting_for_rate.get_or_create_owned(&one),
+            detours: self.0.detours.get_or_create_owned(&one),
+            connections_limit: self.0.connections_limits.get_or_create_owned(&one),
             certificates: self.0.certificates.clone(),
+            rates: self.0.rates.clone(),
             name: name.to_owned(),
         }
     }

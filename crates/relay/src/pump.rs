@@ -6,7 +6,7 @@
 //! lately, backing off to `poll_interval_max`; a relay with little to do may be woken instead. A claim that comes back short, and every rescan interval, begins at the start of
 //! the index again: rows committed late lie behind the cursor.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hapax_core::{DeliveryKey, MessageId, Outcome, Phase, Token, fault, limits::Limits, outcome::Cause};
 use hapax_store::{Claimed, Cursor, Release, Settlement, Verdict, Wanted};
@@ -17,10 +17,11 @@ use crate::{
     config::RelayConfig,
     contents,
     courier::{self, Office},
+    detour::{Way, Ways},
     ear::Heard,
     idle::Idle,
     job::{Job, Letter, Permit},
-    lanes::{lanes_of, order},
+    lanes::{Cursors, lanes_of, order},
     pauses,
     progress::{Progress, Pulse},
     route::Route,
@@ -35,7 +36,7 @@ const ROOM_WITHIN: Duration = Duration::from_millis(20);
 
 pub(crate) struct Pump {
     pub(crate) office: Arc<Office>,
-    pub(crate) routes: Vec<Arc<Route>>,
+    pub(crate) routes: Ways,
     /// The lane groups this relay serves, with their routes.
     pub(crate) groups: Vec<(Arc<Route>, i16)>,
     /// Index of the default route in `routes`.
@@ -46,37 +47,14 @@ pub(crate) struct Pump {
     pub(crate) pulse: Pulse,
 }
 
-#[derive(Default)]
-struct Cursors {
-    lanes: HashMap<i16, Cursor>,
-    rescan_at: Duration,
-    round: usize,
-}
-
-impl Cursors {
-    /// Where each lane goes on: behind what was taken of it, or at its start when there was no more.
-    fn advance(&mut self, wanted: &[Wanted], mut free: usize, mut rooms: Vec<usize>, claimed: &[Claimed]) {
-        for lane in wanted {
-            let asked = lane.limit.min(free).min(rooms[lane.room]);
-            if asked == 0 {
-                continue;
-            }
-            let of_lane = || claimed.iter().filter(|claimed| claimed.lane == lane.lane);
-            let count = of_lane().count();
-            let last = of_lane().next_back().filter(|_| count >= asked);
-            self.lanes.insert(lane.lane, last.map_or(Cursor::START, |claimed| claimed.cursor));
-            free = free.saturating_sub(count);
-            rooms[lane.room] = rooms[lane.room].saturating_sub(count);
-        }
-    }
-}
-
 /// What becomes of a claimed delivery.
 enum Fate {
     /// It is tried by this route; nothing of it may be transmitted after `window_ends` (CLOCK_BOOTTIME).
     Send { route: Arc<Route>, window_ends: Option<Duration> },
     /// It is not tried, and never reaches a connection.
     Stop(Verdict),
+    /// Its route rests, and no other may take it: not before so long.
+    Wait(Duration),
     /// This relay has no such route.
     NoRoute(String),
 }
@@ -125,10 +103,13 @@ impl Pump {
         let (clock, pauses) = (self.office.clock.as_ref(), &self.office.pauses);
         pauses.refresh(&self.office.store, clock).await?;
         self.pulse.beat();
-        let is_open = |route: &Route| room.min(route.free()) > 0 && !pauses.is_paused(&route.config.name);
+        let is_open = |route: &Route| room.min(self.routes.room(route)) > 0 && !pauses.is_paused(&route.config.name);
         let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| is_open(route));
         let lanes = lanes_of(open.iter().map(|(_, group)| *group));
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
+        if let Some(pause) = self.routes.0.iter().filter_map(|route| route.room_in()).min() {
+            idle.look_within(pause);
+        }
         self.pulse.beat();
         let found = if due.is_empty() { 0 } else { self.round(cursors, &due).await? };
         self.progress.polled();
@@ -170,7 +151,7 @@ impl Pump {
         }
         cursors.round = cursors.round.wrapping_add(1);
         let free = self.permits.available_permits();
-        let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| route.free()).collect();
+        let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| self.routes.room(route)).collect();
         let wanted = self.wanted(cursors, free, due);
         if free == 0 || rooms.iter().all(|room| *room == 0) || self.office.soft.is_cancelled() {
             return Ok(0);
@@ -200,7 +181,12 @@ impl Pump {
             .map(|(lane, route, share)| Wanted {
                 lane,
                 room: first_of(route).unwrap_or(0),
-                limit: free.div_ceil(share),
+                // Of a route with a rate the little there is goes to the urgent first, in every round.
+                limit: if share > 1 && route.config.rate.is_some() {
+                    route.free() / share
+                } else {
+                    free.div_ceil(share)
+                },
                 from: cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START),
             })
             .collect()
@@ -209,7 +195,7 @@ impl Pump {
     /// The route whose lane it is.
     fn route_of_lane(&self, lane: i16) -> &Arc<Route> {
         let own = self.groups.iter().find(|(_, group)| *group == lane.div_euclid(4));
-        own.map_or(&self.routes[self.default_route], |(route, _)| route)
+        own.map_or(&self.routes.0[self.default_route], |(route, _)| route)
     }
 
     /// Fetches what the claimed deliveries say and hands them on. `asked` is the boot time before they were claimed.
@@ -217,7 +203,7 @@ impl Pump {
         match pauses::among(&self.office, &claimed).await {
             Ok(paused) => claimed.retain(|claimed| !paused.contains(&claimed.key)),
             Err(error) => {
-                self.release(claimed.iter().map(|claimed| (claimed, None)).collect()).await;
+                self.release(claimed.iter().map(|claimed| (claimed, None, Duration::ZERO)).collect()).await;
                 return Err(error);
             }
         }
@@ -231,7 +217,7 @@ impl Pump {
         let letters = match contents::fetch(&self.office, &ids).await {
             Ok(letters) => letters,
             Err(error) => {
-                self.release(claimed.iter().map(|claimed| (claimed, None)).collect()).await;
+                self.release(claimed.iter().map(|claimed| (claimed, None, Duration::ZERO)).collect()).await;
                 return Err(error);
             }
         };
@@ -252,6 +238,10 @@ impl Pump {
             let (route, fate) = match self.fate(&claimed, &letter, asked) {
                 Fate::Send { route, window_ends } => (route, Ok(window_ends)),
                 Fate::Stop(verdict) => (lane_route.clone(), Err(verdict)),
+                Fate::Wait(pause) => {
+                    elsewhere.push((claimed, None, pause));
+                    continue;
+                }
                 Fate::NoRoute(reason) => {
                     self.settle_unsent(lane_route, &claimed, Verdict::Held(reason)).await;
                     continue;
@@ -268,11 +258,15 @@ impl Pump {
                 }
                 (Some(permit), Err(verdict)) => self.stop(&route, &claimed, verdict, permit),
                 // Its route is busy and this lane is not the route's own: into the right one, where it waits.
-                (None, _) => elsewhere.push((claimed, Some(route.groups[0] * 4 + letter.priority().lane_offset()))),
+                (None, _) => {
+                    let lane = route.groups[0] * 4 + letter.priority().lane_offset();
+                    let own = Arc::ptr_eq(&route, self.route_of_lane(claimed.lane)) || self.is_detour(&route, &letter);
+                    elsewhere.push((claimed, Some(lane).filter(|_| !own), Duration::ZERO));
+                }
             }
         }
         self.pulse.beat();
-        self.release(elsewhere.iter().map(|(claimed, lane)| (claimed, *lane)).collect()).await;
+        self.release(elsewhere.iter().map(|(claimed, lane, pause)| (claimed, *lane, *pause)).collect()).await;
         self.try_suspects(suspects).await;
         Ok(())
     }
@@ -288,7 +282,7 @@ impl Pump {
         }
         if let Some(bound) = claimed.bound {
             return match upstream::way_of(config, claimed.pinned_route.as_deref(), bound, asked) {
-                Ok((name, ends)) => match self.routes.iter().find(|route| route.config.name == name) {
+                Ok((name, ends)) => match self.routes.named(name) {
                     Some(route) => Fate::Send { route: route.clone(), window_ends: Some(ends) },
                     None => Fate::NoRoute(format!("route {name:?} is not at work on this relay")),
                 },
@@ -296,7 +290,10 @@ impl Pump {
             };
         }
         match self.route_of(letter) {
-            Ok(route) => Fate::Send { route, window_ends: None },
+            Ok(route) => match self.routes.way(&route, claimed) {
+                Way::By(route) => Fate::Send { route, window_ends: None },
+                Way::Wait(pause) => Fate::Wait(pause),
+            },
             Err(name) => Fate::NoRoute(format!(
                 "route {name:?} is not configured on this relay (hint: add [routes.{name}] and release it)"
             )),
@@ -336,7 +333,7 @@ impl Pump {
         let Some(Suspect { route, claimed, letter, window_ends }) = suspects.next() else { return };
         self.pulse.beat();
         let others: Vec<Claimed> = suspects.map(|suspect| suspect.claimed).collect();
-        self.release(others.iter().map(|claimed| (claimed, None)).collect()).await;
+        self.release(others.iter().map(|claimed| (claimed, None, Duration::ZERO)).collect()).await;
         if claimed.claims > limits.suspect_after_claims + 1 {
             let reason = format!(
                 "poison: the relay died {} times while it was in hand, the last time with nothing else",
@@ -345,7 +342,7 @@ impl Pump {
             return self.settle_unsent(&route, &claimed, Verdict::Poison(reason)).await;
         }
         let Some(permit) = self.permit(&route) else {
-            return self.release(vec![(&claimed, None)]).await;
+            return self.release(vec![(&claimed, None, Duration::ZERO)]).await;
         };
         tracing::warn!(delivery = %claimed.key, claims = claimed.claims, "suspected to kill its relay: alone until its intent");
         self.pulse.idle();
@@ -365,15 +362,20 @@ impl Pump {
     /// The route of a message: its own word, its kind's, or the default.
     fn route_of(&self, letter: &Letter) -> Result<Arc<Route>, String> {
         let Some(name) = letter.notification.route.as_ref().or(letter.policy.route.as_ref()) else {
-            return Ok(self.routes[self.default_route].clone());
+            return Ok(self.routes.0[self.default_route].clone());
         };
-        self.routes.iter().find(|route| route.config.name == *name).cloned().ok_or_else(|| name.clone())
+        self.routes.named(name).cloned().ok_or_else(|| name.clone())
+    }
+
+    /// Whether this is not the message's own route.
+    fn is_detour(&self, route: &Arc<Route>, letter: &Letter) -> bool {
+        self.route_of(letter).is_ok_and(|own| !Arc::ptr_eq(&own, route))
     }
 
     fn permit(&self, route: &Route) -> Option<Permit> {
         let of_route = route.permits.clone().try_acquire_owned().ok()?;
         let global = self.permits.clone().try_acquire_owned().ok()?;
-        Some(Permit { _global: global, _route: Some(of_route), flight: None })
+        Some(Permit { _global: global, _route: Some(of_route), flight: None, turn: route.turn()? })
     }
 
     fn job(&self, claimed: Claimed, letter: Arc<Letter>, permit: Permit, intended: Option<oneshot::Sender<()>>) -> Job {
@@ -415,16 +417,16 @@ impl Pump {
         }
     }
 
-    async fn release(&self, batch: Vec<(&Claimed, Option<i16>)>) {
+    async fn release(&self, batch: Vec<(&Claimed, Option<i16>, Duration)>) {
         if batch.is_empty() {
             return;
         }
         let releases: Vec<Release> = batch
             .iter()
-            .map(|(claimed, lane)| Release {
+            .map(|(claimed, lane, after)| Release {
                 key: claimed.key,
                 lease: claimed.lease,
-                after: Duration::ZERO,
+                after: *after,
                 lane: *lane,
             })
             .collect();

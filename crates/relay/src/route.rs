@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use hapax_core::{RetryPolicy, clock::Clock};
+use hapax_core::{Outcome, RetryPolicy, clock::Clock};
 use hapax_mail::{Connection, Mailer};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -19,14 +19,14 @@ use crate::{
     error::Error,
     flights::OfRoute,
     job::Job,
-    meters::{Meters, RouteMeters},
+    lines::Lines,
+    meters::{Meters, RouteMeters, now_s},
+    pace::Turn,
+    told::{Told, why},
 };
 
 /// How long a courier without work keeps its connection.
 const IDLE_MAX: Duration = Duration::from_secs(20);
-
-/// How long a server that refused another connection is asked for no more than it gave.
-const CAP_FOR: Duration = Duration::from_secs(30);
 
 /// The pause after failures of the route in a row.
 const PAUSE: RetryPolicy = RetryPolicy {
@@ -53,7 +53,6 @@ pub(crate) struct Route {
     clock: Arc<dyn Clock>,
 }
 
-#[derive(Default)]
 struct State {
     queue: VecDeque<Job>,
     couriers: usize,
@@ -62,12 +61,35 @@ struct State {
     connected: usize,
     failures: u32,
     closed_until: Option<Duration>,
-    cap: Option<(usize, Duration)>,
+    lines: Lines,
+    /// How it failed last, and since when it has.
+    why: String,
+    since: Option<f64>,
 }
 
 impl State {
+    fn says(&mut self, why: String) {
+        self.why = why;
+        self.since.get_or_insert_with(now_s);
+    }
+
+    fn new(max_connections: usize) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            couriers: 0,
+            idle: 0,
+            connected: 0,
+            failures: 0,
+            closed_until: None,
+            lines: Lines::new(max_connections),
+            why: String::new(),
+            since: None,
+        }
+    }
+
     /// Closes the breaker, longer each time; what fails while it is closed counts as the same failure.
-    fn close(&mut self, now: Duration, chance: f64) -> u32 {
+    fn close(&mut self, now: Duration, chance: f64, why: String) -> u32 {
+        self.says(why);
         if self.closed_until.is_none_or(|until| now >= until) {
             self.failures = self.failures.saturating_add(1);
             self.closed_until = Some(now + PAUSE.pause(self.failures, chance));
@@ -88,8 +110,14 @@ impl Route {
         let mailer = Mailer::new(config.transport.clone(), clock.clone())
             .map_err(|source| Error::Route { route: config.name.clone(), source })?;
         let permits = Arc::new(Semaphore::new(permits));
-        let (meters, state, arrived) = (meters.route(&config.name), Mutex::default(), Notify::new());
+        let (meters, arrived) = (meters.route(&config.name), Notify::new());
+        let state = Mutex::new(State::new(config.max_connections));
+        meters.connections_limit(config.max_connections);
         meters.blocked.set(0);
+        meters.waiting_for_rate.set(0);
+        if config.rate.is_none() {
+            meters.unlimited();
+        }
         Ok(Self { config, groups, mailer, permits, shared, meters, state, arrived, clock })
     }
 
@@ -97,12 +125,14 @@ impl Route {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many deliveries it would take now: its free permits, none while its breaker is closed, one as a probe.
+    /// How many deliveries it would take now: its free permits, as far as its rate lets it, none while its breaker is
+    /// closed, one as a probe.
     pub(crate) fn free(&self) -> usize {
-        let free = self.permits.available_permits();
+        let now = self.clock.boottime();
+        let free = self.permits.available_permits().min(self.shared.pace.room(now));
         let state = self.state();
         match state.closed_until {
-            Some(until) if self.clock.boottime() < until => 0,
+            Some(until) if now < until => 0,
             Some(_) if state.failures > 0 => {
                 free.min(usize::from(state.queue.is_empty() && state.idle == state.couriers))
             }
@@ -110,14 +140,35 @@ impl Route {
         }
     }
 
-    /// Hands a delivery to the couriers. Answers whether one more courier is wanted (and counted).
+    /// When its rate has room again; none when it has.
+    pub(crate) fn room_in(&self) -> Option<Duration> {
+        let (now, pace) = (self.clock.boottime(), &self.shared.pace);
+        let waits = pace.is_limited() && pace.room(now) == 0;
+        self.meters.waiting_for_rate.set(i64::from(waits));
+        waits.then(|| pace.room_in(now)).flatten()
+    }
+
+    /// A turn for a delivery that has been claimed.
+    pub(crate) fn turn(&self) -> Option<Turn> {
+        self.shared.pace.reserve(self.clock.boottime())
+    }
+
+    /// Tells how fast this relay may go.
+    pub(crate) fn say_share(&self) {
+        if let Some(share) = self.shared.pace.share() {
+            self.meters.limited_to(share);
+        }
+    }
+
+    /// Hands a delivery to the couriers, before the less urgent ones. Answers whether one more courier is wanted (and
+    /// counted).
     pub(crate) fn push(&self, job: Job) -> bool {
         let mut state = self.state();
-        state.queue.push_back(job);
-        let most = match state.cap {
-            Some((cap, until)) if self.clock.boottime() < until => cap,
-            _ => self.config.max_connections,
-        };
+        let priority = job.letter.priority();
+        let behind = state.queue.iter().rev().take_while(|other| other.letter.priority() > priority).count();
+        let at = state.queue.len() - behind;
+        state.queue.insert(at, job);
+        let most = self.allowed(&state);
         // What an earlier incarnation still has counts; but one there must be.
         let most = most.saturating_sub(self.shared.couriers_elsewhere(state.couriers)).max(1);
         let wanted = state.idle < state.queue.len() && state.couriers < most;
@@ -130,8 +181,8 @@ impl Route {
         wanted
     }
 
-    /// The next delivery for a courier; none when it has waited long enough or the relay is shutting down: then the
-    /// courier has been counted out and must end.
+    /// The next delivery for a courier; none when it has waited long enough, is one too many, or the relay is shutting
+    /// down: then the courier has been counted out and must end.
     async fn next(&self, soft: &CancellationToken) -> Option<Job> {
         let waited = tokio::time::sleep(IDLE_MAX);
         tokio::pin!(waited);
@@ -143,8 +194,10 @@ impl Route {
                 if idle {
                     state.idle -= 1;
                 }
-                let ended = soft.is_cancelled() || waited.is_elapsed();
-                if !soft.is_cancelled()
+                let one_too_many = state.couriers > 1 && state.couriers > self.allowed(&state);
+                let ended = soft.is_cancelled() || waited.is_elapsed() || one_too_many;
+                if !one_too_many
+                    && !soft.is_cancelled()
                     && let Some(job) = state.queue.pop_front()
                 {
                     if !state.queue.is_empty() {
@@ -155,6 +208,10 @@ impl Route {
                 if ended {
                     state.couriers -= 1;
                     self.shared.courier_ends();
+                    if one_too_many {
+                        // It may have been told of something.
+                        self.arrived.notify_one();
+                    }
                     return None;
                 }
                 state.idle += 1;
@@ -194,6 +251,7 @@ impl Route {
         state.failures = 0;
         if state.closed_until.take().is_some() {
             self.meters.blocked.set(0);
+            self.shared.change();
         }
     }
 
@@ -208,11 +266,15 @@ impl Route {
 
     /// No connection could be had. Other couriers that have one go on with the work: then the job goes back to the queue
     /// (none is returned). Otherwise the route is at fault: answers the job with the failures in a row.
-    pub(crate) fn failed(&self, mut job: Job, chance: f64) -> Option<(Job, u32)> {
+    pub(crate) fn failed(&self, mut job: Job, outcome: &Outcome, chance: f64) -> Option<(Job, u32)> {
         let now = self.clock.boottime();
         let mut state = self.state();
         if state.connected > 0 {
-            state.cap = Some((state.connected, now + CAP_FOR));
+            let connected = state.connected;
+            state.lines.no_more_than(connected, now);
+            state.says(why(outcome));
+            self.shared.change();
+            self.allowed(&state);
             job.permit.flight = None; // it waits again
             state.queue.push_front(job);
             drop(state);
@@ -220,14 +282,77 @@ impl Route {
             return None;
         }
         self.meters.blocked.set(1);
-        Some((job, state.close(now, chance)))
+        self.shared.change();
+        Some((job, state.close(now, chance, why(outcome))))
+    }
+
+    /// How many connections there may be now.
+    fn allowed(&self, state: &State) -> usize {
+        let allowed = state.lines.allowed(self.clock.boottime());
+        self.meters.connections_limit(allowed);
+        allowed
+    }
+
+    /// The server asked for less, of a message. Answers how often since it accepted one: with one connection left the
+    /// route rests, like one that fails.
+    pub(crate) fn slow_down(&self, outcome: &Outcome, chance: f64) -> u32 {
+        let now = self.clock.boottime();
+        let mut state = self.state();
+        let in_use = state.couriers;
+        if state.lines.slow_down(in_use, now) && state.lines.hints > 1 {
+            self.meters.blocked.set(1);
+            state.close(now, chance, why(outcome));
+        }
+        state.says(why(outcome));
+        self.shared.change();
+        self.allowed(&state);
+        state.lines.hints
+    }
+
+    /// The server took a message.
+    pub(crate) fn accepted(&self) {
+        let mut state = self.state();
+        let before = state.lines.slowed();
+        state.lines.accepted(self.clock.boottime());
+        let allowed = self.allowed(&state);
+        if allowed >= self.config.max_connections && state.failures == 0 {
+            state.since = None;
+        }
+        if before != state.lines.slowed() {
+            self.shared.change();
+        }
     }
 
     /// The server refused the route itself on an open connection. Answers the failures in a row.
-    pub(crate) fn refused(&self, chance: f64) -> u32 {
+    pub(crate) fn refused(&self, outcome: &Outcome, chance: f64) -> u32 {
         let now = self.clock.boottime();
         self.meters.blocked.set(1);
-        self.state().close(now, chance)
+        self.shared.change();
+        self.state().close(now, chance, why(outcome))
+    }
+
+    /// What is to be said of it: nothing while all is well.
+    pub(crate) fn told(&self) -> Option<Told> {
+        let state = self.state();
+        let connections = state.lines.allowed(self.clock.boottime());
+        let word = match (state.closed_until.is_some(), connections < self.config.max_connections) {
+            (true, _) => "resting",
+            (_, true) => "slowed",
+            _ => return None,
+        };
+        Some(Told {
+            route: self.config.name.clone(),
+            state: word,
+            since: state.since.unwrap_or_default() as u64,
+            failures: state.failures,
+            connections,
+            why: state.why.clone(),
+        })
+    }
+
+    /// Whether it rests after failures, or was not tried since: then what may go another way does.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.state().closed_until.is_some()
     }
 
     /// As [`Route::next`], of a courier that holds an open connection meanwhile.

@@ -129,6 +129,8 @@ mod tests {
             max_connections: 1,
             messages_per_connection_max: 1,
             connection_age_max: Duration::ZERO,
+            rate: None,
+            fallback: Vec::new(),
             idempotency,
             dkim: Vec::new(),
             traceparent_header: false,

@@ -73,6 +73,9 @@ readable!(
         pub beat_at: String,
         /// Since its last heartbeat, by the database's clock, in seconds.
         pub beat_age_s: f64,
+        /// Its routes that rest or are slowed down, as JSON.
+        #[serde(skip)]
+        pub route_states: Option<String>,
     }
 );
 

@@ -62,6 +62,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     28 "0028_canary.sql",
     29 "0029_pause.sql",
     30 "0030_suppression.sql",
+    31 "0031_route_states.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -7,7 +7,7 @@ use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
 use crate::{
-    Store,
+    Store, Typed,
     error::Error,
     rows::{elapsed, seconds},
 };
@@ -115,6 +115,15 @@ impl Store {
         )
         .await
         .map(|_| ())
+    }
+
+    /// Says which routes rest or are slowed down, as JSON, for people.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn tell_routes(&self, states: &str) -> Result<(), Error> {
+        let params: [Typed<'_>; 2] = [(&self.incarnation.0, Type::UUID), (&states, Type::TEXT)];
+        self.rows("tell_routes", include_str!("../queries/tell_routes.sql"), &params).await.map(drop)
     }
 
     /// Advances the heartbeat counter from `beat`. Answers the counter that stands now, or none when the row is gone or

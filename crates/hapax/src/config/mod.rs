@@ -9,11 +9,13 @@ mod attachments;
 mod canary;
 mod dkim;
 pub(crate) mod duration;
+mod fallback;
 mod guards;
 mod layers;
 mod mask;
 mod nearest;
 mod origin;
+mod rate;
 mod reader;
 mod relations;
 mod routes;
@@ -64,6 +66,7 @@ pub(crate) fn load(inputs: &Inputs) -> Loaded {
     let before = reader.problems.len();
     let settings = assemble::assemble(&mut reader, layers.root, credentials);
     relations::check(&mut reader, &settings);
+    fallback::check(&mut reader, &settings.routes);
     strays::check(&mut reader, inputs);
     if unreadable {
         // What is "missing" may well stand in the file that could not be read.

@@ -377,15 +377,6 @@ impl Section<'_> {
         Some(given)
     }
 
-    /// A key that a later version will understand.
-    pub(crate) fn later(&mut self, key: &'static str) {
-        if let Some(given) = self.take(key) {
-            let problem = Problem::new(self.path(key), "has no effect yet, this version does not support it");
-            self.reader.warnings.push(problem.of(given.shown(), given.origin.clone()));
-            self.show(key, Some(&given), None);
-        }
-    }
-
     /// Reports whatever nobody asked for.
     pub(crate) fn finish(self) {
         let mut left: Vec<_> = self.table.into_iter().collect();

@@ -11,6 +11,7 @@ use hapax_relay::Idempotency;
 use super::{
     dkim,
     origin::Problem,
+    rate,
     reader::{Given, Reader, Section},
     secrets::{self, Names, Secret},
     settings::{Route, Way},
@@ -64,7 +65,8 @@ pub(super) fn read(
     let idempotency = idempotency(&mut section);
     let dkim = dkim::of_route(&mut section, shared.keys, from.as_deref());
     let traceparent_header = section.switch("traceparent_header", false);
-    section.later("rate");
+    let rate = rate::read(&mut section);
+    let fallback = section.list("fallback").unwrap_or_default();
     let way = url.and_then(|url| way(&mut section, &url, options, shared.timeouts));
     section.finish();
     Some(Route {
@@ -74,6 +76,8 @@ pub(super) fn read(
         max_connections,
         messages_per_connection_max,
         connection_age_max,
+        rate,
+        fallback,
         idempotency,
         dkim,
         traceparent_header,

@@ -29,6 +29,8 @@ pub(crate) enum Shape {
     Duration { least: String, most: String },
     /// A duration, or a word.
     DurationOr(&'static str),
+    /// So many in a time.
+    Rate,
     /// A number between two, as they are written.
     Number { whole: bool, least: String, most: String },
     /// True or false.
@@ -111,6 +113,7 @@ fn property(shape: &Shape) -> Value {
             "description": format!("A duration between {least} and {most}."),
         }),
         Shape::DurationOr(word) => json!({ "type": "string", "pattern": format!("^({word}|{DURATION})$") }),
+        Shape::Rate => json!({ "type": "string", "pattern": "^[0-9]+/(s|min|h|day)$" }),
         Shape::Number { whole, least, most } => json!({
             "type": if *whole { "integer" } else { "number" },
             "minimum": number(least),
@@ -211,6 +214,7 @@ mod tests {
             "is a section",
             "is neither ",
             "is not a duration",
+            "is not a rate",
             "is not a list of texts",
             "a secret does not belong",
             "name is 1 to 63",

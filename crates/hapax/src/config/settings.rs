@@ -9,12 +9,12 @@ use hapax_core::{
 };
 use hapax_mail::Transport;
 use hapax_relay::{
-    AfterFailover, Canary, FreightConfig, HardBounces, Idempotency, KindPolicy, RecipientLog, RelayConfig,
+    AfterFailover, Canary, FreightConfig, HardBounces, Idempotency, KindPolicy, Rate, RecipientLog, RelayConfig,
 };
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
 
-use super::{secrets::Secret, telemetry::Telemetry};
+use super::{reader::Given, secrets::Secret, telemetry::Telemetry};
 
 /// Everything the configuration says.
 #[derive(Clone, Debug)]
@@ -90,6 +90,9 @@ pub(crate) struct Route {
     pub(crate) max_connections: usize,
     pub(crate) messages_per_connection_max: u32,
     pub(crate) connection_age_max: Duration,
+    pub(crate) rate: Option<Rate>,
+    /// Routes that stand in for it.
+    pub(crate) fallback: Vec<Given>,
     pub(crate) idempotency: Option<Idempotency>,
     /// Of these, those sign that fit the author's domain.
     pub(crate) dkim: Vec<Arc<Key>>,
@@ -162,6 +165,8 @@ impl Settings {
             max_connections: route.max_connections,
             messages_per_connection_max: route.messages_per_connection_max,
             connection_age_max: route.connection_age_max,
+            rate: route.rate,
+            fallback: route.fallback.iter().map(|given| given.text.clone()).collect(),
             idempotency: route.idempotency.clone(),
             dkim: route.dkim.clone(),
             traceparent_header: route.traceparent_header,

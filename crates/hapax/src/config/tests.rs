@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use super::*;
 
+mod ways;
+
 const GOOD: &str = "\
 [database]
 url = \"postgres://relay@db/shop\"
@@ -193,16 +195,6 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
 }
 
 #[test]
-fn keys_of_later_versions_are_accepted_with_a_warning() {
-    let text = with("routes.default", "rate = \"14/s\"");
-    let (loaded, _directory) = load_text(&text, &[]);
-    assert_eq!(loaded.problems, []);
-    let paths: Vec<&str> = loaded.warnings.iter().map(|warning| warning.path.as_str()).collect();
-    assert_eq!(paths, ["routes.default.rate"]);
-    assert!(loaded.warnings[0].message.contains("no effect"));
-}
-
-#[test]
 fn http_listens_at_an_address_and_log_names_recipients_as_told() {
     let (loaded, _directory) =
         load_text(&format!("{}[http]\nlisten = \"[::1]:9464\"\n", with("log", "recipient = \"hashed\"")), &[]);
@@ -319,7 +311,7 @@ fn the_sample_configuration_has_every_key_with_its_default() {
         .collect();
     let (full, _directory) = load_text(&uncommented.join("\n"), &[]);
     let about_files = |problem: &Problem| {
-        ["cannot be read", "there is no such directory", "does not belong to smtps"]
+        ["cannot be read", "there is no such directory", "there is no such route", "does not belong to smtps"]
             .iter()
             .any(|words| problem.message.contains(words))
     };

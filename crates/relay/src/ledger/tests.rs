@@ -141,7 +141,8 @@ impl Desk {
 
     fn permit(&self) -> Permit {
         let permit = self.permits.clone().try_acquire_owned().expect("the permit of the one before came back");
-        Permit { _global: permit, _route: None, flight: None }
+        let turn = crate::pace::Pace::default().reserve(Duration::ZERO).expect("there is no rate");
+        Permit { _global: permit, _route: None, flight: None, turn }
     }
 
     async fn until_settled(&self) {

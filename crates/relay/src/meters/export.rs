@@ -61,6 +61,10 @@ pub(super) fn meters() -> Meters {
         connections: Family::default(),
         blocked: Family::default(),
         certificates: Family::default(),
+        rates: Family::default(),
+        waiting_for_rate: Family::default(),
+        connections_limits: Family::default(),
+        detours: Family::default(),
         phases,
         claims: Counter::default(),
         claim_batch: Histogram::new(BATCH),
@@ -118,6 +122,26 @@ fn registry(meters: &Inner, commits: Timed, timed: Timed) -> Registry {
     own.register("ledger_commit_duration_seconds", "How long commits of intents and outcomes took", commits);
     own.register("smtp_connections", "Open connections to mail servers", meters.connections.clone());
     own.register("route_blocked", "1 while a route rests after failures", meters.blocked.clone());
+    own.register(
+        "route_detours",
+        "Deliveries of a route that were handed to a fallback of it because it rested",
+        meters.detours.clone(),
+    );
+    own.register(
+        "route_connections_limit",
+        "Connections that a route may have at once: fewer than max_connections while its server asks for less",
+        meters.connections_limits.clone(),
+    );
+    own.register(
+        "route_rate_limit",
+        "Attempts a second that this relay may make by a route with a rate: its share of it",
+        meters.rates.clone(),
+    );
+    own.register(
+        "route_waiting_for_rate",
+        "1 while nothing more is claimed for a route because of its rate",
+        meters.waiting_for_rate.clone(),
+    );
     own.register(
         "certificate_expiry_timestamp_seconds",
         "When the certificate a mail server showed last expires",

@@ -70,6 +70,8 @@ impl Stage {
                 max_connections: 16,
                 messages_per_connection_max: 1_000,
                 connection_age_max: Duration::from_secs(600),
+                rate: None,
+                fallback: Vec::new(),
                 idempotency: None,
                 dkim: Vec::new(),
                 traceparent_header: false,

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What is known about one (Message-ID, recipient).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,6 +107,8 @@ pub struct Ledger {
     counts: BTreeMap<(String, String), Counts>,
     rcpt_commands: BTreeMap<String, usize>,
     totals: Counts,
+    /// When MAIL commands were read.
+    mails: Vec<Instant>,
     /// Recipients of transactions whose body was cut off, by this server or on the way.
     cut: BTreeSet<String>,
 }
@@ -168,6 +171,16 @@ impl Ledger {
     #[must_use]
     pub fn count_mail_commands(&self) -> usize {
         self.count_commands("MAIL")
+    }
+
+    /// When each MAIL command was read, in order, by CLOCK_MONOTONIC.
+    #[must_use]
+    pub fn mails(&self) -> &[Instant] {
+        &self.mails
+    }
+
+    pub(super) fn count_mail(&mut self) {
+        self.mails.push(Instant::now());
     }
 
     /// How many commands with this verb were read.

@@ -120,7 +120,10 @@ impl Session {
             "LHLO" if self.options().lmtp => self.ehlo(line, rest, true).await,
             "STARTTLS" => self.start_tls(line).await,
             "AUTH" => self.auth(line, rest).await,
-            "MAIL" => self.mail(line, rest).await,
+            "MAIL" => {
+                self.shared.ledger().count_mail();
+                self.mail(line, rest).await
+            }
             "RCPT" => self.rcpt(line, rest).await,
             "DATA" => self.data(line).await,
             "RSET" => {
