@@ -487,8 +487,7 @@ def dashboard():
                 ),
                 annotation(
                     "Configuration reloaded",
-                    "purple",
-                    f"changes(hapax_config_last_reload_timestamp_seconds{{{JOB}}}[1m]) > 0",
+                    "purple", f"changes(hapax_config_last_reload_timestamp_seconds{{{JOB}}}[1m]) > 0",
                     "{{instance}} reloaded",
                 ),
             ]
