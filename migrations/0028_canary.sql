@@ -30,6 +30,7 @@ DECLARE
   at timestamptz;
   ahead boolean;
   due boolean;
+  waits text;
 BEGIN
   IF every IS NULL OR NOT every BETWEEN interval '1 second' AND interval '1 day' THEN
     PERFORM outbox.refuse('22H11', 'outbox.canary', 'every', 'is not between a second and a day', 'set every below [canary] in hapax.toml, or leave it out');
@@ -40,8 +41,9 @@ BEGIN
   END IF;
   FOR looks IN 1..2 LOOP
     -- The queue first: what is finished goes from there to outbox.done in one commit.
-    PERFORM FROM outbox.queue q WHERE q.message_id = known.message_id AND q.recipient_no = 1;
-    under_way := FOUND;
+    SELECT q.parked INTO waits FROM outbox.queue q WHERE q.message_id = known.message_id AND q.recipient_no = 1;
+    -- What waits for a decision, however long that takes, holds up no other.
+    under_way := FOUND AND coalesce(waits NOT IN ('doubt', 'held', 'poison'), true);
     finished := NULL;
     IF NOT under_way AND known.message_id IS NOT NULL THEN
       SELECT d.* INTO finished FROM outbox.done d WHERE d.message_id = known.message_id AND d.recipient_no = 1;

@@ -153,7 +153,10 @@ async fn started_and_ended_again_and_again_it_leaves_nothing_behind_and_each_mes
     println!("{verdict}");
     verdict.assert_clean(total);
     assert!(verdict.twice.is_empty(), "{verdict}");
-    assert_eq!(verdict.count("sent") + verdict.count("in_doubt"), total, "in doubt is what a SIGKILL has cut off");
+    // In doubt is what a SIGKILL has cut off, held whose relay died with it again and again.
+    let known = ["sent", "in_doubt", "held"].map(|state| verdict.count(state));
+    assert_eq!(known.iter().sum::<usize>(), total, "{verdict}");
+    assert!(known[0] > 0 && known[2] <= total / 10, "{verdict}");
     relay.sigterm();
     assert_eq!(relay.wait_exit(PATIENCE).await.code(), Some(0), "{}", relay.report());
     assert_eq!(std::fs::read_dir(spool.path()).expect("it is there").count(), 0, "nothing is left in the spool");

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hapax_testkit::{Fault, HapaxProcess, Phase, Rule, Script, SmtpServer, eventually};
+use hapax_testkit::{Fault, HapaxProcess, PgCluster, Phase, Rule, Script, SmtpServer, eventually};
+use hapax_tests::collector::{Collector, Manner};
 use hapax_tests::probe::Probe;
 use hapax_tests::stage::{PATIENCE, Settings, Stage};
 
@@ -59,11 +60,12 @@ struct Place {
 }
 
 impl Place {
-    fn new(stage: &Stage, heard: &mut Heard) -> Self {
+    fn new(stage: &Stage, collector: &Collector, heard: &mut Heard) -> Self {
         let directory = tempfile::Builder::new().prefix("hapax-planted-").tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
         write(&at("smtp-password"), SMTP_PASSWORD);
         write(&at("leave.key"), UNSUBSCRIBE_KEY);
+        write(&at("otlp-headers"), "Authorization: Bearer starling-collector-token\n");
         let made =
             Command::new("openssl").args(["genpkey", "-algorithm", "ED25519", "-out"]).arg(at("dkim.pem")).output();
         assert!(made.expect("there is openssl").status.success());
@@ -92,6 +94,9 @@ impl Place {
             .set("dkim.shop.selector", "s1")
             .set("dkim.shop.private_key_file", at("dkim.pem").display())
             .set("http.listen", "127.0.0.1:0")
+            .set("telemetry.otlp_endpoint", collector.endpoint())
+            .set("telemetry.otlp_headers_file", at("otlp-headers").display())
+            .set("routes.default.traceparent_header", true)
             .set("relay.shutdown_grace", "30s")
             .set("log.level", "trace");
         Self { directory, settings }
@@ -225,6 +230,22 @@ async fn through_a_wrong_password(stage: &Stage, place: &Place, heard: &mut Hear
     stage.server.script(Script::good());
 }
 
+/// A database that wants another password.
+async fn through_a_wrong_database_password(place: &Place, heard: &mut Heard) {
+    let cluster = PgCluster::builder().password_auth(true).fsync(false).start().await.expect("a cluster starts");
+    cluster.execute("postgres", "CREATE ROLE relay LOGIN PASSWORD 'another'").await.expect("makes a role");
+    let url = format!("postgres://relay:{DATABASE_PASSWORD}@127.0.0.1:{}/postgres", cluster.port());
+    let toml = place.settings.clone().set("database.url", url).toml();
+    for arguments in [&["status"][..], &["doctor", "--json"], &["migrate", "up"]] {
+        assert_ne!(said(heard, "a wrong database password", &toml, arguments, &[]).await, 0, "{arguments:?}");
+    }
+    let mut relay = HapaxProcess::builder().config(toml).arg("run").spawn();
+    relay.wait_for_line(|line| line.contains("password authentication failed")).await;
+    relay.sigterm();
+    relay.wait_exit(PATIENCE).await;
+    heard.add("a relay with a wrong database password", relay.report());
+}
+
 /// Runs a command and keeps all it says; answers its code.
 async fn said(heard: &mut Heard, who: &str, toml: &str, arguments: &[&str], environment: &[(&str, &str)]) -> i32 {
     let mut builder = HapaxProcess::builder().config(toml).args(arguments);
@@ -333,10 +354,15 @@ async fn what_is_planted_everywhere_comes_out_nowhere() {
     let server = SmtpServer::builder().credentials(USER, SMTP_PASSWORD).require_auth().script(script()).start();
     let mut stage = Stage::with(server).await;
     let mut heard = Heard::default();
-    let place = Place::new(&stage, &mut heard);
+    let collector = Collector::start(Manner::Takes).await;
+    let place = Place::new(&stage, &collector, &mut heard);
     through_everything(&mut stage, &place, &mut heard).await;
     through_a_panic(&stage, &place, &mut heard).await;
     through_a_wrong_password(&stage, &place, &mut heard).await;
+    through_a_wrong_database_password(&place, &mut heard).await;
     commands(&stage, &place, &mut heard).await;
+    let traces = String::from_utf8_lossy(&collector.raw().1).into_owned();
+    assert!(traces.contains("end_marker") && traces.contains("note_form"), "traces of those attempts have arrived");
+    heard.add("traces", traces);
     heard.assert_nothing_planted();
 }

@@ -159,8 +159,8 @@ impl Exporter {
     /// One request. Answers how many spans the collector rejected.
     async fn post(&self, body: Vec<u8>) -> Result<usize, Refused> {
         let lost = |error: &reqwest::Error| {
-            let why = if error.is_timeout() { "no answer in time" } else { "it cannot be reached" };
-            Refused { why: why.to_owned(), passes: !error.is_timeout() }
+            let why = if error.is_timeout() { "no answer in time".to_owned() } else { unreached(error) };
+            Refused { why, passes: !error.is_timeout() }
         };
         let request = self.telemetry.client.post(self.telemetry.url.clone()).headers(self.telemetry.headers.clone());
         let request = request.header(header::CONTENT_TYPE, "application/x-protobuf").body(body);
@@ -195,7 +195,7 @@ impl Exporter {
         self.warned = Some(Instant::now());
         tracing::warn!(
             why,
-            collector = self.telemetry.url.host_str(),
+            collector = %collector(&self.telemetry.url),
             spans = std::mem::take(&mut self.dropped),
             "spans are dropped, mail goes on; said once a minute at most (hint: telemetry.otlp_endpoint; metric \
              hapax_spans_dropped_total)"
@@ -206,4 +206,19 @@ impl Exporter {
 /// The process ends: nobody hands in any more.
 fn is_over(waiting: &mpsc::Receiver<Attempt>) -> bool {
     waiting.is_closed() && waiting.sender_strong_count() == 0
+}
+
+/// Why there was no answer: the innermost cause, which names neither the URL nor what was sent.
+fn unreached(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    format!("it cannot be reached: {cause}")
+}
+
+/// Its host and port.
+fn collector(url: &reqwest::Url) -> String {
+    let port = url.port_or_known_default().map_or_else(String::new, |port| format!(":{port}"));
+    format!("{}{port}", url.host_str().unwrap_or_default())
 }

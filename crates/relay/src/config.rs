@@ -112,6 +112,14 @@ impl RouteConfig {
             hapax_mail::Transport::File { .. } => None,
         }
     }
+
+    /// Where it listens, also when it does not answer.
+    pub(crate) fn address(&self) -> Option<String> {
+        match &self.transport {
+            hapax_mail::Transport::Smtp(server) => Some(format!("{}:{}", server.host, server.port)),
+            hapax_mail::Transport::File { .. } => None,
+        }
+    }
 }
 
 /// What the configuration says of a kind.

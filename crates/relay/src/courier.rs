@@ -186,12 +186,8 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, mut j
             let Some((job, failures)) = route.failed(job, &outcome, fastrand::f64()) else { return false };
             // Where there is another way it need not wait for as long as its route does.
             let failures = if route.config.fallback.is_empty() { failures } else { 1 };
-            settle(
-                office,
-                route,
-                job,
-                Ending { began, failures, redirected: parcel.redirected, ..Ending::of(outcome) },
-            );
+            let (server, redirected) = (route.config.address(), parcel.redirected);
+            settle(office, route, job, Ending { began, failures, server, redirected, ..Ending::of(outcome) });
             return true;
         }
         Conversed::Ended(outcome, server) => {

@@ -8,7 +8,7 @@ use hapax_mail::Heartbeat;
 use hapax_store::Store;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::RelayConfig, error::Error, fatal::Fatal, progress::Pulse, registry::Hands};
+use crate::{complaint::Complaint, config::RelayConfig, error::Error, fatal::Fatal, progress::Pulse, registry::Hands};
 
 /// What both loops need.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ impl Heart {
     /// Beats until `stop`, or until somebody else turns out to be this incarnation: then every gate closes.
     pub(crate) async fn beat(self, heartbeat: Arc<Heartbeat>, pulse: Pulse) {
         let alive = self.fatal.alive("heartbeat");
-        let mut counter = 0;
+        let (mut counter, mut complaint) = (0, Complaint::default());
         while !self.stop.is_cancelled() {
             pulse.beat();
             // Taken before the statement: the beat is at least as old as this.
@@ -34,6 +34,7 @@ impl Heart {
                 Ok(Some(stands)) if stands == counter + 1 => {
                     counter = stands;
                     heartbeat.record(asked_at);
+                    complaint.is_over();
                 }
                 Ok(stands) => {
                     heartbeat.close();
@@ -41,7 +42,10 @@ impl Heart {
                     break;
                 }
                 Err(error) => match self.fatal.check_guard(error) {
-                    Ok(error) => tracing::warn!(error = %error, "a heartbeat has no answer"),
+                    Ok(error) if complaint.is_due() => {
+                        tracing::warn!(error = error.in_full(), "a heartbeat has no answer");
+                    }
+                    Ok(_) => {}
                     Err(()) => {
                         heartbeat.close();
                         break;

@@ -330,9 +330,13 @@ async fn settle_batch(
                 batch.into_iter().for_each(|mut ended| finish(work, &mut ended));
                 return (Vec::new(), true);
             }
-            if error.is_transient() || error.is_ambiguous() {
+            if !error.may_blame_values() {
                 if work.complains() {
-                    tracing::warn!(error = %error, deliveries = batch.len(), "outcomes are not durable yet, settling again");
+                    tracing::warn!(
+                        error = error.in_full(),
+                        deliveries = batch.len(),
+                        "outcomes are not durable yet, settling again"
+                    );
                 }
                 let go_on = work.pause().await;
                 return (batch, go_on);
@@ -431,7 +435,7 @@ async fn settle_late(work: Work, mut ended: Ended, again: mpsc::WeakUnboundedSen
             }
             Err(error) => {
                 let Ok(error) = work.fatal.check_guard(error) else { return ended.give_up() };
-                if !error.is_transient() && !error.is_ambiguous() {
+                if error.may_blame_values() {
                     tracing::error!(error = %error, delivery = %ended.settlement.key, "a late outcome cannot be stored as it is, storing its code only");
                     ended.settlement = bare(&ended.settlement);
                 }

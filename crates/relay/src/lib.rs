@@ -10,6 +10,7 @@
 mod bounces;
 mod canary;
 mod closing;
+mod complaint;
 mod config;
 mod contents;
 mod courier;

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    complaint::Complaint,
     config::RelayConfig,
     contents,
     courier::{self, Office},
@@ -73,6 +74,7 @@ impl Pump {
         let alive = self.office.fatal.alive("pump");
         let mut cursors = Cursors::default();
         let mut idle = Idle::new(self.office.config.limits, ear);
+        let mut complaint = Complaint::default();
         // Before the first heartbeat every gate is shut: what were claimed now would be tried for nothing.
         while self.office.heartbeat.last().is_none() && !self.office.soft.is_cancelled() {
             self.pulse.beat();
@@ -80,7 +82,11 @@ impl Pump {
         }
         while !self.office.soft.is_cancelled() {
             self.pulse.beat();
-            match self.look_and_round(&mut idle, &mut cursors).await {
+            let looked = self.look_and_round(&mut idle, &mut cursors).await;
+            if looked.is_ok() {
+                complaint.is_over();
+            }
+            match looked {
                 Ok(true) => self.wait_for_room().await,
                 Ok(false) => {
                     self.pulse.beat();
@@ -88,7 +94,9 @@ impl Pump {
                 }
                 Err(error) => {
                     let Ok(error) = self.office.fatal.check_guard(error) else { break };
-                    tracing::warn!(error = %error, "claiming failed, trying again");
+                    if complaint.is_due() {
+                        tracing::warn!(error = error.in_full(), "claiming failed, trying again");
+                    }
                     self.rest(Duration::from_millis(500)).await;
                 }
             }

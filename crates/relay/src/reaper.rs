@@ -22,7 +22,9 @@ use hapax_store::{Doubt, RelaySeen, Settlement, Store, Verdict};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{config::RelayConfig, fatal::Fatal, meters::Meters, progress::Pulse, registry::Registry};
+use crate::{
+    complaint::Complaint, config::RelayConfig, fatal::Fatal, meters::Meters, progress::Pulse, registry::Registry,
+};
 
 /// Between two listings of this process's own intents, and between two marks by age.
 const SELF_CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -142,13 +144,17 @@ impl Reaper {
         // Not at once: a relay that starts has better things to do than to read the messages of a day.
         memory.next_unqueued = memory.next_unqueued.max(self.clock.boottime() + UNQUEUED_FIRST);
         memory.next_self_check = Duration::ZERO;
+        let mut complaint = Complaint::default();
         while !soft.is_cancelled() {
             self.pulse.beat();
-            if let Err(error) = self.round(memory, orphans).await {
-                memory.observer.interrupted();
-                match self.fatal.check_guard(error) {
-                    Ok(error) => tracing::warn!(error = %error, "the reaper could not finish its round"),
-                    Err(()) => return,
+            match self.round(memory, orphans).await {
+                Ok(()) => complaint.is_over(),
+                Err(error) => {
+                    memory.observer.interrupted();
+                    let Ok(error) = self.fatal.check_guard(error) else { return };
+                    if complaint.is_due() {
+                        tracing::warn!(error = error.in_full(), "the reaper could not finish its round");
+                    }
                 }
             }
             self.pulse.beat();

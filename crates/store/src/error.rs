@@ -104,7 +104,41 @@ fn describe(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
 }
 
+/// Why there is no connection: the words of the server, or of the system.
+fn reason(error: &PoolError) -> String {
+    let PoolError::Backend(backend) = error else { return error.to_string() };
+    if backend.as_db_error().is_some() {
+        return describe(backend);
+    }
+    let mut text = backend.to_string();
+    let mut next = std::error::Error::source(backend);
+    while let Some(error) = next {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = error.source();
+    }
+    text
+}
+
 impl Error {
+    /// What `Display` says, and where there is no connection, why.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        match self {
+            Self::Unreachable { source, .. } => format!("{self}: {}", reason(source)),
+            _ => self.to_string(),
+        }
+    }
+
+    /// Whether the values may be at fault that were sent along (SQLSTATE classes 22, 23 and 54): a byte that the encoding
+    /// does not have, a text that is too long. Everything else is the server's, or of whoever set it up.
+    #[must_use]
+    pub fn may_blame_values(&self) -> bool {
+        self.sqlstate().is_some_and(|state| matches!(&state.code()[..2], "22" | "23" | "54"))
+    }
+
     pub(crate) fn query(operation: &'static str, source: tokio_postgres::Error) -> Self {
         match source.as_db_error() {
             Some(db) if db.code().code() == "HX001" => {

@@ -67,6 +67,9 @@ impl Ready {
                     }
                     // It answers: that there is no outbox.
                     Ok(Ok((Err(_), Some(schema @ Err(_))))) => (Ok(()), schema),
+                    Ok(Ok((Err(error), schema))) if error.sqlstate().is_some() => {
+                        (Err("it refuses what this relay asks (hapax doctor)"), schema.unwrap_or(last))
+                    }
                     Ok(Ok((Err(_), schema))) => (Err("it does not answer"), schema.unwrap_or(last)),
                     Ok(Err(_)) => (Err("it does not answer"), last),
                     Err(_elapsed) => (Err("it does not answer in time"), last),

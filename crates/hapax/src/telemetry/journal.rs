@@ -7,7 +7,7 @@
 //! This module must not: choose what is said. It gets what the other formats get, and leaves nothing out and adds nothing.
 
 use std::{
-    fmt::Debug,
+    fmt::{Debug, Write as _},
     io::{self, Write},
     os::unix::net::UnixDatagram,
 };
@@ -68,15 +68,20 @@ impl<S: Subscriber> Layer<S> for Native {
         let mut entry = Entry::new(event.metadata());
         event.record(&mut entry);
         // It has room, or the line is dropped.
-        drop(self.0.clone().write_all(&entry.0));
+        drop(self.0.clone().write_all(&entry.finish()));
     }
 }
 
-struct Entry(Vec<u8>);
+/// The entry so far, what happened, and with what: for those who read only `MESSAGE`, as journalctl shows it.
+struct Entry {
+    bytes: Vec<u8>,
+    message: String,
+    with: String,
+}
 
 impl Entry {
     fn new(metadata: &Metadata<'_>) -> Self {
-        let mut entry = Self(Vec::with_capacity(1_024));
+        let mut entry = Self { bytes: Vec::with_capacity(1_024), message: String::new(), with: String::new() };
         entry.put("PRIORITY", priority(*metadata.level()));
         entry.put("SYSLOG_IDENTIFIER", "hapax");
         // What comes from libraries by way of `log` says its target in a field.
@@ -86,30 +91,42 @@ impl Entry {
         entry
     }
 
+    fn finish(mut self) -> Vec<u8> {
+        let message = std::mem::take(&mut self.message) + &self.with;
+        self.put("MESSAGE", &message);
+        self.bytes
+    }
+
     fn put(&mut self, name: &str, value: &str) {
         let whole = value.len();
         let value = &value[..value.floor_char_boundary(VALUE_BYTES_MAX)];
         let more = if value.len() < whole { "…" } else { "" };
-        self.0.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(name.as_bytes());
         if value.contains('\n') {
-            self.0.push(b'\n');
-            self.0.extend_from_slice(&((value.len() + more.len()) as u64).to_le_bytes());
+            self.bytes.push(b'\n');
+            self.bytes.extend_from_slice(&((value.len() + more.len()) as u64).to_le_bytes());
         } else {
-            self.0.push(b'=');
+            self.bytes.push(b'=');
         }
-        self.0.extend_from_slice(value.as_bytes());
-        self.0.extend_from_slice(more.as_bytes());
-        self.0.push(b'\n');
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.bytes.extend_from_slice(more.as_bytes());
+        self.bytes.push(b'\n');
     }
 }
 
 impl Visit for Entry {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "message" => self.put("MESSAGE", value),
+            "message" => value.clone_into(&mut self.message),
             "log.target" => self.put("HAPAX_TARGET", value),
             name if name.starts_with("log.") => {}
-            name => self.put(&field_name(name), value),
+            name => {
+                self.put(&field_name(name), value);
+                let plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"');
+                // Into a String: it cannot fail.
+                let _ =
+                    if plain { write!(self.with, " {name}={value}") } else { write!(self.with, " {name}={value:?}") };
+            }
         }
     }
 
@@ -142,13 +159,14 @@ mod tests {
     fn names_and_values_are_what_the_journal_takes() {
         assert_eq!(field_name("attempt.token"), "HAPAX_ATTEMPT_TOKEN");
         assert_eq!(field_name(&"é".repeat(200)).len(), NAME_BYTES_MAX);
-        let mut entry = Entry(Vec::new());
+        let new = || Entry { bytes: Vec::new(), message: String::new(), with: String::new() };
+        let mut entry = new();
         entry.put("A", "one=1");
         entry.put("MESSAGE", "two\nlines");
-        assert_eq!(entry.0, b"A=one=1\nMESSAGE\n\x09\0\0\0\0\0\0\0two\nlines\n");
-        let mut long = Entry(Vec::new());
+        assert_eq!(entry.bytes, b"A=one=1\nMESSAGE\n\x09\0\0\0\0\0\0\0two\nlines\n");
+        let mut long = new();
         long.put("A", &"é".repeat(VALUE_BYTES_MAX));
-        assert!(long.0.len() <= VALUE_BYTES_MAX + 8 && long.0.ends_with("é…\n".as_bytes()));
+        assert!(long.bytes.len() <= VALUE_BYTES_MAX + 8 && long.bytes.ends_with("é…\n".as_bytes()));
     }
 
     #[test]
@@ -169,7 +187,7 @@ mod tests {
         let (writer, guard) = NonBlocking::new(Sender(sender));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(Native(writer)), || {
             let nothing: Option<&str> = None;
-            tracing::warn!(route = "default", attempt.token = %"t", code = 250, intended = true, nothing, "said");
+            tracing::warn!(route = "default", attempt.token = %"t", code = 250, intended = true, cause = "no way", nothing, "said");
         });
         drop(guard);
         let entry = String::from_utf8(receiver.recv().expect("an entry")).expect("UTF-8");
@@ -182,7 +200,8 @@ mod tests {
             "HAPAX_ATTEMPT_TOKEN=t",
             "HAPAX_CODE=250",
             "HAPAX_INTENDED=true",
-            "MESSAGE=said",
+            "HAPAX_CAUSE=no way",
+            "MESSAGE=said route=default attempt.token=t code=250 intended=true cause=\"no way\"",
         ];
         let (mut found, mut expected) = (entry.lines().collect::<Vec<_>>(), expected.to_vec());
         found.sort_unstable();

@@ -82,6 +82,7 @@ impl Prepared {
 }
 
 /// Contents may depend on the day (partitions that are made ahead), so that a cache of last month is no cache.
+#[expect(clippy::disallowed_methods, reason = "it names a cache")]
 fn today() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / DAY.as_secs())
 }

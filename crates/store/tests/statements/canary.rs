@@ -83,10 +83,10 @@ async fn while_one_is_under_way_in_whatever_state_no_other_is_enqueued_and_only_
     none("sending").await;
     let away = "UPDATE outbox.queue SET parked = 'doubt', doubt_since = now(), doubt_by = 'relay', due_at = 'infinity'";
     stage.run(away).await;
-    none("in_doubt").await;
-    stage.resolve(key, "sent", Some(attempt.token), true).await;
     let seen = ask(&stage.store, DAY).await;
-    assert!(seen.enqueued && seen.completed_s.is_none(), "somebody believes so, nobody has seen it: {seen:?}");
+    assert!(seen.enqueued && seen.under_way && seen.completed_s.is_none(), "a doubt holds up no other: {seen:?}");
+    stage.resolve(key, "sent", Some(attempt.token), true).await;
+    assert!(ask(&stage.store, DAY).await.completed_s.is_none(), "somebody believes so, nobody has seen it");
     stage.settle(&stage.send(open(&stage).await).await, refused()).await;
     pass(&stage, "1 day").await;
     let seen = ask(&stage.store, DAY).await;
