@@ -25,10 +25,13 @@ CREATE TABLE outbox.pause_parked (
   recipient_no smallint NOT NULL,
   pause_id bigint NOT NULL,
   due_at timestamptz NOT NULL,
+  expires_at timestamptz,
   PRIMARY KEY (message_id, recipient_no)
 );
 COMMENT ON TABLE outbox.pause_parked IS 'Deliveries that relays have met and parked for a pause, and when they were due: a queue row that is parked is never due. Private.';
 CREATE INDEX pause_parked_due ON outbox.pause_parked (pause_id, due_at);
+CREATE INDEX pause_parked_expires ON outbox.pause_parked (expires_at) WHERE expires_at IS NOT NULL;
+COMMENT ON INDEX outbox.pause_parked_expires IS 'What ends as expired while it is paused.';
 COMMENT ON INDEX outbox.pause_parked_due IS 'What goes on when a pause has ended, in the order in which it was due.';
 
 -- As in 0019, with one word more.
@@ -51,10 +54,10 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN
   RETURN QUERY
   WITH told AS MATERIALIZED (
-    SELECT i.message_id, i.recipient_no, i.lease, i.token, p.id AS pause_id
+    SELECT i.message_id, i.recipient_no, i.lease, i.token, p.id AS pause_id, m.expires_at
     FROM unnest($1, $2, $3, $4, $5) AS i (message_id, recipient_no, lease, token, route)
     JOIN outbox.queue q ON q.message_id = ANY (ARRAY[i.message_id]) AND q.recipient_no = i.recipient_no AND q.lease = i.lease AND q.intent IS NULL AND q.parked IS NULL
-    CROSS JOIN LATERAL (SELECT x.kind, x.tenant FROM outbox.message x WHERE x.id = ANY (ARRAY[i.message_id])) m
+    CROSS JOIN LATERAL (SELECT x.kind, x.tenant, x.expires_at FROM outbox.message x WHERE x.id = ANY (ARRAY[i.message_id])) m
     CROSS JOIN LATERAL (
       SELECT p.id FROM outbox.pause p
       WHERE p.ended_at IS NULL AND (p.until IS NULL OR p.until > now())
@@ -62,15 +65,15 @@ BEGIN
       ORDER BY p.id LIMIT 1) p
   ),
   hit AS MATERIALIZED (
-    SELECT t.message_id, t.recipient_no, t.token, t.pause_id, q.due_at
+    SELECT t.message_id, t.recipient_no, t.token, t.pause_id, t.expires_at, q.due_at
     FROM told t JOIN outbox.queue q ON q.message_id = ANY (ARRAY[t.message_id]) AND q.recipient_no = t.recipient_no
     WHERE q.lease = t.lease AND q.intent IS NULL AND q.parked IS NULL
     ORDER BY t.message_id, t.recipient_no FOR UPDATE OF q SKIP LOCKED
   ),
   kept AS (
-    INSERT INTO outbox.pause_parked (message_id, recipient_no, pause_id, due_at)
-    SELECT DISTINCT ON (h.message_id, h.recipient_no) h.message_id, h.recipient_no, h.pause_id, h.due_at FROM hit h ORDER BY h.message_id, h.recipient_no
-    ON CONFLICT (message_id, recipient_no) DO UPDATE SET pause_id = excluded.pause_id, due_at = excluded.due_at
+    INSERT INTO outbox.pause_parked (message_id, recipient_no, pause_id, due_at, expires_at)
+    SELECT DISTINCT ON (h.message_id, h.recipient_no) h.message_id, h.recipient_no, h.pause_id, h.due_at, h.expires_at FROM hit h ORDER BY h.message_id, h.recipient_no
+    ON CONFLICT (message_id, recipient_no) DO UPDATE SET pause_id = excluded.pause_id, due_at = excluded.due_at, expires_at = excluded.expires_at
   ),
   parked AS (
     UPDATE outbox.queue q SET parked = 'paused', due_at = 'infinity', lease = NULL, lease_until = NULL, claims = greatest(q.claims - 1, 0)
@@ -85,9 +88,18 @@ COMMENT ON FUNCTION outbox.stop_batch(uuid[], smallint[], uuid[], uuid[], text[]
 CREATE FUNCTION outbox.unpark(batch int DEFAULT 1000) RETURNS bigint LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
   ended record;
+  expired outbox.queue;
   looked bigint;
   left_over bigint := greatest(batch, 1);
 BEGIN
+  FOR expired IN
+    SELECT q.* FROM outbox.pause_parked k JOIN outbox.queue q ON q.message_id = k.message_id AND q.recipient_no = k.recipient_no
+    WHERE k.expires_at <= now() AND q.parked = 'paused' AND q.intent IS NULL ORDER BY k.expires_at LIMIT left_over FOR UPDATE OF q SKIP LOCKED
+  LOOP
+    PERFORM outbox.finish(expired, 'expired', NULL, 'its time passed while it was paused', expired.prev_intent, expired.open_doubts);
+    DELETE FROM outbox.pause_parked k WHERE k.message_id = expired.message_id AND k.recipient_no = expired.recipient_no;
+    left_over := left_over - 1;
+  END LOOP;
   FOR ended IN UPDATE outbox.pause p SET ended_at = p.until WHERE p.ended_at IS NULL AND p.until <= now() RETURNING p.* LOOP
     PERFORM outbox.audit_entry('resume', NULL, NULL, NULL, 'its time was over: ' || ended.reason, format('paused (%s %s)', ended.what, ended.name), 'resumed');
   END LOOP;
@@ -119,7 +131,7 @@ BEGIN
   RETURN greatest(batch, 1) - left_over;
 END $$;
 COMMENT ON FUNCTION outbox.unpark(int) IS
-  'Relays: makes due again what was parked for pauses that have ended, each when it was due before, at most so many per call; answers how many. Ends pauses whose time is over. Something else of it may be paused still: then it is parked again when a relay meets it.';
+  'Relays: makes due again what was parked for pauses that have ended, each when it was due before, and ends what has expired meanwhile, at most so many per call; answers how many. Ends pauses whose time is over. Something else of it may be paused still: then it is parked again when a relay meets it.';
 
 -- As in 0018; what is paused at this moment gets no intent. Of an empty table that is one look per batch.
 CREATE OR REPLACE FUNCTION outbox.intend_batch(

@@ -47,10 +47,10 @@ DECLARE
 BEGIN
   RETURN QUERY
   WITH told AS MATERIALIZED (
-    SELECT i.message_id, i.recipient_no, i.lease, i.token, p.id AS pause_id
+    SELECT i.message_id, i.recipient_no, i.lease, i.token, p.id AS pause_id, m.expires_at
     FROM unnest($1, $2, $3, $4, $5) AS i (message_id, recipient_no, lease, token, route)
     JOIN outbox.queue q ON q.message_id = ANY (ARRAY[i.message_id]) AND q.recipient_no = i.recipient_no AND q.lease = i.lease AND q.intent IS NULL AND q.parked IS NULL
-    CROSS JOIN LATERAL (SELECT x.kind, x.tenant FROM outbox.message x WHERE x.id = ANY (ARRAY[i.message_id])) m
+    CROSS JOIN LATERAL (SELECT x.kind, x.tenant, x.expires_at FROM outbox.message x WHERE x.id = ANY (ARRAY[i.message_id])) m
     CROSS JOIN LATERAL (
       SELECT p.id FROM outbox.pause p
       WHERE p.ended_at IS NULL AND (p.until IS NULL OR p.until > now())
@@ -58,15 +58,15 @@ BEGIN
       ORDER BY p.id LIMIT 1) p
   ),
   hit AS MATERIALIZED (
-    SELECT t.message_id, t.recipient_no, t.token, t.pause_id, q.due_at
+    SELECT t.message_id, t.recipient_no, t.token, t.pause_id, t.expires_at, q.due_at
     FROM told t JOIN outbox.queue q ON q.message_id = ANY (ARRAY[t.message_id]) AND q.recipient_no = t.recipient_no
     WHERE q.lease = t.lease AND q.intent IS NULL AND q.parked IS NULL
     ORDER BY t.message_id, t.recipient_no FOR UPDATE OF q SKIP LOCKED
   ),
   kept AS (
-    INSERT INTO outbox.pause_parked (message_id, recipient_no, pause_id, due_at)
-    SELECT DISTINCT ON (h.message_id, h.recipient_no) h.message_id, h.recipient_no, h.pause_id, h.due_at FROM hit h ORDER BY h.message_id, h.recipient_no
-    ON CONFLICT (message_id, recipient_no) DO UPDATE SET pause_id = excluded.pause_id, due_at = excluded.due_at
+    INSERT INTO outbox.pause_parked (message_id, recipient_no, pause_id, due_at, expires_at)
+    SELECT DISTINCT ON (h.message_id, h.recipient_no) h.message_id, h.recipient_no, h.pause_id, h.due_at, h.expires_at FROM hit h ORDER BY h.message_id, h.recipient_no
+    ON CONFLICT (message_id, recipient_no) DO UPDATE SET pause_id = excluded.pause_id, due_at = excluded.due_at, expires_at = excluded.expires_at
   ),
   parked AS (
     UPDATE outbox.queue q SET parked = 'paused', due_at = 'infinity', lease = NULL, lease_until = NULL, claims = greatest(q.claims - 1, 0)
@@ -202,7 +202,7 @@ END $$;
 -- Deciding -----------------------------------------------------------------------------------------------------------
 CREATE FUNCTION outbox.require_address(p_function text, p_address text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
-  IF outbox.address_of(p_address) ~ '^[^@[:space:]]+@[^@[:space:]]+$' AND length(p_address) <= 998 THEN
+  IF p_address IS NOT NULL AND outbox.address_problem(btrim(p_address, ' ')) IS NULL THEN
     RETURN lower(outbox.address_of(p_address));
   END IF;
   RAISE EXCEPTION USING ERRCODE = '22H73', MESSAGE = format('outbox.%s: address: is not an address', p_function), COLUMN = 'address',

@@ -68,6 +68,8 @@ fn quickened(rules: &str) -> String {
         let windows = [
             ("[15m]", "[15s]"),
             ("[2m]", "[2s]"),
+            ("[10m]", "[10s]"),
+            ("), 900)", "), 15)"),
             ("[1h]", "[60s]"),
             ("offset 15m", "offset 15s"),
             ("offset 1h", "offset 60s"),
@@ -307,6 +309,7 @@ async fn what_goes_wrong_fires_its_alert_and_the_runbook_ends_it() {
         drill.a_new_configuration_is_refused().await;
         drill.the_certificate_of_a_mail_server_ends_in_five_days().await;
         drill.the_clock_of_a_relay_is_wrong().await;
+        drill.the_canary_does_not_come_through().await;
     }
     drill.stage.server.ledger().assert_none_accepted_twice();
 }

@@ -115,6 +115,7 @@ impl Pump {
         let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| is_open(route));
         let lanes = lanes_of(open.iter().map(|(_, group)| *group));
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
+        self.routes.0.iter().for_each(|route| route.forget_rest());
         if let Some(pause) = self.routes.0.iter().filter_map(|route| route.room_in()).min() {
             idle.look_within(pause);
         }

@@ -37,6 +37,9 @@ const PAUSE: RetryPolicy = RetryPolicy {
     jitter: 0.2,
 };
 
+/// So long after a rest that nobody has ended, it is forgotten: twice the longest pause.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
+
 /// One way out, shared by the pump and its couriers.
 pub(crate) struct Route {
     pub(crate) config: RouteConfig,
@@ -138,6 +141,23 @@ impl Route {
             }
             _ => free,
         }
+    }
+
+    /// After a rest that nobody has ended: while something waited, it would have been tried long ago. Whoever comes next finds
+    /// out how it is; until then there is nothing to complain of.
+    pub(crate) fn forget_rest(&self) {
+        let mut state = self.state();
+        let forgotten = |until| self.clock.boottime() >= until + FORGOTTEN_AFTER;
+        if !state.closed_until.is_some_and(forgotten) || !state.queue.is_empty() || state.idle < state.couriers {
+            return;
+        }
+        (state.failures, state.closed_until) = (0, None);
+        if self.allowed(&state) >= self.config.max_connections {
+            state.since = None;
+        }
+        drop(state);
+        self.meters.blocked.set(0);
+        self.shared.change();
     }
 
     /// When its rate has room again; none when it has.
@@ -373,5 +393,59 @@ impl Route {
         let mut state = self.state();
         state.couriers = state.couriers.saturating_sub(1);
         self.shared.courier_ends();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use hapax_core::{Phase, outcome::Cause};
+    use hapax_mail::Transport;
+
+    use super::*;
+    use crate::Flights;
+
+    #[derive(Debug)]
+    struct Hand(Mutex<Duration>);
+
+    impl Clock for Hand {
+        fn boottime(&self) -> Duration {
+            *self.0.lock().expect("not poisoned")
+        }
+    }
+
+    #[test]
+    fn a_rest_that_nobody_has_ended_is_forgotten_and_one_that_was_renewed_is_not() {
+        let hand = Arc::new(Hand(Mutex::new(Duration::from_secs(1_000))));
+        let after = |seconds| *hand.0.lock().expect("not poisoned") += Duration::from_secs(seconds);
+        let config = RouteConfig {
+            name: "a".into(),
+            transport: Transport::File { directory: PathBuf::from(".") },
+            from: "shop@example.org".into(),
+            max_connections: 4,
+            messages_per_connection_max: 100,
+            connection_age_max: Duration::from_secs(300),
+            rate: None,
+            fallback: Vec::new(),
+            idempotency: None,
+            dkim: Vec::new(),
+            traceparent_header: false,
+        };
+        let (shared, meters) = (Flights::default().of_route("a", 4), Meters::default());
+        let route = Route::new(config, vec![0], 4, shared, hand.clone(), &meters).expect("a route");
+        let outcome = Outcome::not_sent(Phase::Connect, Cause::Io, "refused");
+        assert_eq!(route.refused(&outcome, 0.5), 1);
+        after(100);
+        assert_eq!(route.refused(&outcome, 0.5), 2, "a probe failed");
+        after(100);
+        route.forget_rest();
+        assert!(route.is_resting() && route.told().is_some(), "it was tried less than two minutes ago");
+        assert_eq!(route.meters.blocked.get(), 1);
+        after(30);
+        route.forget_rest();
+        assert!(!route.is_resting() && route.told().is_none() && route.free() == 4);
+        assert_eq!(route.meters.blocked.get(), 0);
+        assert_eq!(route.refused(&outcome, 0.5), 1, "it begins anew");
     }
 }

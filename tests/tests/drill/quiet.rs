@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::Command;
 
 use hapax_testkit::smtp::{Certificate, TlsMode};
-use hapax_testkit::{HapaxProcess, SmtpServer};
+use hapax_testkit::{Fault, HapaxProcess, Phase, Rule, Script, SmtpServer, eventually};
 use hapax_tests::faketime::Clock;
 use hapax_tests::stage::{PATIENCE, Settings, running};
 
-use super::Drill;
+use super::{Drill, typed};
 
 /// A command of the runbook that is not ours.
 fn shell(drill: &Drill, command: &str, environment: &[(&str, String)]) -> String {
@@ -90,6 +90,24 @@ impl Drill {
         self.watch.resolved().await;
         self.reload(&self.settings, "it holds from now on").await;
         server.ledger().assert_none_accepted_twice();
+    }
+
+    pub(super) async fn the_canary_does_not_come_through(&mut self) {
+        const SENT: &str = "SELECT count(*) FROM outbox.deliveries WHERE kind = 'hapax_canary' AND state = 'sent'";
+        let canary = self.settings.clone().set("canary.recipient", "canary@example.org").set("canary.every", "1s");
+        self.reload(&canary, "it holds from now on").await;
+        eventually(PATIENCE, async || if self.stage.count(SENT).await > 2 { Ok(()) } else { Err("none yet") }).await;
+        self.watch.note("a canary comes through every second; then somebody deletes its mailbox");
+        let gone = Fault::Custom(b"550 5.1.1 no such user\r\n".to_vec());
+        self.stage.server.script(Script::rules([Rule::at(Phase::Rcpt, gone).recipient("canary@example.org")]));
+        self.watch.fires(&["HapaxCanaryLate"]).await;
+        let said = typed(&self.watch, &self.operator, &["ls", "--kind", "hapax_canary", "--limit", "5"]).await;
+        assert!(said.contains("failed"), "{said}");
+        typed(&self.watch, &self.operator, &["status"]).await;
+        self.stage.server.script(Script::good());
+        self.watch.note("the mailbox is there again");
+        self.watch.resolved().await;
+        self.reload(&self.settings, "it holds from now on").await;
     }
 
     pub(super) async fn the_clock_of_a_relay_is_wrong(&mut self) {

@@ -170,6 +170,13 @@ async fn only_what_the_ledger_has_as_a_hard_bounce_enters_the_list_and_not_too_m
 #[tokio::test]
 async fn a_refused_call_names_the_argument_and_no_address_and_the_list_is_masked() {
     let stage = Stage::set().await;
+    // Whatever enqueue takes.
+    let quoted = r#"'"one two"@example.org'"#;
+    let said = stage.text(&format!("SELECT outbox.suppress({quoted})")).await;
+    assert!(said.starts_with("suppressed"), "{said}");
+    assert_eq!(stage.count(&format!("SELECT count(*) FROM outbox.find_suppressions({quoted})")).await, 1);
+    stage.run(&format!("SELECT outbox.unsuppress({quoted}, 'a reason')")).await;
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.suppression").await, 0);
     for (call, code, column) in [
         ("suppress('secret at example.org')", "22H73", "address"),
         ("suppress('secret@example.org', 'spite')", "22H74", "reason"),
