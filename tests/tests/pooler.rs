@@ -64,7 +64,8 @@ async fn rc03_through_pgbouncer_in_transaction_mode_relays_are_killed_and_the_po
             // Every connection is cut, in whatever statement it is.
             pooler.restart().await;
         }
-        Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_clean(1_500);
+        // Mail flows on: what the tables say is compared at the end.
+        stage.server.with_ledger(|ledger| ledger.assert_none_accepted_twice());
     }
     stage.until_settled().await;
     for mut relay in relays {
