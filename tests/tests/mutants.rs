@@ -137,3 +137,13 @@ fn every_mutant_is_played() {
         assert!(readme.contains(&format!("`{name}`")), "tests/README.md does not know {name}");
     }
 }
+
+#[test]
+fn every_statement_that_a_mutant_breaks_has_what_is_to_be_broken() {
+    let queries = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/store/queries");
+    for (operation, fragment) in hapax_core::mutant::in_statements() {
+        let file = queries.join(operation).with_extension("sql");
+        let text = std::fs::read_to_string(&file).expect("each operation is a file of queries");
+        assert!(text.contains(fragment), "{operation} no longer contains {fragment:?}: its mutant would only panic");
+    }
+}

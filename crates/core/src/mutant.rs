@@ -63,8 +63,8 @@ const SQL: [(&str, &str, &str, &str); 4] = [
     (
         "reaper_makes_pending",
         "mark_in_doubt",
-        "SELECT /* outbox.mark_in_doubt */ x.message_id, x.recipient_no, x.token, x.relay\nFROM guard CROSS JOIN LATERAL outbox.mark_in_doubt(CASE WHEN guard.ok THEN $3::uuid[] END, $4 * interval '1 second') x",
-        "UPDATE outbox.queue q SET intent = NULL, intent_by = NULL, intent_at = NULL, lease = NULL, lease_until = NULL FROM guard WHERE guard.ok AND $4 > 0 AND q.parked IS NULL AND q.intent_by = ANY ($3::uuid[]) RETURNING q.message_id, q.recipient_no, q.message_id AS token, NULL::uuid AS relay",
+        "SELECT /* outbox.mark_in_doubt */ x.message_id, x.recipient_no, x.token, x.relay, q.pinned_route AS route\nFROM guard CROSS JOIN LATERAL outbox.mark_in_doubt(CASE WHEN guard.ok THEN $3::uuid[] END, $4 * interval '1 second') x\nLEFT JOIN outbox.queue q ON q.message_id = x.message_id AND q.recipient_no = x.recipient_no",
+        "UPDATE outbox.queue q SET intent = NULL, intent_by = NULL, intent_at = NULL, lease = NULL, lease_until = NULL FROM guard WHERE guard.ok AND $4 > 0 AND q.parked IS NULL AND q.intent_by = ANY ($3::uuid[]) RETURNING q.message_id, q.recipient_no, q.message_id AS token, NULL::uuid AS relay, q.pinned_route AS route",
     ),
     (
         "name_is_identity",
@@ -105,6 +105,12 @@ const FUNCTIONS: [(&str, &str, &str, &str); 10] = [
 pub fn in_functions(mutant: &str) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> + '_ {
     let of_mutant = FUNCTIONS.into_iter().filter(move |(name, ..)| *name == mutant);
     of_mutant.map(|(_, function, fragment, replacement)| (function, fragment, replacement))
+}
+
+/// Of each mutant that breaks a statement: operation and the fragment that must be there.
+#[cfg(feature = "fault-points")]
+pub fn in_statements() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SQL.into_iter().map(|(_, operation, fragment, _)| (operation, fragment))
 }
 
 /// The text of a statement, as it is.
