@@ -130,3 +130,39 @@ async fn a_paused_route_or_tenant_waits_untouched_and_what_expires_meanwhile_is_
         Some("pause by operator, pause by operator, resume by operator, resume by operator")
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_address_waits_whatever_it_gets_and_is_told_to_nobody() {
+    let stage = Stage::set().await;
+    let settings = stage.settings();
+    let (_one, _two) = (settings.run().await, settings.run().await);
+    let operator = stage.settings_of("operator");
+    let pause = ["pause", "--address", "Rada@Example.ORG", "--reason", "loops"];
+    let (code, said) = operator.command(pause).await;
+    assert!(code == 0 && said.contains("paused: address r***@example.org"), "{said}");
+    others_flow(&stage, KNOWN_AFTER).await;
+    stage.enqueue_one("rada@example.org", "").await;
+    stage.enqueue_one("rbob@example.org", ", cc => ARRAY['rada@example.org']").await;
+    let reason = stage.until_state("rbob@example.org", "sent").await;
+    assert_eq!(reason, "");
+    eventually(PATIENCE, async || {
+        let parked = stage.count("SELECT count(*) FROM outbox.queue WHERE parked = 'paused'").await;
+        (parked == 2).then_some(()).ok_or(parked)
+    })
+    .await;
+    assert_eq!(seen(&stage, 'r'), (1, 1));
+    let waits = "SELECT count(*) FROM outbox.deliveries WHERE state = 'pending' AND reason LIKE 'paused (address r***@example.org, by operator since %: loops)'";
+    assert_eq!(stage.count(waits).await, 2);
+    let (_, status) = operator.command(["status"]).await;
+    assert!(status.contains("PAUSED address r***@example.org since "), "{status}");
+    let (code, said) = operator.command(["pause", "--address", "no address", "--reason", "x"]).await;
+    assert!(code == 1 && said.contains("22H73") && !said.contains("no address"), "{said}");
+    let kept = "SELECT count(*) FROM outbox.audit a, outbox.pause p WHERE concat(a.*, p.*) ILIKE '%rada%'";
+    assert_eq!(stage.count(kept).await, 0, "a hash is kept, and a hint");
+    let (code, said) = operator.command(["resume", "--address", "rada@example.org", "--reason", "mended"]).await;
+    assert!(code == 0 && said.contains("resumed: address r***@example.org"), "{said}");
+    stage.until_settled().await;
+    let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
+    verdict.assert_clean(verdict.count("sent"));
+    assert_eq!(seen(&stage, 'r'), (3, 3));
+}

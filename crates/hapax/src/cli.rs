@@ -8,7 +8,7 @@ use self::bench::{BENCH, Bench};
 use self::configuration::{CHECK, CONFIG};
 pub(crate) use self::configuration::{Check, Config};
 use self::control::{PAUSE, RESUME, SEND_AGAIN, SUPPRESS, SUPPRESSIONS, UNSUPPRESS};
-pub(crate) use self::control::{Pause, Resume, SendAgain, Suppress, Suppressions, Unsuppress};
+pub(crate) use self::control::{Pause, Resume, SendAgain, Suppress, Suppressions, Unsuppress, What};
 use self::doctor::{DOCTOR, Doctor};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};

@@ -5,7 +5,7 @@ use hapax_store::inspect::Suppressing;
 use serde_json::json;
 
 use crate::{
-    cli::{Pause, Resume, Suppress, Suppressions, Unsuppress},
+    cli::{Pause, Resume, Suppress, Suppressions, Unsuppress, What},
     config::Loaded,
     decide::refused,
     failure::Exit,
@@ -17,8 +17,7 @@ use crate::{
 /// Configuration, an unreachable database, what the function refuses.
 pub(crate) async fn pause(loaded: Loaded, options: Pause) -> anyhow::Result<Exit> {
     let (console, database) = console(loaded, "hapax pause").await?;
-    let what = [options.what.route.as_deref(), options.what.kind.as_deref(), options.what.tenant.as_deref()];
-    let answer = console.pause(&options.reason, what, options.within).await;
+    let answer = console.pause(&options.reason, what(&options.what), options.within).await;
     said(&answer.map_err(|error| refused(&error, &database))?, true, options.json.json)
 }
 
@@ -26,8 +25,8 @@ pub(crate) async fn pause(loaded: Loaded, options: Pause) -> anyhow::Result<Exit
 /// Configuration, an unreachable database, what the function refuses.
 pub(crate) async fn resume(loaded: Loaded, options: Resume) -> anyhow::Result<Exit> {
     let (console, database) = console(loaded, "hapax resume").await?;
-    let what = [options.what.route.as_deref(), options.what.kind.as_deref(), options.what.tenant.as_deref()];
-    let answer = console.resume(&options.reason, what).await.map_err(|error| refused(&error, &database))?;
+    let answer = console.resume(&options.reason, what(&options.what)).await;
+    let answer = answer.map_err(|error| refused(&error, &database))?;
     said(&answer, !answer.starts_with("nothing to resume"), options.json.json)
 }
 
@@ -94,6 +93,10 @@ pub(crate) async fn suppressions(loaded: Loaded, options: Suppressions) -> anyho
     }
     table.print();
     Ok(exit)
+}
+
+fn what(what: &What) -> [Option<&str>; 4] {
+    [what.route.as_deref(), what.kind.as_deref(), what.tenant.as_deref(), what.address.as_deref()]
 }
 
 fn said(answer: &str, done: bool, as_json: bool) -> anyhow::Result<Exit> {

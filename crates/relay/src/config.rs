@@ -135,4 +135,8 @@ pub struct KindPolicy {
     pub expires_after: Option<Duration>,
     /// Suppressed addresses get it, too.
     pub ignores_suppression: bool,
+    /// Those behind one of it in an ordering key pass it so long after it stopped (in doubt, held); none: they wait.
+    pub skip_after: Option<Duration>,
+    /// One of it that has an ordering key and fails is held instead, so that its key waits.
+    pub failed_blocks: bool,
 }

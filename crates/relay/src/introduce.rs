@@ -77,6 +77,8 @@ impl<'a> Introduction<'a> {
                 priority: kind.priority.map(hapax_core::Priority::as_str),
                 route: kind.route.clone(),
                 ignores_suppression: kind.ignores_suppression,
+                skip_after: kind.skip_after,
+                failed_blocks: kind.failed_blocks,
             })
             .collect();
         while let Err(error) = store.register_kinds(&kinds).await {

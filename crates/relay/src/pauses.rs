@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
-use hapax_core::{DeliveryKey, clock::Clock, envelope::Notification};
+use hapax_core::{DeliveryKey, clock::Clock};
 use hapax_store::{Claimed, Scope, Stopped, Store};
+use sha2::{Digest, Sha256};
 
 use crate::{
     courier::{self, Office},
@@ -33,6 +34,8 @@ struct Known {
     routes: HashSet<String>,
     kinds: HashSet<String>,
     tenants: HashSet<String>,
+    /// SHA-256 of addresses in lower case, in hex digits.
+    addresses: HashSet<String>,
     /// There is a suppression list.
     suppressing: bool,
     /// CLOCK_BOOTTIME of the question; none before the first, and when there is more to do at once.
@@ -65,6 +68,7 @@ impl Pauses {
                 Scope::Route => fresh.routes.insert(pause.name),
                 Scope::Kind => fresh.kinds.insert(pause.name),
                 Scope::Tenant => fresh.tenants.insert(pause.name),
+                Scope::Address => fresh.addresses.insert(pause.name),
             };
         }
         *self.lock() = fresh;
@@ -79,11 +83,12 @@ impl Pauses {
         self.lock().routes.contains(route)
     }
 
-    fn concern(&self, route: &str, notification: &Notification) -> bool {
-        let known = self.lock();
+    fn concern(&self, route: &str, job: &Job) -> bool {
+        let (known, notification) = (self.lock(), &job.letter.notification);
         known.routes.contains(route)
             || known.kinds.contains(&notification.kind)
             || notification.tenant.as_ref().is_some_and(|tenant| known.tenants.contains(tenant))
+            || (!known.addresses.is_empty() && known.addresses.contains(&address_digest(job)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -91,7 +96,14 @@ impl Pauses {
     }
 }
 
-/// Those of the claimed deliveries that are of a paused kind or tenant, which are parked, or suppressed, which have ended.
+/// As `outbox.address_digest()` has it, but for letters that the database's locale does not lower: those intend refuses.
+fn address_digest(job: &Job) -> String {
+    let address = job.letter.recipient(job.claimed.key.recipient_no).map(|to| to.address().to_lowercase());
+    let digest = Sha256::digest(address.unwrap_or_default().as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Those of the claimed deliveries that are of a paused kind, tenant or address, which are parked, or suppressed, which have ended.
 /// Costs nothing while there are no such things.
 ///
 /// # Errors
@@ -99,7 +111,7 @@ impl Pauses {
 pub(crate) async fn among(office: &Office, claimed: &[Claimed]) -> Result<HashSet<DeliveryKey>, hapax_store::Error> {
     let concerned = {
         let known = office.pauses.lock();
-        known.suppressing || !(known.kinds.is_empty() && known.tenants.is_empty())
+        known.suppressing || !(known.kinds.is_empty() && known.tenants.is_empty() && known.addresses.is_empty())
     };
     if !concerned || claimed.is_empty() {
         return Ok(HashSet::new());
@@ -116,7 +128,7 @@ pub(crate) async fn let_through(office: &Office, route: &Route, job: Job) -> Opt
         tracing::debug!(error = %error, "it is not known what is paused now: intend will say");
     }
     let name = &route.config.name;
-    if !office.pauses.concern(name, &job.letter.notification) {
+    if !office.pauses.concern(name, &job) {
         return Some(job);
     }
     match office.store.stop(&[(job.claimed.key, job.claimed.lease)], Some(name)).await {

@@ -18,6 +18,8 @@ pub enum Scope {
     Kind,
     /// Whose they are.
     Tenant,
+    /// Whom they are for: SHA-256 of the address in lower case, in hex digits.
+    Address,
 }
 
 /// One thing that is paused.
@@ -69,6 +71,7 @@ impl Store {
                     pauses.suppressing = true;
                     continue;
                 }
+                "address" => Scope::Address,
                 _ => Scope::Tenant,
             };
             pauses.in_force.push(Pause { scope, name: row.get("name") });

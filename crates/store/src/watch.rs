@@ -92,6 +92,10 @@ pub struct Kind {
     pub route: Option<String>,
     /// They go to suppressed addresses, too.
     pub ignores_suppression: bool,
+    /// Those behind one of them in an ordering key pass it so long after it stopped; none: they wait.
+    pub skip_after: Option<Duration>,
+    /// One of them that has an ordering key and fails is held instead.
+    pub failed_blocks: bool,
 }
 
 impl Store {
@@ -402,6 +406,9 @@ impl Store {
         let priorities: Vec<Option<&str>> = kinds.iter().map(|kind| kind.priority).collect();
         let routes: Vec<Option<&str>> = kinds.iter().map(|kind| kind.route.as_deref()).collect();
         let ignores: Vec<bool> = kinds.iter().map(|kind| kind.ignores_suppression).collect();
+        let skips: Vec<Option<f64>> =
+            kinds.iter().map(|kind| kind.skip_after.map(|after| after.as_secs_f64())).collect();
+        let blocks: Vec<bool> = kinds.iter().map(|kind| kind.failed_blocks).collect();
         self.rows(
             "register_kinds",
             include_str!("../queries/register_kinds.sql"),
@@ -410,6 +417,8 @@ impl Store {
                 (&priorities, Type::TEXT_ARRAY),
                 (&routes, Type::TEXT_ARRAY),
                 (&ignores, Type::BOOL_ARRAY),
+                (&skips, Type::FLOAT8_ARRAY),
+                (&blocks, Type::BOOL_ARRAY),
             ],
         )
         .await

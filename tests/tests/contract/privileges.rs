@@ -116,8 +116,12 @@ const MATRIX: &[(&str, &str)] = &[
     // Stopping.
     ("SELECT outbox.pause('a reason', kind => 'k')", "--+---"),
     ("SELECT outbox.resume('a reason', kind => 'k')", "--+---"),
-    ("SELECT outbox.pause_target('pause', NULL, 'k', NULL)", "------"),
+    ("SELECT outbox.pause_target('pause', NULL, 'k', NULL, NULL)", "------"),
     ("SELECT outbox.pause_words('k', NULL, NULL)", "--++--"),
+    ("SELECT outbox.pause_words('k', NULL, NULL, 'a@example.org')", "--++--"),
+    ("SELECT * FROM outbox.blocked_keys", "--++--"),
+    ("SELECT * FROM outbox.key_block", "------"),
+    ("SELECT outbox.failed_blocks(gen_random_uuid()), outbox.is_skipped(gen_random_uuid(), 1::int2, 'held')", "-+----"),
     ("SELECT * FROM outbox.pauses", "--++--"),
     ("SELECT * FROM outbox.pause", "-+----"),
     ("SELECT * FROM outbox.pause_parked", "-+----"),

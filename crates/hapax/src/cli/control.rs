@@ -8,17 +8,18 @@ use clap::{ArgGroup, Args};
 use super::Json;
 
 pub(super) const PAUSE: &str = "\
-Lets a route, a kind or a tenant wait until `hapax resume`, or for a while. Every relay stops handing it out within half a \
+Lets a route, a kind, a tenant or an address wait until `hapax resume`, or for a while. Every relay stops handing it out within half a \
 second, and nothing of it is transmitted whose transmission had not begun; what is on the wire ends as it does. One row, \
 however much waits: a million deliveries are paused as fast as one. They stay pending, with a reason that says who \
 paused them, cost no attempt, and expire if their time passes. `hapax status` lists what is paused.
 
-A kind, route or tenant that is paused already gets the new reason and end. Needs the privileges of outbox_operator.
+What is paused already gets the new reason and end. Needs the privileges of outbox_operator.
 
 Examples:
   hapax pause --kind newsletter --reason 'wrong price in the text'
   hapax pause --tenant acme --for 2h --reason 'their server is moving'
-  hapax pause --route bulk --reason 'the provider asked us to'";
+  hapax pause --route bulk --reason 'the provider asked us to'
+  hapax pause --address ada@example.org --reason 'ticket 4711: her mailbox loops'";
 
 /// `hapax pause`.
 #[derive(Args, Clone, Debug)]
@@ -36,7 +37,7 @@ pub(crate) struct Pause {
     pub(crate) json: Json,
 }
 
-/// One of three.
+/// One of four.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct What {
     /// Everything that takes this route
@@ -48,6 +49,9 @@ pub(crate) struct What {
     /// Everything of this tenant
     #[arg(long, value_name = "TENANT", group = "what")]
     pub(crate) tenant: Option<String>,
+    /// Everything for this address: a hash of it is kept
+    #[arg(long, value_name = "ADDRESS", group = "what")]
+    pub(crate) address: Option<String>,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -15,7 +15,7 @@ use hapax_relay::{AfterFailover, KindPolicy, RecipientLog};
 use hapax_render::UnsubscribeKey;
 
 use super::{
-    attachments, canary, dkim, guards,
+    attachments, canary, dkim, guards, on_block,
     reader::{Reader, Section},
     routes::{self, Shared},
     secrets,
@@ -271,8 +271,11 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
         let expires_after = section.duration_maybe("expires_after", SECOND..=YEAR);
         let ignores_suppression = section.switch("ignores_suppression", false);
         let route = known_route(&mut section, routes);
+        let (skip_after, failed_blocks) = (on_block::read(&mut section), section.switch("failed_blocks", false));
         section.finish();
-        kinds.insert(name, KindPolicy { priority, on_doubt, route, expires_after, ignores_suppression });
+        let policy =
+            KindPolicy { priority, on_doubt, route, expires_after, ignores_suppression, skip_after, failed_blocks };
+        kinds.insert(name, policy);
     }
     kinds
 }

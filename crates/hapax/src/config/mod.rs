@@ -14,6 +14,7 @@ mod guards;
 mod layers;
 mod mask;
 mod nearest;
+mod on_block;
 mod origin;
 mod rate;
 mod reader;

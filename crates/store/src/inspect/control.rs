@@ -124,16 +124,17 @@ impl Console {
     pub async fn pause(
         &self,
         reason: &str,
-        [route, kind, tenant]: [Option<&str>; 3],
+        [route, kind, tenant, address]: [Option<&str>; 4],
         within: Option<Duration>,
     ) -> Result<String, Error> {
         let within = within.map(|within| within.as_secs_f64());
-        let params: [Typed<'_>; 5] = [
+        let params: [Typed<'_>; 6] = [
             (&reason, Type::TEXT),
             (&route, Type::TEXT),
             (&kind, Type::TEXT),
             (&tenant, Type::TEXT),
             (&within, Type::FLOAT8),
+            (&address, Type::TEXT),
         ];
         self.rows("pause", include_str!("../../queries/pause.sql"), &params).await.map(|rows| word(&rows))
     }
@@ -142,9 +143,18 @@ impl Console {
     ///
     /// # Errors
     /// Not exactly one of them; any of the database's.
-    pub async fn resume(&self, reason: &str, [route, kind, tenant]: [Option<&str>; 3]) -> Result<String, Error> {
-        let params: [Typed<'_>; 4] =
-            [(&reason, Type::TEXT), (&route, Type::TEXT), (&kind, Type::TEXT), (&tenant, Type::TEXT)];
+    pub async fn resume(
+        &self,
+        reason: &str,
+        [route, kind, tenant, address]: [Option<&str>; 4],
+    ) -> Result<String, Error> {
+        let params: [Typed<'_>; 5] = [
+            (&reason, Type::TEXT),
+            (&route, Type::TEXT),
+            (&kind, Type::TEXT),
+            (&tenant, Type::TEXT),
+            (&address, Type::TEXT),
+        ];
         self.rows("resume", include_str!("../../queries/resume.sql"), &params).await.map(|rows| word(&rows))
     }
 
