@@ -134,14 +134,14 @@ DEB_HAPAX := $(or $(CARGO_TARGET_DIR),target)/release/hapax
 DEB_MADE := deploy/debian/made
 
 .PHONY: deb
-deb: ## the Debian package, in target/deb; needs cargo install cargo-deb --locked
+deb: ## the Debian package, in target/deb, its debug symbols in one of their own; needs cargo install cargo-deb --locked
 	cargo build --release --locked -p hapax
 	rm -rf $(DEB_MADE) target/deb && mkdir -p $(DEB_MADE) target/deb
 	$(DEB_HAPAX) man --dir $(DEB_MADE)/man
 	$(DEB_HAPAX) completions bash > $(DEB_MADE)/hapax.bash
 	$(DEB_HAPAX) completions zsh > $(DEB_MADE)/_hapax
 	$(DEB_HAPAX) completions fish > $(DEB_MADE)/hapax.fish
-	cargo deb --locked -p hapax --no-build --output target/deb/
+	cargo deb --locked -p hapax --no-build --dbgsym --output target/deb/
 
 .PHONY: deb-test
 deb-test: ## lintian, then the package in a clean Debian (debootstrap) and its unit under a real systemd; as root, minutes

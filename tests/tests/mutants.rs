@@ -114,6 +114,7 @@ async fn a_storm_over_a_broken_relay_is_seen_by_the_oracle() {
             relays: 2,
             seed,
             mutant: Some("intent_after_marker"),
+            controls: false,
         };
         let report = rage(plan).await;
         println!("{report}");

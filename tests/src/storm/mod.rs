@@ -5,6 +5,7 @@
 //! Invariants: one seed, one sequence of decisions (not of instants); what the harness remembers is bounded by the number
 //! of deliveries, a few hundred bytes each; nobody resolves by force a doubt whose relay may be alive.
 
+mod controls;
 mod operator;
 mod producers;
 mod relays;
@@ -48,10 +49,13 @@ pub struct Plan {
     pub seed: u64,
     /// A deliberate breakage of the protocol to run the relays with (`HAPAX_MUTANT`).
     pub mutant: Option<&'static str>,
+    /// Everything that controls delivery is switched on.
+    pub controls: bool,
 }
 
 impl Plan {
-    /// From `HAPAX_STORM_DELIVERIES`, `_KILLS`, `_SECONDS`, `_RELAYS` and `HAPAX_SEED`, else as given; prints the seed.
+    /// From `HAPAX_STORM_DELIVERIES`, `_KILLS`, `_SECONDS`, `_RELAYS`, `_PLAIN` (nothing controls delivery) and
+    /// `HAPAX_SEED`, else as given; prints the seed.
     #[must_use]
     pub fn from_environment(deliveries: usize, kills: usize, seconds: u64) -> Self {
         fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -65,6 +69,7 @@ impl Plan {
             relays: number("HAPAX_STORM_RELAYS").unwrap_or(3),
             seed: number("HAPAX_SEED").unwrap_or_else(|| fastrand::u64(..)),
             mutant: None,
+            controls: number("HAPAX_STORM_PLAIN") != Some(1_u8),
         };
         println!("HAPAX_SEED={}", plan.seed);
         plan
@@ -165,6 +170,7 @@ pub async fn rage(plan: Plan) -> Report {
         tokio::spawn(weather::postgres(Arc::clone(&world))),
         tokio::spawn(weather::mail(Arc::clone(&world))),
         tokio::spawn(operator::decide_now_and_then(Arc::clone(&world))),
+        tokio::spawn(controls::meddle(Arc::clone(&world))),
     ];
     world.watch().await;
     let mut produced = Produced::default();
@@ -200,6 +206,7 @@ async fn set(plan: Plan) -> Arc<World> {
         .set("relay.final_reply_timeout", "3s")
         .set("retry.cap", "3s")
         .set("log.level", "warn");
+    let settings = if plan.controls { controls::switched_on(settings, stage.server.port()) } else { settings };
     let Stage { cluster, server, .. } = stage;
     Arc::new(World {
         plan,

@@ -13,7 +13,7 @@ use fastrand::Rng;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use super::{BACKLOG_MAX, World, around};
+use super::{BACKLOG_MAX, World, around, controls};
 
 /// How many there are.
 pub(super) const COUNT: usize = 4;
@@ -63,17 +63,19 @@ struct Note {
 }
 
 impl Note {
-    fn random(producer: usize, serial: usize, random: &mut Rng) -> Self {
+    fn random(producer: usize, serial: usize, controls: bool, random: &mut Rng) -> Self {
         let deliveries = if random.u8(0..6) == 0 { random.usize(2..=4) } else { 1 };
         let address = |n: usize| format!("'p{producer}-{serial}-{n}@example.org'");
         let all: Vec<String> = (0..deliveries).map(address).collect();
         let body = ["one", ".\n..\n.\n", "a\n.\nb\r\n.\r\n", "Grüße ☕\n"][random.usize(0..4)];
+        let (kind, tenant) = if controls { controls::arguments(random) } else { ("'storm'", None) };
         let mut arguments = vec![
-            ("kind", "'storm'".to_owned()),
+            ("kind", kind.to_owned()),
             ("recipients", format!("ARRAY[{}]", all.join(", "))),
             ("subject", format!("'Storm {producer}-{serial}'")),
             ("body_text", format!("'{body}'")),
         ];
+        arguments.extend(tenant.map(|tenant| ("tenant", tenant.to_owned())));
         match random.u8(0..20) {
             0 => arguments.push(("priority", "'urgent'".into())),
             1 | 2 => arguments.push(("priority", "'bulk'".into())),
@@ -109,7 +111,7 @@ pub(super) async fn produce(world: Arc<World>, number: usize) -> Produced {
         let notes: Vec<Note> = (0..random.usize(1..=BATCH_MAX))
             .map(|_| {
                 serial += 1;
-                Note::random(number, serial, &mut random)
+                Note::random(number, serial, world.plan.controls, &mut random)
             })
             .collect();
         let deliveries: usize = notes.iter().map(|note| note.deliveries).sum();

@@ -147,9 +147,9 @@ pub(super) async fn settle_and_judge(world: &World, produced: Produced, relays: 
 async fn settled(sql: &Client, plan: &Plan, deliveries: usize) -> Option<String> {
     let moving = "SELECT count(*), coalesce(min(q.message_id::text || '/' || q.recipient_no || ' ' || outbox.state_of(q.parked, q.intent, q.lease, q.lease_until)), '')
          FROM outbox.queue q JOIN outbox.message m ON m.id = q.message_id
-         WHERE q.parked IS NULL OR (q.parked = 'doubt' AND $1 AND (m.on_doubt = 'assume_sent' OR (m.on_doubt = 'resend' AND q.resends = 0)))
+         WHERE q.parked IS NULL OR q.parked = 'paused' OR (q.parked = 'doubt' AND $1 AND (m.on_doubt = 'assume_sent' OR (m.on_doubt = 'resend' AND q.resends = 0)))
             OR (q.parked = 'ordered' AND NOT EXISTS (
-                  SELECT FROM outbox.queue h WHERE h.order_key = q.order_key AND h.parked IN ('doubt', 'held', 'poison')))";
+                  SELECT FROM outbox.queue h WHERE h.order_key = q.order_key AND h.parked IN ('doubt', 'held', 'poison') AND NOT outbox.is_skipped(h.message_id, h.recipient_no, h.parked)))";
     let deadline =
         Instant::now() + SETTLE_MIN + Duration::from_millis(3) * u32::try_from(deliveries).unwrap_or(u32::MAX);
     loop {
