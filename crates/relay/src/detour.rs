@@ -46,7 +46,7 @@ impl Ways {
     }
 
     /// Whether the one is a fallback of the other, or of one of those.
-    fn stands_in(&self, route: &Route, other: &str) -> bool {
+    pub(crate) fn stands_in(&self, route: &Route, other: &str) -> bool {
         let fallbacks = &route.config.fallback;
         fallbacks.iter().any(|name| name == other || self.named(name).is_some_and(|next| self.stands_in(next, other)))
     }
