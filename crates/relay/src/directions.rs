@@ -10,7 +10,10 @@ use hapax_core::{MessageId, Recipient, envelope::Notification};
 use hapax_store::Claimed;
 use sha2::{Digest, Sha256};
 
-use crate::{config::KindPolicy, detour::Ways, quiet::Zone, route::Route};
+use crate::{config::KindPolicy, detour::Ways, pump::Pump, quiet::Zone, route::Route};
+
+/// So many deliveries are claimed at once from the lanes of a route that rests, to find those that go by another.
+const GUESTS: usize = 32;
 
 /// What the configuration says of tenants and senders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,11 @@ impl Directions {
         let said = notification.route.as_ref().or(policy.route.as_ref());
         let tenants = || self.tenant(notification).and_then(|tenant| tenant.route.as_ref());
         said.or_else(tenants).or_else(|| self.of_sender(notification)).map(String::as_str)
+    }
+
+    /// Whether any mail goes by a route for its tenant or its sender.
+    fn lead_elsewhere(&self) -> bool {
+        !self.senders.is_empty() || self.tenants.values().any(|tenant| tenant.route.is_some())
     }
 
     fn of_sender(&self, notification: &Notification) -> Option<&String> {
@@ -86,6 +94,26 @@ impl Ways {
         }
         let picked = pick(&route.config.name, weights, claimed.key.message_id).and_then(|name| self.named(name));
         picked.unwrap_or(route).clone()
+    }
+}
+
+impl Pump {
+    /// Whether mail of other routes lies in the lanes of this one: its producer's database knows of kinds and of what a message
+    /// says, not of tenants, senders and parts.
+    pub(crate) fn has_guests(&self, route: &Arc<Route>) -> bool {
+        let by_default = || Arc::ptr_eq(route, &self.routes.0[self.default_route]);
+        !route.config.weights.is_empty() || by_default() && self.office.config.directions.lead_elsewhere()
+    }
+
+    /// How many deliveries may be claimed from the lanes of a route. While it rests, its guests go on; what is its own waits
+    /// until it has rested.
+    pub(crate) fn room(&self, route: &Arc<Route>) -> usize {
+        let own = self.routes.room(route);
+        if own > 0 || route.closed_for().is_none() || !self.has_guests(route) {
+            return own;
+        }
+        let others = self.routes.0.iter().filter(|other| !Arc::ptr_eq(other, route));
+        others.map(|other| other.free()).max().unwrap_or(0).min(GUESTS)
     }
 }
 

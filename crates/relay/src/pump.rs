@@ -114,7 +114,8 @@ impl Pump {
         let (clock, pauses) = (self.office.clock.as_ref(), &self.office.pauses);
         pauses.refresh(&self.office.store, clock).await?;
         self.pulse.beat();
-        let is_open = |route: &Route| room.min(self.routes.room(route)) > 0 && !pauses.is_paused(&route.config.name);
+        let goes = |route: &Arc<Route>| !pauses.is_paused(&route.config.name) || self.has_guests(route);
+        let is_open = |route: &Arc<Route>| room.min(self.room(route)) > 0 && goes(route);
         let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| is_open(route));
         let lanes = lanes_of(open.iter().map(|(_, group)| *group));
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
@@ -163,7 +164,7 @@ impl Pump {
         }
         cursors.round = cursors.round.wrapping_add(1);
         let free = self.permits.available_permits();
-        let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| self.routes.room(route)).collect();
+        let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| self.room(route)).collect();
         let wanted = self.wanted(cursors, free, due);
         if free == 0 || rooms.iter().all(|room| *room == 0) || self.office.soft.is_cancelled() {
             return Ok(0);
