@@ -4,11 +4,7 @@
 //! A window of quiet hours is laid around the present by the hour: it neither begins nor ends while a test runs. How one ends
 //! is for the tests of `quiet.rs`; here the hours are taken out of the configuration.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, fs};
 
 use hapax_testkit::{Action, Fault, HapaxProcess, Ledger, Phase, Script, SmtpServer, eventually};
 use hapax_tests::{
@@ -17,14 +13,11 @@ use hapax_tests::{
     verdict::Verdict,
 };
 
-/// From an hour ago to two hours from now, in UTC.
-fn around_now() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs();
-    let minute = |offset: u64| {
-        let minute = (seconds / 60 + offset) % (24 * 60);
-        format!("{:02}:{:02}", minute / 60, minute % 60)
-    };
-    format!("{}-{}", minute(23 * 60), minute(2 * 60))
+/// From an hour ago to two hours from now, in UTC, by the database's clock.
+async fn around_now(stage: &Stage) -> String {
+    let sql = "SELECT to_char(at - interval '1 hour', 'HH24:MI-') || to_char(at + interval '2 hours', 'HH24:MI')
+               FROM (SELECT now() AT TIME ZONE 'UTC' AS at) x";
+    stage.text(sql, &[]).await.expect("a time")
 }
 
 fn url(server: &SmtpServer) -> String {
@@ -86,9 +79,10 @@ async fn in_quiet_hours_a_kind_waits_by_the_clock_of_its_recipient_and_costs_not
         .set("templates.directory", templates.path().display())
         // Hours away from where it is quiet.
         .set("tenants.far.time_zone", "Etc/GMT-8");
+    let hours = around_now(&stage).await;
     let quiet = ["note", "letter"].iter().fold(loud.clone(), |settings, kind| {
         settings
-            .set(&format!("kinds.{kind}.quiet_hours"), around_now())
+            .set(&format!("kinds.{kind}.quiet_hours"), &hours)
             .set(&format!("kinds.{kind}.time_zone_from"), "payload.to.zone")
     });
     let (code, said) = quiet.command(["check"]).await;
