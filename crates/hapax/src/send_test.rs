@@ -7,7 +7,7 @@ use std::{io::Read, path::Path, sync::Arc};
 
 use anyhow::Context;
 use hapax_core::{
-    Outcome, Recipient,
+    DeliveryKey, MessageId, Outcome, Recipient,
     clock::{Clock, SystemClock},
     guards::Addressee,
 };
@@ -105,6 +105,8 @@ fn letter(settings: &Settings, route: &Route, options: SendTest, original: Optio
     let time_s = u64::try_from(created_at_us(id) / 1_000_000).unwrap_or(0);
     let signed = dkim::signed(rendered.bytes, time_s, keys)?;
     let key = format!("{id}/1");
+    let delivery = DeliveryKey { message_id: MessageId(id), recipient_no: 1 };
+    let own_sender = route.envelope_sender.as_ref().map(|pattern| pattern.of(delivery));
     let mut fields: Vec<(&str, &str)> = Vec::new();
     fields.extend(route.idempotency.as_ref().map(|found| (found.header.as_str(), key.as_str())));
     fields.extend(original.as_deref().map(|address| (ORIGINAL_TO, address)));
@@ -112,7 +114,7 @@ fn letter(settings: &Settings, route: &Route, options: SendTest, original: Optio
     Ok(Letter {
         message: Message::new(&bytes),
         message_id: rendered.message_id_header,
-        sender: rendered.envelope_sender.address(),
+        sender: own_sender.unwrap_or_else(|| rendered.envelope_sender.address()),
         name: format!("{id}-1"),
     })
 }

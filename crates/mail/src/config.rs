@@ -2,7 +2,7 @@
 //!
 //! Invariant: no formatting of anything in here shows a password or a token.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 use hapax_core::{certainty::Trust, limits::Timeouts};
 
@@ -108,6 +108,8 @@ pub struct SmtpServer {
     pub tls_name: Option<String>,
     /// The name given with EHLO.
     pub hello_name: String,
+    /// The address of this machine that connections come from; whichever the system takes when absent.
+    pub local_address: Option<IpAddr>,
     /// Send credentials even where anybody could read them. Never needed on a loopback address.
     pub insecure_auth: bool,
     /// One timeout per phase.
@@ -128,6 +130,7 @@ impl SmtpServer {
             ca_file: None,
             tls_name: None,
             hello_name: default_hello_name(),
+            local_address: None,
             insecure_auth: false,
             timeouts: Timeouts::default(),
             trust: Trust::default(),

@@ -30,6 +30,7 @@ mod connection;
 mod expiry;
 mod file;
 mod gate;
+mod local;
 mod mailer;
 mod message;
 pub mod moments;

@@ -26,7 +26,7 @@ use crate::{
     channel::{Channel, Lost},
     config::{Error, Security, SmtpServer, Transport, is_hello_name},
     connection::{Connection, Session},
-    file, moments,
+    file, local, moments,
     tls::Tls,
     wire::{Stream, WireStream},
 };
@@ -134,7 +134,7 @@ pub(crate) async fn connect(server: &SmtpServer) -> Result<TcpStream, Outcome> {
     let began = Instant::now();
     let found = timeout(limit, lookup_host((server.host.trim_matches(['[', ']']), server.port))).await;
     let addresses: Vec<_> = match found {
-        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Ok(addresses)) => local::within_reach(addresses.collect(), server.local_address),
         Ok(Err(error)) => return Err(failed(Phase::Resolve, &error)),
         Err(_) => {
             return Err(Outcome::not_sent(Phase::Resolve, Cause::Timeout, "no answer to the name lookup in time"));
@@ -143,7 +143,7 @@ pub(crate) async fn connect(server: &SmtpServer) -> Result<TcpStream, Outcome> {
     let mut outcome = Outcome::not_sent(Phase::Resolve, Cause::Io, "the server's name has no address");
     for (at, address) in addresses.iter().enumerate() {
         let share = limit.saturating_sub(began.elapsed()) / u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
-        outcome = match timeout(share, TcpStream::connect(address)).await {
+        outcome = match timeout(share, local::connect(*address, server.local_address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
             Ok(Err(error)) => failed(Phase::Connect, &error),
             Err(_) => Outcome::not_sent(Phase::Connect, Cause::Timeout, "no connection in time"),

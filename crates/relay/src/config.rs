@@ -8,7 +8,7 @@ use hapax_core::{
     limits::{Limits, Timeouts},
 };
 
-use crate::{freight::FreightConfig, trace::Tracing};
+use crate::{directions::Directions, freight::FreightConfig, quiet::QuietHours, trace::Tracing, verp::EnvelopeSender};
 
 /// Everything a relay process needs to know besides its store and its renderer.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct RelayConfig {
     pub routes: Vec<RouteConfig>,
     /// Policies of kinds.
     pub kinds: BTreeMap<String, KindPolicy>,
+    /// What is said of tenants and senders.
+    pub directions: Directions,
     /// What becomes of doubts where neither message nor kind says.
     pub on_doubt: OnDoubt,
     /// Who may get mail from here, and how old it may be.
@@ -87,6 +89,10 @@ pub struct RouteConfig {
     pub rate: Option<crate::Rate>,
     /// Routes that stand in for it while it rests, the first that works.
     pub fallback: Vec<String>,
+    /// Routes that share what is for this one, itself among them or not, with their parts; none: it goes by this one.
+    pub weights: Vec<(String, u32)>,
+    /// Who its envelopes are from, where that is not the sender of the message.
+    pub envelope_sender: Option<EnvelopeSender>,
     /// Its upstream de-duplicates by a key.
     pub idempotency: Option<Idempotency>,
     /// What its messages are signed with: each key whose domain is the author's, or above it.
@@ -139,4 +145,6 @@ pub struct KindPolicy {
     pub skip_after: Option<Duration>,
     /// One of it that has an ordering key and fails is held instead, so that its key waits.
     pub failed_blocks: bool,
+    /// When it waits.
+    pub quiet: Option<Arc<QuietHours>>,
 }

@@ -17,7 +17,7 @@ use hapax_store::{IntendRequest, Release, Store, Verdict};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::RelayConfig,
+    config::{RelayConfig, RouteConfig},
     ending::{Ending, settle, unfit_ending},
     fatal::Fatal,
     flights::Places,
@@ -26,6 +26,7 @@ use crate::{
     ledger::{Intended, Ledger},
     meters::Meters,
     pauses::{self, Pauses},
+    quiet::{self, Complaints},
     registry::{Hands, Registry},
     route::Route,
     trace, upstream,
@@ -48,6 +49,8 @@ pub(crate) struct Office {
     pub(crate) fatal: Fatal,
     pub(crate) meters: Meters,
     pub(crate) pauses: Pauses,
+    /// What was said of zones that are none.
+    pub(crate) zones: Complaints,
     pub(crate) soft: CancellationToken,
     /// Places between the beginning of an attempt and its durable outcome: `max_in_flight`, over all incarnations.
     pub(crate) flights: Places,
@@ -143,6 +146,12 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, mut j
         settle(office, route, job, Ending::unattempted(Verdict::Expired, None));
         return true;
     }
+    if job.window_ends.is_none()
+        && let Some(rest) = quiet::rest(&office.config, &office.zones, &job.claimed, &job.letter, clock)
+    {
+        quiet::give_back(&office.store, &[(job.claimed.given_back(rest.after), rest.why)]).await;
+        return true;
+    }
     if job.window_ends.is_some_and(|ends| began >= ends) {
         settle(office, route, job, Ending::unattempted(Verdict::DoubtAgain(upstream::closed()), None));
         return true;
@@ -175,7 +184,7 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, mut j
         }
     };
     fault::point("rendered");
-    let envelope = envelope(&parcel, &job);
+    let envelope = envelope(&parcel, &job, &route.config);
     let data = match converse(office, line, &envelope, &mut job).await {
         Conversed::Ready(data) => data,
         Conversed::NotNow => {
@@ -216,9 +225,10 @@ async fn attempt(office: &Arc<Office>, route: &Route, line: &mut Line<'_>, mut j
     true
 }
 
-fn envelope(parcel: &Parcel, job: &Job) -> Envelope {
+fn envelope(parcel: &Parcel, job: &Job, route: &RouteConfig) -> Envelope {
+    let own = route.envelope_sender.as_ref().map(|pattern| pattern.of(job.claimed.key));
     Envelope {
-        sender: parcel.ready.sender.clone(),
+        sender: own.or_else(|| parcel.ready.sender.clone()),
         recipient: parcel.recipient.clone(),
         size: parcel.ready.message.size(),
         eight_bit: parcel.ready.message.needs_8bit(),

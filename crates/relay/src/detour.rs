@@ -46,7 +46,7 @@ impl Ways {
     }
 
     /// Whether the one is a fallback of the other, or of one of those.
-    fn stands_in(&self, route: &Route, other: &str) -> bool {
+    pub(crate) fn stands_in(&self, route: &Route, other: &str) -> bool {
         let fallbacks = &route.config.fallback;
         fallbacks.iter().any(|name| name == other || self.named(name).is_some_and(|next| self.stands_in(next, other)))
     }
@@ -54,7 +54,7 @@ impl Ways {
     /// How a delivery of this route goes now.
     pub(crate) fn way(&self, route: &Arc<Route>, claimed: &Claimed) -> Way {
         if route.config.fallback.is_empty() {
-            return Way::By(route.clone());
+            return route.closed_for().map_or_else(|| Way::By(route.clone()), Way::Wait);
         }
         if claimed.intents > 0 {
             // In doubt there, it can only be told from a second copy there.

@@ -162,6 +162,11 @@ impl Letter {
         self.notification.age + clock.boottime().saturating_sub(self.fetched_at)
     }
 
+    /// Since it was read.
+    pub(crate) fn held_for(&self, clock: &dyn Clock) -> Duration {
+        clock.boottime().saturating_sub(self.fetched_at)
+    }
+
     /// Until it expires, by its own word or its kind's, whichever comes first.
     pub(crate) fn expires_in(&self, clock: &dyn Clock) -> Option<Duration> {
         let passed = clock.boottime().saturating_sub(self.fetched_at);

@@ -15,6 +15,7 @@ mod config;
 mod contents;
 mod courier;
 mod detour;
+mod directions;
 mod ear;
 mod ending;
 mod error;
@@ -36,6 +37,7 @@ mod pace;
 mod pauses;
 mod progress;
 mod pump;
+mod quiet;
 mod reaper;
 mod registry;
 mod route;
@@ -43,11 +45,13 @@ mod told;
 mod trace;
 mod upstream;
 mod verdict;
+mod verp;
 
 use std::{sync::Arc, time::Duration};
 
 pub use canary::CANARY_KIND;
 pub use config::{HardBounces, Idempotency, KindPolicy, RecipientLog, RelayConfig, RouteConfig};
+pub use directions::{Directions, Tenant};
 pub use error::Error;
 pub use flights::Flights;
 pub use freight::FreightConfig;
@@ -65,6 +69,7 @@ pub use memory::{Memory, Tally};
 pub use meters::Meters;
 pub use pace::Rate;
 pub use progress::{Phase, Progress, Stall};
+pub use quiet::{QuietHours, Window, Zone};
 pub use reaper::Watch;
 use tokio::{
     sync::{Semaphore, watch},
@@ -72,6 +77,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use trace::{Attempt, Observer, TraceParent, Tracing, hex};
+pub use verp::EnvelopeSender;
 
 use crate::{
     courier::Office,
@@ -213,6 +219,7 @@ pub async fn run_with(
         fatal: fatal.clone(),
         meters: meters.clone(),
         pauses: Pauses::default(),
+        zones: quiet::Complaints::default(),
         soft: shutdown.soft.clone(),
         flights: past.flights.all(config.limits.max_in_flight),
     });

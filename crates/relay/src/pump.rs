@@ -25,6 +25,7 @@ use crate::{
     lanes::{Cursors, lanes_of, order},
     pauses,
     progress::{Progress, Pulse},
+    quiet::{self, Rest},
     route::Route,
     trace, upstream,
 };
@@ -56,6 +57,8 @@ enum Fate {
     Stop(Verdict),
     /// Its route rests, and no other may take it: not before so long.
     Wait(Duration),
+    /// It is quiet where it goes.
+    Quiet(Rest),
     /// This relay has no such route.
     NoRoute(String),
 }
@@ -111,7 +114,8 @@ impl Pump {
         let (clock, pauses) = (self.office.clock.as_ref(), &self.office.pauses);
         pauses.refresh(&self.office.store, clock).await?;
         self.pulse.beat();
-        let is_open = |route: &Route| room.min(self.routes.room(route)) > 0 && !pauses.is_paused(&route.config.name);
+        let goes = |route: &Arc<Route>| !pauses.is_paused(&route.config.name) || self.has_guests(route);
+        let is_open = |route: &Arc<Route>| room.min(self.room(route)) > 0 && goes(route);
         let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| is_open(route));
         let lanes = lanes_of(open.iter().map(|(_, group)| *group));
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
@@ -160,7 +164,7 @@ impl Pump {
         }
         cursors.round = cursors.round.wrapping_add(1);
         let free = self.permits.available_permits();
-        let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| self.routes.room(route)).collect();
+        let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| self.room(route)).collect();
         let wanted = self.wanted(cursors, free, due);
         if free == 0 || rooms.iter().all(|room| *room == 0) || self.office.soft.is_cancelled() {
             return Ok(0);
@@ -230,7 +234,7 @@ impl Pump {
                 return Err(error);
             }
         };
-        let (mut elsewhere, mut suspects) = (Vec::new(), Vec::new());
+        let (mut elsewhere, mut quiet, mut suspects) = (Vec::new(), Vec::new(), Vec::new());
         for claimed in claimed {
             self.pulse.beat();
             let lane_route = self.route_of_lane(claimed.lane);
@@ -251,6 +255,10 @@ impl Pump {
                     elsewhere.push((claimed, None, pause));
                     continue;
                 }
+                Fate::Quiet(rest) => {
+                    quiet.push((claimed.given_back(rest.after), rest.why));
+                    continue;
+                }
                 Fate::NoRoute(reason) => {
                     self.settle_unsent(lane_route, &claimed, Verdict::Held(reason)).await;
                     continue;
@@ -269,13 +277,15 @@ impl Pump {
                 // Its route is busy and this lane is not the route's own: into the right one, where it waits.
                 (None, _) => {
                     let lane = route.groups[0] * 4 + letter.priority().lane_offset();
-                    let own = Arc::ptr_eq(&route, self.route_of_lane(claimed.lane)) || self.is_detour(&route, &letter);
+                    let is_detour = self.is_detour(&route, &letter, &claimed);
+                    let own = is_detour || Arc::ptr_eq(&route, self.route_of_lane(claimed.lane));
                     elsewhere.push((claimed, Some(lane).filter(|_| !own), Duration::ZERO));
                 }
             }
         }
         self.pulse.beat();
         self.release(elsewhere.iter().map(|(claimed, lane, pause)| (claimed, *lane, *pause)).collect()).await;
+        quiet::give_back(&self.office.store, &quiet).await;
         self.try_suspects(suspects).await;
         Ok(())
     }
@@ -289,8 +299,14 @@ impl Pump {
         if config.guards.is_too_old(claimed.due_for) {
             return Fate::Stop(Verdict::Held(too_old(claimed, config.guards.max_age.unwrap_or_default())));
         }
+        let clock = self.office.clock.as_ref();
+        let quiet = quiet::rest(config, &self.office.zones, claimed, letter, clock);
         if let Some(bound) = claimed.bound {
             return match upstream::way_of(config, claimed.pinned_route.as_deref(), bound, asked) {
+                // It may wait for as long as there is as much time left after it: its window comes first.
+                Ok((_, ends)) if let Some(rest) = quiet.filter(|rest| clock.boottime() + 2 * rest.after < ends) => {
+                    Fate::Quiet(rest)
+                }
                 Ok((name, ends)) => match self.routes.named(name) {
                     Some(route) => Fate::Send { route: route.clone(), window_ends: Some(ends) },
                     None => Fate::NoRoute(format!("route {name:?} is not at work on this relay")),
@@ -298,7 +314,10 @@ impl Pump {
                 Err(reason) => Fate::Stop(Verdict::DoubtAgain(reason)),
             };
         }
-        match self.route_of(letter) {
+        if let Some(rest) = quiet {
+            return Fate::Quiet(rest);
+        }
+        match self.route_of(letter, claimed) {
             Ok(route) => match self.routes.way(&route, claimed) {
                 Way::By(route) => Fate::Send { route, window_ends: None },
                 Way::Wait(pause) => Fate::Wait(pause),
@@ -368,17 +387,18 @@ impl Pump {
         drop(alone);
     }
 
-    /// The route of a message: its own word, its kind's, or the default.
-    fn route_of(&self, letter: &Letter) -> Result<Arc<Route>, String> {
-        let Some(name) = letter.notification.route.as_ref().or(letter.policy.route.as_ref()) else {
-            return Ok(self.routes.0[self.default_route].clone());
+    /// The route of a delivery, or of those that share what is for that route its one.
+    fn route_of(&self, letter: &Letter, claimed: &Claimed) -> Result<Arc<Route>, String> {
+        let route = match self.office.config.directions.route_of(&letter.notification, &letter.policy) {
+            None => &self.routes.0[self.default_route],
+            Some(name) => self.routes.named(name).ok_or_else(|| name.to_owned())?,
         };
-        self.routes.named(name).cloned().ok_or_else(|| name.clone())
+        Ok(self.routes.share(route, claimed))
     }
 
-    /// Whether this is not the message's own route.
-    fn is_detour(&self, route: &Arc<Route>, letter: &Letter) -> bool {
-        self.route_of(letter).is_ok_and(|own| !Arc::ptr_eq(&own, route))
+    /// Whether this is not the delivery's own route.
+    fn is_detour(&self, route: &Arc<Route>, letter: &Letter, claimed: &Claimed) -> bool {
+        self.route_of(letter, claimed).is_ok_and(|own| !Arc::ptr_eq(&own, route))
     }
 
     fn permit(&self, route: &Route) -> Option<Permit> {

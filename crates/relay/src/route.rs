@@ -428,6 +428,8 @@ mod tests {
             connection_age_max: Duration::from_secs(300),
             rate: None,
             fallback: Vec::new(),
+            weights: Vec::new(),
+            envelope_sender: None,
             idempotency: None,
             dkim: Vec::new(),
             traceparent_header: false,

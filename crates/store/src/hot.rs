@@ -456,6 +456,20 @@ impl Store {
     /// # Errors
     /// Any; what was not given back becomes pending when its lease expires.
     pub async fn release(&self, batch: &[Release]) -> Result<usize, Error> {
+        self.release_rows(batch, &vec![None; batch.len()]).await
+    }
+
+    /// As [`Store::release`], each with why it waits, for people: their `reason` until something else is to be said.
+    ///
+    /// # Errors
+    /// Its own.
+    pub async fn release_saying(&self, batch: &[(Release, String)]) -> Result<usize, Error> {
+        let (batch, notes): (Vec<Release>, Vec<_>) =
+            batch.iter().map(|(one, note)| (*one, Some(note.as_str()))).unzip();
+        self.release_rows(&batch, &notes).await
+    }
+
+    async fn release_rows(&self, batch: &[Release], notes: &[Option<&str>]) -> Result<usize, Error> {
         let ids: Vec<uuid::Uuid> = batch.iter().map(|release| release.key.message_id.0).collect();
         let numbers: Vec<i16> = batch.iter().map(|release| release.key.recipient_no).collect();
         let leases: Vec<uuid::Uuid> = batch.iter().map(|release| release.lease.0).collect();
@@ -473,6 +487,7 @@ impl Store {
                     (&leases, Type::UUID_ARRAY),
                     (&after, Type::FLOAT8_ARRAY),
                     (&lanes, Type::INT2_ARRAY),
+                    (&notes, Type::TEXT_ARRAY),
                 ],
             )
             .await?;

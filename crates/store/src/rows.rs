@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio_postgres::{Row, types::FromSql};
 use uuid::Uuid;
 
-use crate::error::Error;
+use crate::{error::Error, hot::Release};
 
 /// A delivery this relay has leased.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,20 @@ pub struct Claimed {
     pub due_for: Duration,
     /// It is being sent again with the same key: only to this upstream, inside its window.
     pub bound: Option<Bound>,
+}
+
+impl Claimed {
+    /// When it was claimed, by the database's clock.
+    #[must_use]
+    pub fn at(&self) -> SystemTime {
+        self.cursor.due_at + self.due_for
+    }
+
+    /// Given back, due no earlier than so long from then.
+    #[must_use]
+    pub fn given_back(&self, after: Duration) -> Release {
+        Release { key: self.key, lease: self.lease, after, lane: None }
+    }
 }
 
 /// What a delivery that is sent again with the same key is bound to, besides its route.

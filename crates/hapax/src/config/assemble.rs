@@ -15,15 +15,15 @@ use hapax_relay::{AfterFailover, KindPolicy, RecipientLog};
 use hapax_render::UnsubscribeKey;
 
 use super::{
-    attachments, canary, dkim, guards, on_block,
+    attachments, canary, dkim, guards, on_block, quiet,
     reader::{Reader, Section},
     routes::{self, Shared},
     secrets,
     settings::{Database, Format, Http, Level, Log, Relay, Route, Settings, host},
-    suppression, telemetry,
+    suppression, telemetry, tenants,
 };
 
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 16] = [
     "database",
     "relay",
     "retry",
@@ -34,6 +34,8 @@ const SECTIONS: [&str; 14] = [
     "dkim",
     "routes",
     "kinds",
+    "tenants",
+    "senders",
     "canary",
     "log",
     "http",
@@ -75,6 +77,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let keys = dkim::read(reader, &mut root, credentials);
     let routes = routes(reader, &mut root, &Shared { timeouts: &relay.timeouts, keys: &keys, credentials });
     let kinds = kinds(reader, &mut root, &routes);
+    let directions = tenants::read(reader, &mut root, &routes);
     let canary = canary::read(reader, &mut root, &routes, &guards);
     let log = log(reader, &mut root);
     let http = http(reader, &mut root);
@@ -92,6 +95,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
         unsubscribe_key,
         routes,
         kinds,
+        directions,
         guards,
         hard_bounces,
         canary,
@@ -272,9 +276,18 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
         let ignores_suppression = section.switch("ignores_suppression", false);
         let route = known_route(&mut section, routes);
         let (skip_after, failed_blocks) = (on_block::read(&mut section), section.switch("failed_blocks", false));
+        let quiet = quiet::read(&mut section, expires_after);
         section.finish();
-        let policy =
-            KindPolicy { priority, on_doubt, route, expires_after, ignores_suppression, skip_after, failed_blocks };
+        let policy = KindPolicy {
+            priority,
+            on_doubt,
+            route,
+            expires_after,
+            ignores_suppression,
+            skip_after,
+            failed_blocks,
+            quiet,
+        };
         kinds.insert(name, policy);
     }
     kinds

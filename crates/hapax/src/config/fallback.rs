@@ -1,14 +1,19 @@
 //! `fallback` of routes: each names routes there are, each once, and no way leads back to where it began.
 
+use std::collections::BTreeSet;
+
+use hapax_mail::Transport;
+
 use super::{
     nearest::nearest,
     origin::Problem,
     reader::{Given, Reader},
-    settings::Route,
+    settings::{Route, Way},
 };
 
 /// Reports what cannot work.
 pub(super) fn check(reader: &mut Reader, routes: &[Route]) {
+    let mut circles = BTreeSet::new();
     for route in routes {
         for (at, given) in route.fallback.iter().enumerate() {
             let found = routes.iter().find(|other| other.name == given.text);
@@ -21,10 +26,17 @@ pub(super) fn check(reader: &mut Reader, routes: &[Route]) {
                 Some(_) if earlier => ("is named twice".to_owned(), "name each route once".to_owned()),
                 Some(other) => match way_back(other, &route.name, routes, &mut vec![route.name.as_str()]) {
                     Some(way) => {
+                        // Told of the first of those in it.
+                        if !circles.insert(way.iter().copied().collect::<BTreeSet<_>>()) {
+                            continue;
+                        }
                         let message = format!("leads in a circle: {} -> {}", route.name, way.join(" -> "));
                         (message, "leave one of them out: a route may not stand in for itself".to_owned())
                     }
-                    None => continue,
+                    None => {
+                        warn(reader, route, other);
+                        continue;
+                    }
                 },
             };
             refuse(reader, &route.name, given, message, hint);
@@ -32,7 +44,33 @@ pub(super) fn check(reader: &mut Reader, routes: &[Route]) {
     }
 }
 
-fn no_such(name: &str, routes: &[Route]) -> String {
+/// What stands in for a route and is of no use when it has to.
+fn warn(reader: &mut Reader, route: &Route, other: &Route) {
+    let (own, host) = (host(&route.way), host(&other.way));
+    let message = match (&other.way, own, host) {
+        (_, None, _) => return,
+        (Way::Capture(_), ..) => "captures mail, and does not deliver it: what goes there counts as sent",
+        (_, _, None) => "writes mail into a directory, and does not deliver it: what goes there counts as sent",
+        (_, Some(own), Some(host)) if own.eq_ignore_ascii_case(host) => {
+            "leads to the same host: when that cannot be reached, neither can"
+        }
+        _ => return,
+    };
+    let problem = Problem::new(format!("routes.{}.fallback", route.name), format!("{}: {message}", other.name));
+    reader.warnings.push(problem.hint("name a route to another server, or leave it out"));
+}
+
+fn host(way: &Way) -> Option<&str> {
+    match way {
+        Way::Transport(transport) => match &**transport {
+            Transport::Smtp(server) => Some(&server.host),
+            Transport::File { .. } => None,
+        },
+        Way::Capture(_) => None,
+    }
+}
+
+pub(super) fn no_such(name: &str, routes: &[Route]) -> String {
     let known: Vec<&str> = routes.iter().map(|route| route.name.as_str()).collect();
     match nearest(name, known.iter().copied()) {
         Some(near) => format!("did you mean {near}?"),

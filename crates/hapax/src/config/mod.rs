@@ -9,6 +9,7 @@ mod attachments;
 mod canary;
 mod dkim;
 pub(crate) mod duration;
+mod envelope;
 mod fallback;
 mod guards;
 mod layers;
@@ -16,6 +17,7 @@ mod mask;
 mod nearest;
 mod on_block;
 mod origin;
+mod quiet;
 mod rate;
 mod reader;
 mod relations;
@@ -26,8 +28,10 @@ mod settings;
 mod strays;
 mod suppression;
 mod telemetry;
+mod tenants;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::path::{Path, PathBuf};
 
@@ -68,6 +72,7 @@ pub(crate) fn load(inputs: &Inputs) -> Loaded {
     let settings = assemble::assemble(&mut reader, layers.root, credentials);
     relations::check(&mut reader, &settings);
     fallback::check(&mut reader, &settings.routes);
+    weights::check(&mut reader, &settings.routes);
     strays::check(&mut reader, inputs);
     if unreadable {
         // What is "missing" may well stand in the file that could not be read.
@@ -110,6 +115,8 @@ impl Loaded {
             "dkim",
             "routes",
             "kinds",
+            "tenants",
+            "senders",
             "canary",
             "http",
             "telemetry",

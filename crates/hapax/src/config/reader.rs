@@ -36,10 +36,15 @@ pub(crate) struct Reader {
 pub(crate) struct Given {
     pub(crate) text: String,
     pub(crate) origin: Origin,
-    quoted: bool,
+    /// A text, not a number.
+    pub(super) quoted: bool,
 }
 
 impl Given {
+    fn unquoted(text: String, origin: &Origin) -> Self {
+        Self { text, origin: origin.clone(), quoted: false }
+    }
+
     /// As it stands in TOML, passwords masked.
     pub(crate) fn shown(&self) -> String {
         let masked = mask(&self.text);
@@ -206,6 +211,28 @@ impl Section<'_> {
         let shown: Vec<String> = entries.iter().map(Given::shown).collect();
         self.reader.shown.push(Shown { path, value: Some(format!("[{}]", shown.join(", "))), origin });
         Some(entries)
+    }
+
+    /// A table of numbers, by name, in the order of the names; empty when it was not given, or is none.
+    pub(crate) fn parts(&mut self, key: &'static str) -> Vec<(String, Given)> {
+        self.note(key, Shape::Parts);
+        let path = self.path(key);
+        let Some(value) = self.table.remove(key) else {
+            self.show(key, None, None);
+            return Vec::new();
+        };
+        let origin = origin_below(&value, &path);
+        let ValueKind::Table(table) = &value.kind else {
+            let problem = Problem::new(path, "is not a table of numbers").of(show(&value), origin);
+            self.reader.problems.push(problem.hint(format!("write {key} = {{ one = 9, other = 1 }}")));
+            return Vec::new();
+        };
+        let of = |value: &Value| given(value, origin.clone()).unwrap_or_else(|| Given::unquoted(show(value), &origin));
+        let mut parts: Vec<(String, Given)> = table.iter().map(|(name, value)| (name.clone(), of(value))).collect();
+        parts.sort_by(|a, b| a.0.cmp(&b.0));
+        let shown: Vec<String> = parts.iter().map(|(name, given)| format!("{name} = {}", given.text)).collect();
+        self.reader.shown.push(Shown { path, value: Some(format!("{{ {} }}", shown.join(", "))), origin });
+        parts
     }
 
     /// Whether something is wrong with a key already.

@@ -1,7 +1,7 @@
 //! `[routes.NAME]`: a URL, its options and its secrets, made into a transport and checked as far as the network is not
 //! needed.
 
-use std::{ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
 
 use config::{Map, Value};
 use hapax_core::{Recipient, certainty::Trust, clock::SystemClock, limits::Timeouts};
@@ -9,12 +9,13 @@ use hapax_mail::{Credentials, Mailer, ParsedUrl, Security, SmtpServer, Transport
 use hapax_relay::Idempotency;
 
 use super::{
-    dkim,
+    dkim, envelope,
     origin::Problem,
     rate,
     reader::{Given, Reader, Section},
     secrets::{self, Names, Secret},
     settings::{Route, Way},
+    weights,
 };
 
 const STARTTLS: [(&str, Security); 3] =
@@ -31,6 +32,7 @@ struct Options {
     token: Option<Secret>,
     ca_file: Option<std::path::PathBuf>,
     hello_name: Option<String>,
+    local_address: Option<IpAddr>,
     tls_name: Option<String>,
     trust_4xx_after_data: bool,
 }
@@ -67,6 +69,8 @@ pub(super) fn read(
     let traceparent_header = section.switch("traceparent_header", false);
     let rate = rate::read(&mut section);
     let fallback = section.list("fallback").unwrap_or_default();
+    let weights = weights::read(&mut section);
+    let envelope_sender = envelope::sender(&mut section);
     let way = url.and_then(|url| way(&mut section, &url, options, shared.timeouts));
     section.finish();
     Some(Route {
@@ -78,6 +82,8 @@ pub(super) fn read(
         connection_age_max,
         rate,
         fallback,
+        weights,
+        envelope_sender,
         idempotency,
         dkim,
         traceparent_header,
@@ -160,6 +166,7 @@ fn options(section: &mut Section<'_>, name: &str, credentials: Option<&Path>) ->
         token,
         ca_file,
         hello_name: section.text("hello_name", None),
+        local_address: envelope::local_address(section),
         tls_name: section.text("tls_name", None),
         trust_4xx_after_data: section.switch("trust_4xx_after_data", true),
     }
@@ -223,6 +230,7 @@ fn apply(
     }
     server.ca_file = options.ca_file.or(server.ca_file);
     server.tls_name = options.tls_name.or(server.tls_name);
+    server.local_address = options.local_address;
     server.hello_name = options.hello_name.unwrap_or(server.hello_name);
     server
 }

@@ -9,11 +9,11 @@ use serde_json::{Map, Value, json};
 
 use super::{Inputs, load};
 
-/// What stands for any name below `routes`, `kinds` and `dkim`.
+/// What stands for any name below the sections of [`NAMED`].
 const ANY: &str = "any";
 
 /// The sections whose keys are names.
-const NAMED: [&str; 3] = ["routes", "kinds", "dkim"];
+const NAMED: [&str; 5] = ["routes", "kinds", "tenants", "senders", "dkim"];
 
 /// The sample configuration.
 pub(crate) const EXAMPLE: &str = include_str!("../../../../deploy/hapax.toml");
@@ -39,6 +39,8 @@ pub(crate) enum Shape {
     Words(Vec<&'static str>),
     /// A list of texts, or one text with commas.
     List,
+    /// Numbers by name.
+    Parts,
     /// Read from the environment, or from files.
     Secret,
 }
@@ -71,7 +73,7 @@ pub(crate) fn schema() -> Value {
         let (section, named) = (path.split('.').next().unwrap_or(path), path.contains('.'));
         let mut table = json!({ "type": "object", "additionalProperties": false, "properties": keys });
         if named {
-            let names = if section == "kinds" { "^.+$" } else { "^[a-z0-9_-]{1,63}$" };
+            let names = if ["kinds", "tenants", "senders"].contains(&section) { "^.+$" } else { "^[a-z0-9_-]{1,63}$" };
             describe(&mut table, texts.get(path));
             table = json!({ "type": "object", "additionalProperties": false, "patternProperties": { names: table } });
         } else {
@@ -121,6 +123,10 @@ fn property(shape: &Shape) -> Value {
         }),
         Shape::Switch => json!({ "type": "boolean" }),
         Shape::Words(words) => json!({ "enum": words }),
+        Shape::Parts => json!({
+            "type": "object",
+            "additionalProperties": { "type": "integer", "minimum": 0, "maximum": super::weights::MOST },
+        }),
         Shape::List => json!({ "anyOf": [{ "type": "array", "items": { "type": "string" } }, { "type": "string" }] }),
     }
 }

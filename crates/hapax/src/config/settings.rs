@@ -9,7 +9,8 @@ use hapax_core::{
 };
 use hapax_mail::Transport;
 use hapax_relay::{
-    AfterFailover, Canary, FreightConfig, HardBounces, Idempotency, KindPolicy, Rate, RecipientLog, RelayConfig,
+    AfterFailover, Canary, Directions, EnvelopeSender, FreightConfig, HardBounces, Idempotency, KindPolicy, Rate,
+    RecipientLog, RelayConfig,
 };
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
@@ -26,6 +27,7 @@ pub(crate) struct Settings {
     pub(crate) unsubscribe_key: Option<UnsubscribeKey>,
     pub(crate) routes: Vec<Route>,
     pub(crate) kinds: BTreeMap<String, KindPolicy>,
+    pub(crate) directions: Directions,
     pub(crate) guards: Guards,
     pub(crate) canary: Option<Arc<Canary>>,
     pub(crate) hard_bounces: Option<HardBounces>,
@@ -93,6 +95,9 @@ pub(crate) struct Route {
     pub(crate) rate: Option<Rate>,
     /// Routes that stand in for it.
     pub(crate) fallback: Vec<Given>,
+    /// Routes that share what is for it, with their parts.
+    pub(crate) weights: Vec<(Given, u32)>,
+    pub(crate) envelope_sender: Option<EnvelopeSender>,
     pub(crate) idempotency: Option<Idempotency>,
     /// Of these, those sign that fit the author's domain.
     pub(crate) dkim: Vec<Arc<Key>>,
@@ -167,6 +172,8 @@ impl Settings {
             connection_age_max: route.connection_age_max,
             rate: route.rate,
             fallback: route.fallback.iter().map(|given| given.text.clone()).collect(),
+            weights: route.weights.iter().map(|(given, part)| (given.text.clone(), *part)).collect(),
+            envelope_sender: route.envelope_sender.clone(),
             idempotency: route.idempotency.clone(),
             dkim: route.dkim.clone(),
             traceparent_header: route.traceparent_header,
@@ -180,6 +187,7 @@ impl Settings {
             retry: self.retry,
             routes: routes.collect(),
             kinds: self.kinds.clone(),
+            directions: self.directions.clone(),
             on_doubt: self.relay.on_doubt,
             guards: self.guards.clone(),
             wake_up: self.relay.wake_up,

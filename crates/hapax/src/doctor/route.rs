@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hapax_core::{Outcome, Phase, Recipient, outcome::Cause};
+use hapax_core::{DeliveryKey, MessageId, Outcome, Phase, Recipient, outcome::Cause};
 use hapax_mail::{
     Security, SmtpServer, Transport,
     probe::{Encryption, Extensions, Probed, harmless, probe},
@@ -27,7 +27,10 @@ pub(super) async fn examine(route: &Route, settings: &Settings, options: &Doctor
     let mut server = server.clone();
     server.timeouts.connect = server.timeouts.connect.min(options.timeout);
     server.timeouts.command = server.timeouts.command.min(options.timeout);
-    let sender = Recipient::parse(&route.from).ok();
+    // As the first recipient of a message would have it.
+    let delivery = DeliveryKey { message_id: MessageId(uuid::Uuid::nil()), recipient_no: 1 };
+    let own = route.envelope_sender.as_ref().map(|pattern| pattern.of(delivery));
+    let sender = Recipient::parse(own.as_ref().unwrap_or(&route.from)).ok();
     let probed = match Box::pin(probe(&server, sender.as_ref())).await {
         Ok(probed) => probed,
         Err(error) => {

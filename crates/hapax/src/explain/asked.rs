@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::{failure::Refusal, target::Target};
+use crate::{config::Route, failure::Refusal, target::Target};
 
 /// What was asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,13 @@ pub(crate) fn read(typed: &str) -> Result<Asked, Refusal> {
         Some(id) => Asked::OwnHeader { id, text: text.to_owned() },
         None => Asked::Text(text.to_owned()),
     })
+}
+
+/// The delivery whose envelopes came from this address, where a route makes one for each.
+pub(crate) fn sender(typed: &str, routes: &[Route]) -> Option<Asked> {
+    let patterns = routes.iter().filter_map(|route| route.envelope_sender.as_ref());
+    let (message, recipient_no) = patterns.filter_map(|pattern| pattern.delivery_of(typed)).next()?;
+    Some(Asked::Id { id: message.0, recipient_no: recipient_no.map(i32::from) })
 }
 
 #[cfg(test)]

@@ -38,7 +38,10 @@ const PAIRS_MAX: i32 = 200;
 /// # Errors
 /// Usage, configuration, an unreachable database, nothing found.
 pub(crate) async fn run(loaded: Loaded, options: Explain) -> anyhow::Result<Exit> {
-    let asked = asked::read(&options.what)?;
+    let asked = match asked::sender(&options.what, &loaded.settings.routes) {
+        Some(asked) => asked,
+        None => asked::read(&options.what)?,
+    };
     let is_text = matches!(asked, Asked::Text(_));
     let (console, database) = console(loaded, "hapax explain").await?;
     let explain = |error| connect::explain(&error, &database);

@@ -4,7 +4,7 @@
 //! without an answer is a copy that may have arrived, whatever the state says.
 
 use hapax_core::State;
-use hapax_store::inspect::{Attempt, Decision, OpenDoubt};
+use hapax_store::inspect::{Attempt, Decision, Delivery, OpenDoubt};
 
 use super::story::{
     Story, at, at_or_unknown, because, by_log, capital, counted, list, millis, number, quoted, server, state_words,
@@ -59,6 +59,11 @@ pub(crate) fn copies(story: &Story) -> (usize, usize) {
 
 fn reason(story: &Story) -> String {
     story.delivery.reason.as_deref().map(|reason| format!(": {}", reason.trim_end_matches('.'))).unwrap_or_default()
+}
+
+/// What a relay says of it, if it begins so.
+fn reason_of<'a>(delivery: &'a Delivery, begins: &str) -> Option<&'a str> {
+    delivery.reason.as_deref().filter(|reason| reason.starts_with(begins))
 }
 
 fn accepted_by(attempt: &Attempt) -> String {
@@ -361,8 +366,11 @@ fn waits(story: &Story) -> String {
         let state = state_words(around.waits_for_state.as_deref());
         return format!("Waits behind its ordering key, whose head {head} {state}{others}. hapax explain {head}");
     }
-    if let Some(why) = delivery.reason.as_ref().filter(|reason| reason.starts_with("paused (")) {
+    if let Some(why) = reason_of(delivery, "paused (") {
         return format!("Waits: it is {why}. It goes on after `hapax resume`.");
+    }
+    if let (Some(why), Some(true)) = (reason_of(delivery, "quiet hours"), delivery.due_later) {
+        return format!("Waits: {why}.");
     }
     let next = match (&delivery.due_at, delivery.due_later) {
         (Some(due), Some(true)) => format!("next try at {}", at(due)),

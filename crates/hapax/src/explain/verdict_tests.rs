@@ -291,6 +291,14 @@ fn waiting_names_what_is_waited_for() {
         verdict(&story(later, vec![], vec![])),
         "Waits for its time: the application wants it sent not before 2026-11-26 11:00:00 UTC."
     );
+    let quiet = |due_later| Delivery {
+        reason: Some("quiet hours of its kind: not before 2026-11-26 11:00:00Z".into()),
+        due_later: Some(due_later),
+        ..pending.clone()
+    };
+    let told = |delivery| verdict(&story(delivery, vec![], vec![]));
+    assert_eq!(told(quiet(true)), "Waits: quiet hours of its kind: not before 2026-11-26 11:00:00Z.");
+    assert!(told(quiet(false)).starts_with("Waits for a relay: due since"), "they are over");
     let ordered = Circumstances {
         waits_for: Some(ID),
         waits_for_no: Some(2),

@@ -36,8 +36,8 @@ async fn the_release_finds_its_rows_by_key() {
     let stage = long_queue().await;
     let array = |of: &str, kind: &str| format!("array_fill({of}::{kind}, ARRAY[128])");
     let (ids, ones, floats) = (array("gen_random_uuid()", "uuid"), array("1", "int2"), array("1", "float8"));
-    let arguments = format!("GUARD, {ids}, {ones}, {ids}, {floats}, {ones}");
-    let types = "uuid, text, uuid[], int2[], uuid[], float8[], int2[]";
+    let arguments = format!("GUARD, {ids}, {ones}, {ids}, {floats}, {ones}, {}", array("NULL", "text"));
+    let types = "uuid, text, uuid[], int2[], uuid[], float8[], int2[], text[]";
     for mode in ["force_generic_plan", "force_custom_plan"] {
         let plan = plan(&stage, include_str!("../../queries/release.sql"), types, &arguments, mode).await;
         assert!(!plan.contains("Seq Scan on queue"), "{mode}:\n{plan}");

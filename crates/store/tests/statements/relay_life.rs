@@ -111,6 +111,27 @@ async fn a_route_that_two_relays_register_at_once_has_one_group_for_both() {
 }
 
 #[tokio::test]
+async fn what_is_given_back_says_why_it_waits_and_never_in_place_of_what_others_said() {
+    let stage = Stage::set().await;
+    let keys = stage.enqueue(3).await;
+    let of = "UPDATE outbox.queue SET note = CASE recipient_no WHEN 1 THEN 'failover: may have been sent' END WHERE message_id";
+    stage.run(&format!("{of} = '{}'", keys[1].message_id)).await;
+    let notes = async || {
+        let sql = "SELECT string_agg(coalesce(note, '-'), ', ' ORDER BY message_id) FROM outbox.queue";
+        stage.text(sql).await
+    };
+    for words in ["quiet hours: not before 7", "quiet hours: not before 8"] {
+        let claimed = stage.store.claim(LANE, Cursor::START, 10, LEASE).await.expect("claims").1;
+        let saying = claimed.iter().filter(|claimed| claimed.key != keys[2]);
+        let saying: Vec<_> = saying.map(|one| (one.given_back(Duration::ZERO), words.to_owned())).collect();
+        assert_eq!(stage.store.release_saying(&saying).await.expect("releases"), 2);
+        let silent: Vec<_> = claimed.iter().map(|claimed| claimed.given_back(Duration::ZERO)).collect();
+        assert_eq!(stage.store.release(&silent).await.expect("releases"), 1, "the others are given back already");
+        assert_eq!(notes().await, format!("{words}, failover: may have been sent, -"));
+    }
+}
+
+#[tokio::test]
 async fn kinds_and_routes_decide_the_lane() {
     let stage = Stage::set().await;
     let groups = stage.store.register_routes(&[("slow".to_owned(), None)]).await.expect("registers");

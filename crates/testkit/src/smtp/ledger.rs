@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,6 +43,8 @@ pub enum Ended {
 pub struct Connection {
     /// From 1.
     pub number: usize,
+    /// Where it came from.
+    pub client: Option<SocketAddr>,
     /// Whether TLS is on by now.
     pub tls: bool,
     /// The name in the last EHLO.

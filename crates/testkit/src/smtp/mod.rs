@@ -240,8 +240,8 @@ async fn accept(listener: StdListener, shared: Arc<Shared>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                if let Ok((stream, _)) = accepted {
-                    sessions.spawn(run(stream, Arc::clone(&shared)));
+                if let Ok((stream, client)) = accepted {
+                    sessions.spawn(run(stream, client, Arc::clone(&shared)));
                 }
             }
             Some(_) = sessions.join_next() => {}
@@ -249,11 +249,11 @@ async fn accept(listener: StdListener, shared: Arc<Shared>) {
     }
 }
 
-async fn run(stream: TcpStream, shared: Arc<Shared>) {
+async fn run(stream: TcpStream, client: SocketAddr, shared: Arc<Shared>) {
     let number = {
         let mut ledger = shared.ledger();
         let number = ledger.connections.len() + 1;
-        ledger.connections.push(Connection { number, ..Connection::default() });
+        ledger.connections.push(Connection { number, client: Some(client), ..Connection::default() });
         number
     };
     let guard = Open::new(Arc::clone(&shared), number);
