@@ -63,8 +63,8 @@ pub const MIGRATIONS: &[Migration] = embedded![
     29 "0029_pause.sql",
     30 "0030_suppression.sql",
     31 "0031_route_states.sql",
-    35 "0035_on_block.sql",
-    36 "0036_pause_address.sql",
+    32 "0032_on_block.sql",
+    33 "0033_pause_address.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -22,7 +22,7 @@ mod pump;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -86,7 +86,7 @@ impl ChaosProxy {
             port: hapax_sandbox::ReservedPort::reserve().expect("a port is free"),
             background: Background::start("chaos-proxy"),
         };
-        proxy.listen();
+        proxy.listen().expect("the reserved port can be bound");
         proxy
     }
 
@@ -131,7 +131,14 @@ impl ChaosProxy {
             }
             (Some(task), false) => *lock(&self.accepting) = Some(task),
             (None, true) => {}
-            (None, false) => self.listen(),
+            (None, false) => {
+                // While the port was closed, an outgoing connection of this machine may have been given it as its own.
+                let until = Instant::now() + WAIT_TIMEOUT;
+                while let Err(taken) = self.listen() {
+                    assert!(Instant::now() < until, "the reserved port cannot be bound again: {taken}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
         }
     }
 
@@ -185,12 +192,13 @@ impl ChaosProxy {
         assert!(reached.is_some(), "the proxy did not come to that: {:?}", self.counters());
     }
 
-    fn listen(&self) {
+    fn listen(&self) -> std::io::Result<()> {
         // Bound here and not in the task, so that a client may connect as soon as we return.
-        let listener = StdListener::bind(self.address()).expect("the reserved port can be bound");
+        let listener = StdListener::bind(self.address())?;
         listener.set_nonblocking(true).expect("a socket can be made nonblocking");
         let task = self.background.handle().spawn(accept(listener, Arc::clone(&self.shared)));
         *lock(&self.accepting) = Some(task);
+        Ok(())
     }
 }
 
