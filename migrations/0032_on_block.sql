@@ -146,7 +146,9 @@ BEGIN
            -- A repeated "unknown", or the reply that came after one: this attempt has been counted before.
            q.parked IS NOT DISTINCT FROM 'doubt' AND q.doubt_by IS NOT DISTINCT FROM 'relay' AS counted,
            CASE WHEN q.accepted_late IS NOT NULL THEN 'sent'
-                WHEN i.verdict = 'failed' AND q.order_key IS NOT NULL AND outbox.failed_blocks(i.message_id) THEN 'held'
+                -- Not where another attempt may have arrived: released, it would be sent again without the questions of a resend.
+                WHEN i.verdict = 'failed' AND q.order_key IS NOT NULL AND q.open_doubts <= (q.parked IS NOT DISTINCT FROM 'doubt')::int
+                     AND outbox.failed_blocks(i.message_id) THEN 'held'
                 ELSE i.verdict END AS final
     FROM input i JOIN outbox.queue q ON q.message_id = ANY (ARRAY[i.message_id]) AND q.recipient_no = i.recipient_no
     WHERE (q.intent = i.token OR (NOT i.intended AND q.intent IS NULL AND q.lease = i.lease))

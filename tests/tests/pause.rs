@@ -154,7 +154,11 @@ async fn a_paused_address_waits_whatever_it_gets_and_is_told_to_nobody() {
     let waits = "SELECT count(*) FROM outbox.deliveries WHERE state = 'pending' AND reason LIKE 'paused (address r***@example.org, by operator since %: loops)'";
     assert_eq!(stage.count(waits).await, 2);
     let (_, status) = operator.command(["status"]).await;
-    assert!(status.contains("PAUSED address r***@example.org since "), "{status}");
+    assert!(
+        status.contains("PAUSED address r***@example.org since ")
+            && status.contains("hapax resume --address ADDRESS --reason"),
+        "{status}"
+    );
     let (code, said) = operator.command(["pause", "--address", "no address", "--reason", "x"]).await;
     assert!(code == 1 && said.contains("22H73") && !said.contains("no address"), "{said}");
     let kept = "SELECT count(*) FROM outbox.audit a, outbox.pause p WHERE concat(a.*, p.*) ILIKE '%rada%'";

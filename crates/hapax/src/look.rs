@@ -174,8 +174,10 @@ fn pause_line(paused: &Paused) -> String {
     let until = until.as_ref().map_or_else(String::new, |until| format!(", until {until}"));
     let (name, reason) = (output::one_line(name), output::one_line(reason));
     let age = age(*age_s);
+    // The name of an address is what may be shown of it.
+    let typed = if what == "address" { "ADDRESS" } else { name.as_str() };
     format!(
-        "\nPAUSED {what} {name} since {since} ({age}){until} by {paused_by}: {reason}; hapax resume --{what} {name} --reason '...'"
+        "\nPAUSED {what} {name} since {since} ({age}){until} by {paused_by}: {reason}; hapax resume --{what} {typed} --reason '...'"
     )
 }
 

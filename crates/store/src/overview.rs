@@ -47,8 +47,8 @@ pub struct Overview {
     pub states: Vec<Counted>,
     /// Due, and in nobody's hands; counted up to 20,000 per lane.
     pub backlog: i64,
-    /// How many routes, kinds and tenants are paused.
-    pub paused: [i64; 3],
+    /// How many routes, kinds, tenants and addresses are paused.
+    pub paused: [i64; 4],
 }
 
 impl Store {

@@ -4,13 +4,13 @@
 //! Invariant: when the storm is over nothing is paused any more.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tokio_postgres::Client;
 
 use super::{World, around};
-use crate::stage::Settings;
+use crate::stage::{PATIENCE, Settings};
 
 /// Of every storm that has controls: `main` shares with the default route, and both have a stand-in.
 pub(super) fn switched_on(settings: Settings, port: u16) -> Settings {
@@ -72,8 +72,11 @@ pub(super) async fn meddle(world: Arc<World>) {
             sql = world.sql().await;
         }
     }
+    // The database is well by now, but for a crash that it has not recovered from.
     for (_, undone) in DEEDS {
+        let until = Instant::now() + PATIENCE;
         while !did(&sql, undone).await {
+            assert!(Instant::now() < until, "it cannot be undone: {undone}");
             sql = world.sql().await;
         }
     }

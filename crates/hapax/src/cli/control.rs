@@ -8,8 +8,8 @@ use clap::{ArgGroup, Args};
 use super::Json;
 
 pub(super) const PAUSE: &str = "\
-Lets a route, a kind, a tenant or an address wait until `hapax resume`, or for a while. Every relay stops handing it out within half a \
-second, and nothing of it is transmitted whose transmission had not begun; what is on the wire ends as it does. One row, \
+Lets a route, a kind, a tenant or an address wait until `hapax resume`, or for a while. Every relay stops handing it \
+out within half a second, and nothing of it is transmitted whose transmission had not begun; what is on the wire ends as it does. One row, \
 however much waits: a million deliveries are paused as fast as one. They stay pending, with a reason that says who \
 paused them, cost no attempt, and expire if their time passes. `hapax status` lists what is paused.
 

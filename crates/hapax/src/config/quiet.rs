@@ -42,7 +42,10 @@ pub(super) fn read(section: &mut Section<'_>, expires_after: Option<Duration>) -
     if (0..DAY).all(|minute| windows.iter().any(|window| window.holds(minute))) {
         let all: Vec<&str> = given.iter().map(|one| one.text.as_str()).collect();
         let problem = Problem::new(path, format!("{}: hold all day, nothing would ever be sent", all.join(", ")));
-        section.reader.problems.push(problem.hint("leave an hour, or pause the kind: hapax pause kind NAME"));
+        section
+            .reader
+            .problems
+            .push(problem.hint("leave an hour, or pause the kind: hapax pause --kind NAME --reason WHY"));
         return None;
     }
     let longest = windows.iter().map(|window| window.length()).max().unwrap_or_default();

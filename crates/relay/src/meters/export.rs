@@ -221,9 +221,9 @@ impl Seen {
         gauge(encoder, "oldest_in_doubt_timestamp_seconds", help, oldest("in_doubt"))?;
         let help = "Deliveries that are due and in nobody's hands; counted up to 20,000 per lane";
         gauge(encoder, "backlog", help, self.overview.backlog as f64)?;
-        let help = "Routes, kinds and tenants that are paused";
+        let help = "Routes, kinds, tenants and addresses that are paused";
         let mut paused = encoder.encode_descriptor("paused", help, None, MetricType::Gauge)?;
-        for (what, count) in ["route", "kind", "tenant"].into_iter().zip(self.overview.paused) {
+        for (what, count) in ["route", "kind", "tenant", "address"].into_iter().zip(self.overview.paused) {
             labelled(&mut paused, &[("what", what)], count)?;
         }
         let living = &self.standing.living;
@@ -282,7 +282,7 @@ mod tests {
         let overview = Overview {
             states: vec![counted("pending", 1_060.0), counted("in_doubt", 900.5)],
             backlog: 7,
-            paused: [0, 2, 0],
+            paused: [0, 2, 0, 0],
         };
         meters.saw(own, standing, overview);
         meters.looks_away(other);

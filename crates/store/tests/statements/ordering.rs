@@ -160,3 +160,25 @@ async fn what_is_not_due_before_some_time_is_freed_for_that_time() {
     assert!(due(&stage).await.is_empty());
     assert_eq!(stage.count("SELECT count(*) FROM outbox.queue WHERE parked IS NULL AND due_at BETWEEN now() AND now() + interval '1 hour'").await, 1);
 }
+
+#[tokio::test]
+async fn where_failures_block_a_failed_head_is_held_unless_an_earlier_attempt_may_have_arrived() {
+    let stage = Stage::set().await;
+    stage.run("INSERT INTO outbox.kind (name, failed_blocks) VALUES ('note', true) ON CONFLICT (name) DO UPDATE SET failed_blocks = true").await;
+    let plain = stage.enqueue_one(1, Some("p")).await[0];
+    let behind = stage.enqueue_one(1, Some("p")).await[0];
+    let attempt = stage.send(plain).await;
+    assert!(stage.settle(&attempt, refused()).await);
+    assert_eq!(stage.state(plain).await, "held");
+    let doubtful = stage.enqueue_one(1, Some("d")).await[0];
+    let attempt = stage.send(doubtful).await;
+    assert!(stage.settle(&attempt, unknown()).await);
+    stage.resolve(doubtful, "resend", None, true).await;
+    let attempt = stage.send(doubtful).await;
+    assert!(stage.settle(&attempt, refused()).await);
+    assert_eq!(stage.state(doubtful).await, "failed", "to send it again is a resend, and has to be asked for as one");
+    stage.store.free_ordered().await.expect("frees");
+    assert!(due(&stage).await.is_empty(), "the key of the held one waits");
+    stage.run("SELECT outbox.cancel(message_id, 'they have moved') FROM outbox.blocked_keys").await;
+    assert_eq!(due(&stage).await, [behind]);
+}
