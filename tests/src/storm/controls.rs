@@ -1,5 +1,6 @@
-//! Everything that controls delivery, switched on: rates and weights far above the load, a fallback, tenants, policies of
-//! kinds; and somebody who pauses, resumes, suppresses and relents all the time.
+//! Everything that controls delivery, switched on: rates far above the load, fallbacks, weights, envelope senders, tenants
+//! and senders with routes of their own, policies and quiet hours of kinds; and somebody who pauses, resumes, suppresses and
+//! relents all the time.
 //!
 //! Invariant: when the storm is over nothing is paused any more.
 
@@ -10,12 +11,13 @@ use fastrand::Rng;
 use tokio_postgres::Client;
 
 use super::{World, around};
-use crate::stage::{PATIENCE, Settings};
+use crate::stage::{DOMAIN, PATIENCE, Settings};
 
-/// Of every storm that has controls: `main` shares with the default route, and both have a stand-in.
-pub(super) fn switched_on(settings: Settings, port: u16) -> Settings {
+/// Of every storm that has controls: what the default route has it shares with `other`, and both have a stand-in. It is quiet
+/// in hours that are far away.
+pub(super) fn switched_on(settings: Settings, port: u16, quiet_hours: &str) -> Settings {
     let url = format!("smtp://127.0.0.1:{port}?starttls=none");
-    let from = format!("Shop <no-reply@{}>", crate::stage::DOMAIN);
+    let from = format!("Shop <no-reply@{DOMAIN}>");
     ["routes.backup", "routes.other"]
         .into_iter()
         .fold(settings, |settings, route| {
@@ -23,6 +25,15 @@ pub(super) fn switched_on(settings: Settings, port: u16) -> Settings {
         })
         .set("routes.default.rate", "2000/s")
         .set("routes.default.fallback", "backup")
+        .set("routes.default.weights.default", 3)
+        .set("routes.default.weights.other", 1)
+        .set("routes.default.envelope_sender", "bounces+{message_id}.{recipient_no}@shop.example")
+        .set("routes.other.local_address", "127.0.0.1")
+        .set("tenants.small.route", "other")
+        // West of Greenwich: the hours are further away there.
+        .set("tenants.small.time_zone", "America/St_Johns")
+        .set(&format!("senders.\"{DOMAIN}\".route"), "other")
+        .set("kinds.storm.quiet_hours", quiet_hours)
         .set("routes.other.rate", "100000/min")
         .set("routes.other.fallback", "backup, default")
         .set("suppression.hard_bounces", true)
@@ -32,12 +43,21 @@ pub(super) fn switched_on(settings: Settings, port: u16) -> Settings {
         .set("kinds.squall.failed_blocks", true)
 }
 
-/// Further arguments of one notification: whose it is, and of which kind.
-pub(super) fn arguments(random: &mut Rng) -> (&'static str, Option<&'static str>) {
+/// Three hours that begin in three, by the clock of the database and in UTC.
+pub(super) const FAR_HOURS: &str =
+    "SELECT to_char(at + interval '3 hours', 'HH24:MI-') || to_char(at + interval '6 hours', 'HH24:MI')
+    FROM (SELECT now() AT TIME ZONE 'UTC' AS at) x";
+
+/// Further arguments of one notification: of which kind it is, and sometimes whose, and from whom.
+pub(super) fn arguments(random: &mut Rng) -> Vec<(&'static str, String)> {
     let kind = if random.u8(0..4) == 0 { "'squall'" } else { "'storm'" };
     // One tenant has most of it.
     let tenant = ["'big'", "'big'", "'big'", "'big'", "'small'", "'least'"].get(random.usize(0..8)).copied();
-    (kind, tenant)
+    let sender = (random.u8(0..10) == 0).then(|| format!("'Other <mail@{DOMAIN}>'"));
+    let mut given = vec![("kind", kind.to_owned())];
+    given.extend(tenant.map(|tenant| ("tenant", tenant.to_owned())));
+    given.extend(sender.map(|sender| ("sender", sender)));
+    given
 }
 
 /// What somebody does, and undoes a moment later.

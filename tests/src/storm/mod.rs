@@ -206,7 +206,12 @@ async fn set(plan: Plan) -> Arc<World> {
         .set("relay.final_reply_timeout", "3s")
         .set("retry.cap", "3s")
         .set("log.level", "warn");
-    let settings = if plan.controls { controls::switched_on(settings, stage.server.port()) } else { settings };
+    let settings = if plan.controls {
+        let quiet_hours = stage.text(controls::FAR_HOURS, &[]).await.expect("hours");
+        controls::switched_on(settings, stage.server.port(), &quiet_hours)
+    } else {
+        settings
+    };
     let Stage { cluster, server, .. } = stage;
     Arc::new(World {
         plan,

@@ -68,14 +68,12 @@ impl Note {
         let address = |n: usize| format!("'p{producer}-{serial}-{n}@example.org'");
         let all: Vec<String> = (0..deliveries).map(address).collect();
         let body = ["one", ".\n..\n.\n", "a\n.\nb\r\n.\r\n", "Grüße ☕\n"][random.usize(0..4)];
-        let (kind, tenant) = if controls { controls::arguments(random) } else { ("'storm'", None) };
-        let mut arguments = vec![
-            ("kind", kind.to_owned()),
+        let mut arguments = if controls { controls::arguments(random) } else { vec![("kind", "'storm'".to_owned())] };
+        arguments.extend([
             ("recipients", format!("ARRAY[{}]", all.join(", "))),
             ("subject", format!("'Storm {producer}-{serial}'")),
             ("body_text", format!("'{body}'")),
-        ];
-        arguments.extend(tenant.map(|tenant| ("tenant", tenant.to_owned())));
+        ]);
         match random.u8(0..20) {
             0 => arguments.push(("priority", "'urgent'".into())),
             1 | 2 => arguments.push(("priority", "'bulk'".into())),
