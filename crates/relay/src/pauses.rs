@@ -147,7 +147,7 @@ fn say(delivery: DeliveryKey, why: Stopped) {
     match why {
         Stopped::Paused => tracing::debug!(%delivery, "paused: parked until it is resumed"),
         Stopped::Suppressed => {
-            tracing::warn!(%delivery, "suppressed, not sent: its address is on the suppression list")
+            tracing::info!(%delivery, "suppressed, not sent: its address is on the suppression list")
         }
     }
 }
