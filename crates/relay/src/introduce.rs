@@ -12,7 +12,7 @@ use hapax_core::{clock::Clock, fault};
 use hapax_store::{Kind, Store};
 use tokio_util::task::TaskTracker;
 
-use crate::{Error, Flights, Memory, Meters, Shutdown, config::RelayConfig, guard, pump, route::Route};
+use crate::{Error, Flights, Memory, Meters, Shutdown, config::RelayConfig, guard, pump, route::Route, stock::Stock};
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -94,7 +94,8 @@ impl<'a> Introduction<'a> {
             let groups = if index == default { vec![own, 0] } else { vec![own] };
             let shared = flights.of_route(&route.name, share);
             flights.limit(&shared, route.rate, clock.boottime());
-            routes.push(Arc::new(Route::new(route.clone(), groups, places, shared, clock.clone(), meters)?));
+            let stock = Stock::new(places, &config.limits);
+            routes.push(Arc::new(Route::new(route.clone(), groups, stock, shared, clock.clone(), meters)?));
         }
         Ok(routes)
     }

@@ -40,7 +40,9 @@ mod pump;
 mod quiet;
 mod reaper;
 mod registry;
+mod rounds;
 mod route;
+mod stock;
 mod told;
 mod trace;
 mod upstream;
@@ -71,10 +73,7 @@ pub use pace::Rate;
 pub use progress::{Phase, Progress, Stall};
 pub use quiet::{QuietHours, Window, Zone};
 pub use reaper::Watch;
-use tokio::{
-    sync::{Semaphore, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use trace::{Attempt, Observer, TraceParent, Tracing, hex};
 pub use verp::EnvelopeSender;
@@ -91,6 +90,7 @@ use crate::{
     reaper::Reaper,
     registry::{Hands, Registry},
     route::Route,
+    stock::Stock,
 };
 
 /// The two ways to ask a relay to end.
@@ -269,7 +269,7 @@ pub async fn run_with(
         groups: routes.iter().flat_map(|route| route.groups.iter().map(|group| (route.clone(), *group))).collect(),
         routes: detour::Ways(routes.clone()),
         default_route,
-        permits: Arc::new(Semaphore::new(pump::places(&config.limits))),
+        stock: Stock::new(pump::places(&config.limits), &config.limits),
         couriers: couriers.clone(),
         progress: past.progress.clone(),
         pulse: pulse("pump", config.limits.poll_interval_asleep.max(config.limits.poll_interval_max)),

@@ -9,8 +9,8 @@
 use std::{sync::Arc, time::Duration};
 
 use hapax_core::{DeliveryKey, MessageId, Outcome, Phase, Token, fault, limits::Limits, outcome::Cause};
-use hapax_store::{Claimed, Cursor, Release, Settlement, Verdict, Wanted};
-use tokio::sync::{Semaphore, oneshot, watch};
+use hapax_store::{Claimed, Release, Settlement, Verdict};
+use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -22,19 +22,15 @@ use crate::{
     ear::Heard,
     idle::Idle,
     job::{Job, Letter, Permit},
-    lanes::{Cursors, lanes_of, order},
+    lanes::{Cursors, lanes_of},
     pauses,
     progress::{Progress, Pulse},
     quiet::{self, Rest},
+    rounds::is_urgent,
     route::Route,
+    stock::Stock,
     trace, upstream,
 };
-
-/// At least so often every lane is read from its start.
-const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long a claim waits for more room than there is.
-const ROOM_WITHIN: Duration = Duration::from_millis(20);
 
 pub(crate) struct Pump {
     pub(crate) office: Arc<Office>,
@@ -43,7 +39,7 @@ pub(crate) struct Pump {
     pub(crate) groups: Vec<(Arc<Route>, i16)>,
     /// Index of the default route in `routes`.
     pub(crate) default_route: usize,
-    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) stock: Stock,
     pub(crate) couriers: TaskTracker,
     pub(crate) progress: Progress,
     pub(crate) pulse: Pulse,
@@ -90,8 +86,8 @@ impl Pump {
                 complaint.is_over();
             }
             match looked {
-                Ok(true) => self.wait_for_room().await,
-                Ok(false) => {
+                Ok(more) if more || self.stock.free() == 0 => self.wait_for_room(&mut idle).await,
+                Ok(_) => {
                     self.pulse.beat();
                     idle.rest(self.office.clock.as_ref(), &self.office.soft).await;
                 }
@@ -110,14 +106,17 @@ impl Pump {
 
     /// A round over the lanes that are worth it. Answers whether to go on at once.
     async fn look_and_round(&self, idle: &mut Idle, cursors: &mut Cursors) -> Result<bool, hapax_store::Error> {
-        let room = self.permits.available_permits();
+        let room = self.stock.free();
         let (clock, pauses) = (self.office.clock.as_ref(), &self.office.pauses);
         pauses.refresh(&self.office.store, clock).await?;
         self.pulse.beat();
         let goes = |route: &Arc<Route>| !pauses.is_paused(&route.config.name) || self.has_guests(route);
         let is_open = |route: &Arc<Route>| room.min(self.room(route)) > 0 && goes(route);
         let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| is_open(route));
-        let lanes = lanes_of(open.iter().map(|(_, group)| *group));
+        let mut lanes = lanes_of(open.iter().map(|(_, group)| *group));
+        lanes.extend(
+            closed.iter().filter(|(route, _)| goes(route)).filter_map(|(route, group)| self.reserved(route, *group)),
+        );
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
         self.routes.0.iter().for_each(|route| route.forget_rest());
         if let Some(pause) = self.routes.0.iter().filter_map(|route| route.room_in()).min() {
@@ -138,73 +137,6 @@ impl Pump {
         }
     }
 
-    /// Until a quarter of the places is free, so that a claim is worth its statements; but not for long while there is any:
-    /// what holds the others may be a server that takes its time.
-    async fn wait_for_room(&self) {
-        // However long servers take, or the database with their outcomes.
-        self.pulse.idle();
-        let enough = u32::try_from((places(&self.office.config.limits) / 4).max(1)).unwrap_or(u32::MAX);
-        tokio::select! {
-            permits = self.permits.acquire_many(enough) => return drop(permits),
-            () = tokio::time::sleep(ROOM_WITHIN) => {}
-            () = self.office.soft.cancelled() => return,
-        }
-        tokio::select! {
-            permit = self.permits.acquire() => drop(permit),
-            () = self.office.soft.cancelled() => {}
-        }
-    }
-
-    /// One claim from every lane of `due` that has room. Answers how many deliveries were taken.
-    async fn round(&self, cursors: &mut Cursors, due: &[i16]) -> Result<usize, hapax_store::Error> {
-        let now = self.office.clock.boottime();
-        if now >= cursors.rescan_at {
-            cursors.lanes.clear();
-            cursors.rescan_at = now + RESCAN_INTERVAL;
-        }
-        cursors.round = cursors.round.wrapping_add(1);
-        let free = self.permits.available_permits();
-        let rooms: Vec<usize> = self.groups.iter().map(|(route, _)| self.room(route)).collect();
-        let wanted = self.wanted(cursors, free, due);
-        if free == 0 || rooms.iter().all(|room| *room == 0) || self.office.soft.is_cancelled() {
-            return Ok(0);
-        }
-        let asked = self.office.clock.boottime();
-        fault::point("claim_sent");
-        let lease = self.office.config.limits.lease;
-        let claimed = self.office.store.claim_lanes(&wanted, free, &rooms, lease).await?;
-        self.office.meters.claimed(claimed.len(), self.office.clock.boottime().saturating_sub(asked));
-        cursors.advance(&wanted, free, rooms, &claimed);
-        if !claimed.is_empty() {
-            fault::point("claimed");
-        }
-        let taken = claimed.len();
-        self.dispatch(claimed, asked).await?;
-        Ok(taken)
-    }
-
-    /// Those of the `due` lanes in the order of this round. Groups of one route share its room, that of the first of them.
-    fn wanted(&self, cursors: &Cursors, free: usize, due: &[i16]) -> Vec<Wanted> {
-        let first_of = |route: &Arc<Route>| self.groups.iter().position(|(other, _)| Arc::ptr_eq(other, route));
-        let lanes = order(cursors.round).into_iter().flat_map(|(priority, share)| {
-            self.groups.iter().map(move |(route, group)| (*group * 4 + priority.lane_offset(), route, share))
-        });
-        lanes
-            .filter(|(lane, ..)| due.contains(lane))
-            .map(|(lane, route, share)| Wanted {
-                lane,
-                room: first_of(route).unwrap_or(0),
-                // Of a route with a rate the little there is goes to the urgent first, in every round.
-                limit: if share > 1 && route.config.rate.is_some() {
-                    route.free() / share
-                } else {
-                    free.div_ceil(share)
-                },
-                from: cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START),
-            })
-            .collect()
-    }
-
     /// The route whose lane it is.
     fn route_of_lane(&self, lane: i16) -> &Arc<Route> {
         let own = self.groups.iter().find(|(_, group)| *group == lane.div_euclid(4));
@@ -212,7 +144,7 @@ impl Pump {
     }
 
     /// Fetches what the claimed deliveries say and hands them on. `asked` is the boot time before they were claimed.
-    async fn dispatch(&self, mut claimed: Vec<Claimed>, asked: Duration) -> Result<(), hapax_store::Error> {
+    pub(crate) async fn dispatch(&self, mut claimed: Vec<Claimed>, asked: Duration) -> Result<(), hapax_store::Error> {
         match pauses::among(&self.office, &claimed).await {
             Ok(paused) => claimed.retain(|claimed| !paused.contains(&claimed.key)),
             Err(error) => {
@@ -268,7 +200,7 @@ impl Pump {
                 suspects.push(Suspect { route, claimed, letter, window_ends: *window_ends });
                 continue;
             }
-            match (self.permit(&route), fate) {
+            match (self.permit(&route, is_urgent(claimed.lane)), fate) {
                 (Some(permit), Ok(window_ends)) => {
                     let job = Job { window_ends, ..self.job(claimed, letter, permit, None) };
                     self.push(&route, job);
@@ -369,16 +301,15 @@ impl Pump {
             );
             return self.settle_unsent(&route, &claimed, Verdict::Poison(reason)).await;
         }
-        let Some(permit) = self.permit(&route) else {
+        let Some(permit) = self.permit(&route, false) else {
             return self.release(vec![(&claimed, None, Duration::ZERO)]).await;
         };
         tracing::warn!(delivery = %claimed.key, claims = claimed.claims, "suspected to kill its relay: alone until its intent");
         self.pulse.idle();
         let (intended, done) = oneshot::channel();
         let job = Job { window_ends, ..self.job(claimed, letter, permit, Some(intended)) };
-        let others = u32::try_from(places(limits).saturating_sub(1)).unwrap_or(u32::MAX);
         let alone = tokio::select! {
-            alone = self.permits.acquire_many(others) => alone,
+            alone = self.stock.all_others() => alone,
             () = self.office.soft.cancelled() => return courier::give_back(&self.office, job, Duration::ZERO).await,
         };
         self.push(&route, job);
@@ -401,9 +332,9 @@ impl Pump {
         self.route_of(letter, claimed).is_ok_and(|own| !Arc::ptr_eq(&own, route))
     }
 
-    fn permit(&self, route: &Route) -> Option<Permit> {
-        let of_route = route.permits.clone().try_acquire_owned().ok()?;
-        let global = self.permits.clone().try_acquire_owned().ok()?;
+    fn permit(&self, route: &Route, is_urgent: bool) -> Option<Permit> {
+        let of_route = route.stock.take(is_urgent)?;
+        let global = self.stock.take(is_urgent)?;
         Some(Permit { _global: global, _route: Some(of_route), flight: None, turn: route.turn()? })
     }
 

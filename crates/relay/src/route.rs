@@ -11,7 +11,7 @@ use std::{
 
 use hapax_core::{Outcome, RetryPolicy, clock::Clock};
 use hapax_mail::{Connection, Mailer};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     lines::Lines,
     meters::{Meters, RouteMeters, now_s},
     pace::Turn,
+    stock::Stock,
     told::{Told, why},
 };
 
@@ -47,7 +48,7 @@ pub(crate) struct Route {
     pub(crate) groups: Vec<i16>,
     pub(crate) mailer: Mailer,
     /// Places for what is claimed for it.
-    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) stock: Stock,
     /// What it has in common with earlier incarnations of it.
     pub(crate) shared: OfRoute,
     pub(crate) meters: RouteMeters,
@@ -105,14 +106,13 @@ impl Route {
     pub(crate) fn new(
         config: RouteConfig,
         groups: Vec<i16>,
-        permits: usize,
+        stock: Stock,
         shared: OfRoute,
         clock: Arc<dyn Clock>,
         meters: &Meters,
     ) -> Result<Self, Error> {
         let mailer = Mailer::new(config.transport.clone(), clock.clone())
             .map_err(|source| Error::Route { route: config.name.clone(), source })?;
-        let permits = Arc::new(Semaphore::new(permits));
         let (meters, arrived) = (meters.route(&config.name), Notify::new());
         let state = Mutex::new(State::new(config.max_connections));
         meters.connections_limit(config.max_connections);
@@ -121,7 +121,7 @@ impl Route {
         if config.rate.is_none() {
             meters.unlimited();
         }
-        Ok(Self { config, groups, mailer, permits, shared, meters, state, arrived, clock })
+        Ok(Self { config, groups, mailer, stock, shared, meters, state, arrived, clock })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,8 +131,17 @@ impl Route {
     /// How many deliveries it would take now: its free permits, as far as its rate lets it, none while its breaker is
     /// closed, one as a probe.
     pub(crate) fn free(&self) -> usize {
+        self.takes(self.stock.free())
+    }
+
+    /// As [`Route::free`], of what is urgent.
+    pub(crate) fn free_for_urgent(&self) -> usize {
+        self.takes(self.stock.free_for_urgent())
+    }
+
+    fn takes(&self, free: usize) -> usize {
         let now = self.clock.boottime();
-        let free = self.permits.available_permits().min(self.shared.pace.room(now));
+        let free = free.min(self.shared.pace.room(now));
         let state = self.state();
         match state.closed_until {
             Some(until) if now < until => 0,
@@ -435,7 +444,8 @@ mod tests {
             traceparent_header: false,
         };
         let (shared, meters) = (Flights::default().of_route("a", 4), Meters::default());
-        let route = Route::new(config, vec![0], 4, shared, hand.clone(), &meters).expect("a route");
+        let stock = Stock::new(4, &hapax_core::limits::Limits::default());
+        let route = Route::new(config, vec![0], stock, shared, hand.clone(), &meters).expect("a route");
         let outcome = Outcome::not_sent(Phase::Connect, Cause::Io, "refused");
         assert_eq!(route.refused(&outcome, 0.5), 1);
         after(100);

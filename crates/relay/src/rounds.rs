@@ -1,0 +1,127 @@
+//! The rounds of the pump: what is claimed from which lanes, in which order, and how it waits for places.
+//!
+//! While the common places are taken, here or at one route, the urgent lanes concerned are served from the reserve.
+
+use std::{sync::Arc, time::Duration};
+
+use hapax_core::{fault, policy::Priority};
+use hapax_store::{Cursor, Wanted};
+
+use crate::{
+    idle::Idle,
+    lanes::{Cursors, order},
+    pump::{Pump, places},
+    route::Route,
+};
+
+/// At least so often every lane is read from its start.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a claim waits for more room than there is.
+const ROOM_WITHIN: Duration = Duration::from_millis(20);
+
+/// Whether what lies in this lane may take from the reserve.
+pub(crate) fn is_urgent(lane: i16) -> bool {
+    lane.rem_euclid(4) == Priority::Urgent.lane_offset()
+}
+
+impl Pump {
+    /// The urgent lane of a group that has room for nothing else, as long as there is something in reserve.
+    pub(crate) fn reserved(&self, route: &Arc<Route>, group: i16) -> Option<i16> {
+        (self.urgent_room(route) > 0).then(|| group * 4 + Priority::Urgent.lane_offset())
+    }
+
+    /// How much that is urgent a route takes which has room for nothing else.
+    fn urgent_room(&self, route: &Arc<Route>) -> usize {
+        let full = self.stock.free() == 0 || self.room(route) == 0;
+        if full { route.free_for_urgent().min(self.stock.free_for_urgent()) } else { 0 }
+    }
+
+    /// Until a quarter of the places is free, so that a claim is worth its statements; but not for long while there is any:
+    /// what holds the others may be a server that takes its time. While there is none, the urgent lanes are looked at as
+    /// often as when there is nothing to do.
+    pub(crate) async fn wait_for_room(&self, idle: &mut Idle) {
+        // However long servers take, or the database with their outcomes.
+        self.pulse.idle();
+        tokio::select! {
+            () = self.stock.has_room((places(&self.office.config.limits) / 4).max(1)) => return,
+            () = tokio::time::sleep(ROOM_WITHIN) => {}
+            () = self.office.soft.cancelled() => return,
+        }
+        tokio::select! {
+            () = self.stock.has_room(1) => {}
+            () = idle.rest(self.office.clock.as_ref(), &self.office.soft) => {}
+        }
+    }
+
+    /// One claim from every lane of `due` that has room. Answers how many deliveries were taken.
+    pub(crate) async fn round(&self, cursors: &mut Cursors, due: &[i16]) -> Result<usize, hapax_store::Error> {
+        let now = self.office.clock.boottime();
+        if now >= cursors.rescan_at {
+            cursors.lanes.clear();
+            cursors.rescan_at = now + RESCAN_INTERVAL;
+        }
+        cursors.round = cursors.round.wrapping_add(1);
+        let urgent: Vec<i16> = due.iter().copied().filter(|lane| is_urgent(*lane)).collect();
+        // As it is before the first claim: of what had room, that one takes the urgent first.
+        let reserved = self.rooms(|route| self.urgent_room(route));
+        let (free, rooms) = (self.stock.free(), self.rooms(|route| self.room(route)));
+        let taken = self.claim(cursors, due, free, rooms).await?;
+        if urgent.is_empty() {
+            return Ok(taken);
+        }
+        Ok(taken + self.claim(cursors, &urgent, self.stock.free_for_urgent(), reserved).await?)
+    }
+
+    fn rooms(&self, room: impl Fn(&Arc<Route>) -> usize) -> Vec<usize> {
+        self.groups.iter().map(|(route, _)| room(route)).collect()
+    }
+
+    /// Claims from these lanes, within the room of each group, and hands on what it got.
+    async fn claim(
+        &self,
+        cursors: &mut Cursors,
+        due: &[i16],
+        free: usize,
+        rooms: Vec<usize>,
+    ) -> Result<usize, hapax_store::Error> {
+        let wanted = self.wanted(cursors, free, due);
+        if free == 0 || rooms.iter().all(|room| *room == 0) || self.office.soft.is_cancelled() {
+            return Ok(0);
+        }
+        let asked = self.office.clock.boottime();
+        fault::point("claim_sent");
+        let lease = self.office.config.limits.lease;
+        let claimed = self.office.store.claim_lanes(&wanted, free, &rooms, lease).await?;
+        self.office.meters.claimed(claimed.len(), self.office.clock.boottime().saturating_sub(asked));
+        cursors.advance(&wanted, free, rooms, &claimed);
+        if !claimed.is_empty() {
+            fault::point("claimed");
+        }
+        let taken = claimed.len();
+        self.dispatch(claimed, asked).await?;
+        Ok(taken)
+    }
+
+    /// Those of the `due` lanes in the order of this round. Groups of one route share its room, that of the first of them.
+    fn wanted(&self, cursors: &Cursors, free: usize, due: &[i16]) -> Vec<Wanted> {
+        let first_of = |route: &Arc<Route>| self.groups.iter().position(|(other, _)| Arc::ptr_eq(other, route));
+        let lanes = order(cursors.round).into_iter().flat_map(|(priority, share)| {
+            self.groups.iter().map(move |(route, group)| (*group * 4 + priority.lane_offset(), route, share))
+        });
+        lanes
+            .filter(|(lane, ..)| due.contains(lane))
+            .map(|(lane, route, share)| Wanted {
+                lane,
+                room: first_of(route).unwrap_or(0),
+                // Of a route with a rate the little there is goes to the urgent first, in every round.
+                limit: if share > 1 && route.config.rate.is_some() {
+                    route.free() / share
+                } else {
+                    free.div_ceil(share)
+                },
+                from: cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START),
+            })
+            .collect()
+    }
+}
