@@ -125,6 +125,20 @@ async fn latencies_are_in_order_and_an_idle_relay_is_watched() {
 }
 
 #[tokio::test]
+async fn urgent_messages_take_turns_with_an_empty_queue_and_a_backlog_that_outlasts_them() {
+    let words = ["latency", "--rate", "20", "--seconds", "1", "--backlog", "20000", "--runs", "1"];
+    let results = results(&words).await;
+    let [empty, behind] = runs(&results) else { panic!("{results}") };
+    for run in [empty, behind] {
+        assert_eq!(figure(run, "messages"), 20.0);
+        assert!(figure(run, "p50_ms") > 0.0 && figure(run, "p50_ms") <= figure(run, "p99_ms"), "{run}");
+    }
+    let left = figure(behind, "left");
+    assert!(left > 0.0 && left < 20_000.0, "{left}");
+    assert!(empty["figures"].get("left").is_none(), "{empty}");
+}
+
+#[tokio::test]
 async fn each_way_to_enqueue_is_compared_with_the_bare_insert() {
     let results = results(&["enqueue", "--clients", "1", "--seconds", "1", "--runs", "1"]).await;
     let names: Vec<&str> = runs(&results).iter().filter_map(|run| run["contender"].as_str()).collect();

@@ -159,7 +159,7 @@ impl Contender {
     /// Makes messages pending.
     pub(super) async fn enqueue(&self, stage: &Stage, messages: u32) -> anyhow::Result<()> {
         match self {
-            Self::Hapax(_) => enqueue_many(stage, self.database(), messages).await,
+            Self::Hapax(_) => enqueue_many(stage, self.database(), messages, "normal").await,
             Self::Peer(peer) => peer.enqueue(stage, messages).await,
             Self::Source(_) => Ok(()),
         }
@@ -253,12 +253,12 @@ fn deafen(command: &mut Command) {
 }
 
 /// Through `outbox.enqueue_many`, two connections at once.
-async fn enqueue_many(stage: &Stage, database: &str, messages: u32) -> anyhow::Result<()> {
+pub(super) async fn enqueue_many(stage: &Stage, database: &str, messages: u32, priority: &str) -> anyhow::Result<()> {
     let half = |from: u32, to: u32| async move {
         let client = stage.client(database).await?;
         let statement = client.prepare("SELECT count(*) FROM outbox.enqueue_many($1::text)").await?;
         for first in (from..to).step_by(BULK as usize) {
-            let document = letters::document(first..to.min(first + BULK));
+            let document = letters::document(first..to.min(first + BULK), priority);
             client.query_one(&statement, &[&document]).await.context("could not enqueue")?;
         }
         Ok::<(), anyhow::Error>(())

@@ -213,7 +213,7 @@ async fn insert(
     while Instant::now() < until {
         if form.baseline() == Form::PlainMany {
             let first = next.fetch_add(BULK, Ordering::Relaxed);
-            let document = letters::document(first..first + BULK);
+            let document = letters::document(first..first + BULK, "normal");
             let began = Instant::now();
             client.query(&statement, &[&document]).await.context("could not enqueue")?;
             times.push(began.elapsed());

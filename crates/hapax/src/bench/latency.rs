@@ -1,4 +1,5 @@
-//! `hapax bench latency`: from the return of a COMMIT to the end marker at the sink, and what an idle relay costs.
+//! `hapax bench latency`: from the return of a COMMIT to the end marker at the sink, and what an idle relay costs; or what
+//! urgent messages wait while a backlog is delivered.
 //!
 //! The sink notes the time in its own process by the same clock (time since boot), so no reply is part of the figure.
 
@@ -36,6 +37,7 @@ const TIMES: [Column; 4] = [
     column("p99_ms", "p99 ms", 2),
     column("max_ms", "max ms", 1),
 ];
+const LEFT: [Column; 1] = [column("left", "bulk left at the end", 0)];
 const IDLE: [Column; 4] = [
     column("idle_cpu_worker", "idle: relay % of a core", 2),
     column("idle_cpu_postgres", "Postgres %", 2),
@@ -47,6 +49,10 @@ const IDLE: [Column; 4] = [
 pub(super) async fn run(options: &Latency) -> anyhow::Result<(Results, Exit)> {
     let contenders = contender::all(&options.relay, Some(&options.peers), false)?;
     let contenders: Vec<Contender> = contenders.into_iter().map(Contender::for_latency).collect();
+    if options.backlog > 0 && contenders.iter().any(|contender| matches!(contender, Contender::Peer(_))) {
+        let problem = "--backlog: the peers know no priorities";
+        return Err(Refusal::usage(problem, &["leave --peer out, or --backlog"]).into());
+    }
     for contender in &contenders {
         if let Contender::Peer(peer) = contender
             && (peer.oneshot || peer.enqueue_sql(&Letter::new(1)).is_none())
@@ -58,17 +64,23 @@ pub(super) async fn run(options: &Latency) -> anyhow::Result<(Results, Exit)> {
     let stage = Stage::set(None).await?;
     let mut runs = Vec::new();
     for run in 1..=options.common.runs {
-        for contender in &contenders {
-            progress(&format!("latency: run {run} of {}, {}", options.common.runs, contender.name()));
-            let mut result = Run { run, ..Run::new(contender.name()) };
-            if let Err(error) = Box::pin(measure(&stage, contender, options, &mut result)).await {
+        for (contender, backlog) in contenders.iter().flat_map(|contender| turns(contender, options)) {
+            let label = match (options.backlog, backlog) {
+                (0, _) => contender.name().to_owned(),
+                (_, 0) => format!("{}, empty queue", contender.name()),
+                _ => format!("{}, {backlog} bulk pending", contender.name()),
+            };
+            progress(&format!("latency: run {run} of {}, {label}", options.common.runs));
+            let mut result = Run { run, ..Run::new(&label) };
+            if let Err(error) = Box::pin(measure(&stage, contender, options, backlog, &mut result)).await {
                 result.error = Some(crate::failure::chain(error.as_ref()));
             }
             runs.push(result);
         }
     }
+    let what = if options.backlog > 0 { "urgent messages" } else { "messages" };
     let about = format!(
-        "{} messages/s for {} s, after {} s of idleness, {} runs each; COMMIT to end marker; median (range)",
+        "{} {what}/s for {} s, after {} s of idleness, {} runs each; COMMIT to end marker; median (range)",
         options.rate, options.seconds, options.idle_seconds, options.common.runs
     );
     let results = Results::new("latency", about, stage.machine(), "our own sink", runs);
@@ -76,9 +88,20 @@ pub(super) async fn run(options: &Latency) -> anyhow::Result<(Results, Exit)> {
     Ok((results, exit))
 }
 
+/// With an empty queue, and with a backlog where that is asked for.
+fn turns<'a>(contender: &'a Contender, options: &Latency) -> impl Iterator<Item = (&'a Contender, u32)> {
+    std::iter::once((contender, 0)).chain((options.backlog > 0).then_some((contender, options.backlog)))
+}
+
 /// Prints the tables.
 pub(super) fn print(results: &Results) {
-    results.print(Some("p50_ms"), &[&TIMES, &IDLE]);
+    if results.has("left") {
+        // Each quantile beside that of the empty queue.
+        results.print(Some("p50_ms"), &[&TIMES]);
+        results.print(Some("p99_ms"), &[&TIMES, &LEFT]);
+    } else {
+        results.print(Some("p50_ms"), &[&TIMES, &IDLE]);
+    }
 }
 
 /// Who enqueues one message.
@@ -88,9 +111,10 @@ enum Door {
 }
 
 impl Door {
-    async fn open(stage: &Stage, contender: &Contender) -> anyhow::Result<Self> {
+    async fn open(stage: &Stage, contender: &Contender, urgent: bool) -> anyhow::Result<Self> {
         let database = contender.database();
         Ok(match contender {
+            Contender::Hapax(_) if urgent => Self::Function(Producer::urgent(stage, database).await?),
             Contender::Hapax(_) => Self::Function(Producer::connect(stage, database).await?),
             _ => Self::Statement(stage.client(database).await?, contender.clone()),
         })
@@ -108,13 +132,22 @@ impl Door {
     }
 }
 
-async fn measure(stage: &Stage, contender: &Contender, options: &Latency, run: &mut Run) -> anyhow::Result<()> {
+async fn measure(
+    stage: &Stage,
+    contender: &Contender,
+    options: &Latency,
+    backlog: u32,
+    run: &mut Run,
+) -> anyhow::Result<()> {
     contender.prepare(stage).await?;
+    if backlog > 0 {
+        contender::enqueue_many(stage, contender.database(), backlog, "bulk").await?;
+    }
     let watcher = stage.watcher(contender.database()).await?;
     let sink = Sink::start(SinkKind::Own, true, &stage.log("sink")).await?;
     let mut workers = contender.start(stage, sink.port, 1, 0)?;
-    let door = Door::open(stage, contender).await?;
-    let played = play(stage, &door, &sink, &watcher, &mut workers, options, run).await;
+    let door = Door::open(stage, contender, options.backlog > 0).await?;
+    let played = play(stage, &door, &sink, &watcher, &mut workers, (options, backlog), run).await;
     let log_tail = workers.first().map(Process::log_tail).unwrap_or_default();
     for worker in &mut workers {
         worker.stop().await;
@@ -131,14 +164,15 @@ async fn play(
     sink: &Sink,
     watcher: &Watcher,
     workers: &mut [Process],
-    options: &Latency,
+    (options, backlog): (&Latency, u32),
     run: &mut Run,
 ) -> anyhow::Result<()> {
-    for id in 1..=WARM_UP {
+    let warm = backlog + 1..backlog + WARM_UP + 1;
+    for id in warm.clone() {
         door.put(&Letter::new(id)).await?;
-        arrived(sink, workers, id as usize, options.common.patience).await?;
+        arrived(sink, workers, id..id + 1, options.common.patience).await?;
     }
-    if options.idle_seconds > 0 {
+    if options.idle_seconds > 0 && options.backlog == 0 {
         tokio::time::sleep(REST).await;
         idle(stage, watcher, workers, Duration::from_secs(options.idle_seconds.into()), run).await?;
     }
@@ -146,14 +180,20 @@ async fn play(
     let pause = Duration::from_secs(1) / options.rate;
     let mut committed = Vec::new();
     let mut due = Instant::now() + pause;
-    for id in WARM_UP + 1..=WARM_UP + count {
+    let measured = warm.end..warm.end + count;
+    for id in measured.clone() {
         let letter = Letter::new(id);
         tokio::time::sleep_until(due.into()).await;
         door.put(&letter).await?;
         committed.push((id, SystemClock.boottime()));
         due += pause;
     }
-    arrived(sink, workers, (WARM_UP + count) as usize, options.common.patience).await?;
+    arrived(sink, workers, measured, options.common.patience).await?;
+    if backlog > 0 {
+        let left = watcher.one::<i64>("SELECT count(*) FROM outbox.queue").await?;
+        anyhow::ensure!(left > 0, "the backlog was delivered before the last urgent one: give a bigger --backlog");
+        run.note("left", left as f64);
+    }
     let stamps = sink.stamps();
     let mut times = Vec::new();
     for (id, committed_at) in committed {
@@ -169,15 +209,22 @@ async fn play(
     Ok(())
 }
 
-/// Waits until the sink has so many different messages.
-async fn arrived(sink: &Sink, workers: &mut [Process], count: usize, patience: Duration) -> anyhow::Result<()> {
+/// Waits until the sink has these messages.
+async fn arrived(
+    sink: &Sink,
+    workers: &mut [Process],
+    ids: std::ops::Range<u32>,
+    patience: Duration,
+) -> anyhow::Result<()> {
     let started = Instant::now();
-    while sink.stamped() < count {
-        if let Some(status) = workers.iter_mut().find_map(Process::ended) {
-            anyhow::bail!("its worker ended by itself ({status})");
+    for id in ids.clone() {
+        while !sink.has(id) {
+            if let Some(status) = workers.iter_mut().find_map(Process::ended) {
+                anyhow::bail!("its worker ended by itself ({status})");
+            }
+            anyhow::ensure!(started.elapsed() < patience, "message {id} of {ids:?} did not arrive in time");
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        anyhow::ensure!(started.elapsed() < patience, "{} of {count} messages arrived in time", sink.stamped());
-        tokio::time::sleep(LOOK_INTERVAL).await;
     }
     Ok(())
 }

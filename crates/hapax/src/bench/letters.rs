@@ -54,9 +54,10 @@ impl Letter {
     }
 
     /// As an element of `outbox.enqueue_many`.
-    pub(super) fn notification(&self) -> serde_json::Value {
+    fn notification(&self, priority: &str) -> serde_json::Value {
         serde_json::json!({
             "kind": "bench",
+            "priority": priority,
             "recipients": [self.to],
             "subject": self.subject,
             "body_text": self.text,
@@ -67,8 +68,8 @@ impl Letter {
 }
 
 /// A document for `outbox.enqueue_many`.
-pub(super) fn document(ids: std::ops::Range<u32>) -> String {
-    serde_json::Value::Array(ids.map(|id| Letter::new(id).notification()).collect()).to_string()
+pub(super) fn document(ids: std::ops::Range<u32>, priority: &str) -> String {
+    serde_json::Value::Array(ids.map(|id| Letter::new(id).notification(priority)).collect()).to_string()
 }
 
 #[cfg(test)]

@@ -18,6 +18,10 @@ use super::{letters::Letter, stage::Stage};
 pub(super) const ENQUEUE: &str = "SELECT outbox.enqueue(kind => 'bench', recipients => $1, subject => $2, body_text => $3, \
      body_html => $4, headers => $5)";
 
+/// The same, urgent.
+const ENQUEUE_URGENT: &str = "SELECT outbox.enqueue(kind => 'bench', recipients => $1, subject => $2, body_text => $3, \
+     body_html => $4, headers => $5, priority => 'urgent')";
+
 /// How many share a steady rate.
 const PRODUCERS: u32 = 4;
 
@@ -30,8 +34,17 @@ pub(super) struct Producer {
 impl Producer {
     /// Connects to `database`.
     pub(super) async fn connect(stage: &Stage, database: &str) -> anyhow::Result<Self> {
+        Self::of(stage, database, ENQUEUE).await
+    }
+
+    /// As [`Producer::connect`], of urgent messages.
+    pub(super) async fn urgent(stage: &Stage, database: &str) -> anyhow::Result<Self> {
+        Self::of(stage, database, ENQUEUE_URGENT).await
+    }
+
+    async fn of(stage: &Stage, database: &str, enqueue: &str) -> anyhow::Result<Self> {
         let client = stage.client(database).await?;
-        let statement = client.prepare(ENQUEUE).await.context("could not prepare outbox.enqueue")?;
+        let statement = client.prepare(enqueue).await.context("could not prepare outbox.enqueue")?;
         Ok(Self { client, statement })
     }
 

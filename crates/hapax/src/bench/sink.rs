@@ -134,6 +134,11 @@ impl Sink {
         lock(&self.heard).stamps.len()
     }
 
+    /// Whether this one has.
+    pub(super) fn has(&self, id: u32) -> bool {
+        lock(&self.heard).stamps.contains_key(&id)
+    }
+
     /// When the end marker of each message was read, since boot.
     pub(super) fn stamps(&self) -> HashMap<u32, Duration> {
         lock(&self.heard).stamps.clone()

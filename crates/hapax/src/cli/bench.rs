@@ -173,8 +173,12 @@ return of the COMMIT until the sink has read the end marker is taken. Before tha
 while, and what that costs is measured: CPU of the relay and of Postgres, statements per second. The sink is always \
 our own: it notes the times.
 
+With --backlog the messages are urgent, and runs with an empty queue take turns with runs in which so many bulk messages \
+are pending, of which the relay delivers as many as it can.
+
 Examples:
   hapax bench latency
+  hapax bench latency --rate 5 --backlog 100000
   hapax bench latency --variant 'relay.poll_interval_max=1s'";
 
 /// `hapax bench latency`.
@@ -188,6 +192,9 @@ pub(crate) struct Latency {
     /// For how long
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) seconds: u32,
+    /// So many bulk messages are pending, in turns with an empty queue; those measured are urgent then
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
+    pub(crate) backlog: u32,
     /// How long the idle relay is watched
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub(crate) idle_seconds: u32,
