@@ -44,7 +44,10 @@ impl Settings {
 
     /// Sets a key, or replaces it. Numbers and booleans are written as they are, everything else as a string.
     pub fn set(mut self, path: &str, value: impl ToString) -> Self {
-        let (section, key) = path.rsplit_once('.').expect("a key has a section");
+        // A key in quotes may have dots in it.
+        let at = if path.ends_with('"') { path.rfind(".\"") } else { path.rfind('.') };
+        let (section, key) = path.split_at(at.expect("a key has a section"));
+        let key = &key[1..];
         let value = value.to_string();
         let plain = value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok();
         let value = if plain { value } else { serde_json::to_string(&value).expect("a string is JSON, and TOML") };

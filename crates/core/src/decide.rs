@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::{mutant, outcome::Outcome, policy::RetryPolicy, throttle::asks_to_slow_down};
+use crate::{hint, mutant, outcome::Outcome, policy::RetryPolicy, throttle::asks_to_slow_down};
 
 /// What is known about a delivery when an attempt of it has ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,8 +101,11 @@ fn said_or(reply: Option<(u16, &str)>, otherwise: &str) -> String {
     reply.map_or_else(|| otherwise.to_owned(), |(code, text)| format!("{code} {text}"))
 }
 
-/// Retry after `pause`, unless the delivery expires or becomes too old before.
+/// Retry after `pause`, unless the delivery expires or becomes too old before. Later where the server's words ask for it,
+/// but neither expiry nor giving up comes sooner by that.
 fn patience(pause: Duration, counts: bool, retry: &RetryPolicy, now: Situation, said: impl Fn() -> String) -> Decision {
+    let left = now.expires_in.unwrap_or(Duration::MAX).min(retry.give_up_after.saturating_sub(now.age));
+    let pause = hint::retry_after(&said()).filter(|asked| *asked < left).map_or(pause, |asked| asked.max(pause));
     match now.expires_in {
         Some(left) if left <= pause => return Decision::Expired,
         _ => {}
@@ -157,6 +160,23 @@ mod tests {
             decide(&deferred(), &policy, old),
             Decision::Failed { reason: "gave up after 72 h; last: rcpt: 450 4.2.1 later".into() }
         );
+    }
+
+    #[test]
+    fn a_server_that_says_when_is_left_alone_until_then_unless_it_would_be_too_late() {
+        let (policy, second) = (RetryPolicy::default(), Duration::from_secs(1));
+        let asks = |text: &str| Outcome::Refused { permanent: false, phase: Phase::Rcpt, reply: Reply::new(450, text) };
+        let after = |outcome: &Outcome, now| match decide(outcome, &policy, now) {
+            Decision::Retry { after, .. } => after.as_secs(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), now()), 300);
+        assert_eq!(after(&asks("4.2.0 try again in 5 seconds"), now()), 30, "no sooner than the schedule has it");
+        let expires = |left| Situation { expires_in: Some(left * second), ..now() };
+        assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), expires(301)), 300);
+        assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), expires(300)), 30);
+        let old = Situation { age: policy.give_up_after - 60 * second, ..now() };
+        assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), old), 30);
     }
 
     #[test]

@@ -8,10 +8,12 @@
 pub mod address;
 pub mod certainty;
 pub mod clock;
+pub mod codes;
 pub mod decide;
 pub mod envelope;
 pub mod fault;
 pub mod guards;
+pub mod hint;
 pub mod ids;
 pub mod limits;
 pub mod mutant;
@@ -21,8 +23,9 @@ pub mod state;
 pub mod throttle;
 
 pub use address::Recipient;
+pub use codes::{Codes, Meaning};
 pub use decide::{Decision, decide};
 pub use ids::{DeliveryKey, Incarnation, Lease, MessageId, Token};
 pub use outcome::{Outcome, Phase, Reply};
-pub use policy::{OnDoubt, Priority, RetryPolicy};
+pub use policy::{OnDoubt, Priority, RetryPart, RetryPolicy};
 pub use state::State;

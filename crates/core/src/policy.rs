@@ -128,6 +128,35 @@ impl RetryPolicy {
     }
 }
 
+/// What a kind or a route says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RetryPart {
+    /// See [`RetryPolicy::first`].
+    pub first: Option<Duration>,
+    /// See [`RetryPolicy::factor`].
+    pub factor: Option<f64>,
+    /// See [`RetryPolicy::cap`].
+    pub cap: Option<Duration>,
+    /// See [`RetryPolicy::give_up_after`].
+    pub give_up_after: Option<Duration>,
+    /// See [`RetryPolicy::jitter`].
+    pub jitter: Option<f64>,
+}
+
+impl RetryPart {
+    /// The policy with what is said here in its place.
+    #[must_use]
+    pub fn over(&self, base: RetryPolicy) -> RetryPolicy {
+        RetryPolicy {
+            first: self.first.unwrap_or(base.first),
+            factor: self.factor.unwrap_or(base.factor),
+            cap: self.cap.unwrap_or(base.cap),
+            give_up_after: self.give_up_after.unwrap_or(base.give_up_after),
+            jitter: self.jitter.unwrap_or(base.jitter),
+        }
+    }
+}
+
 /// What the reaper does about one doubt now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DoubtDecision {

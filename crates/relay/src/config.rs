@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hapax_core::{
-    OnDoubt, Priority, RetryPolicy,
+    Codes, OnDoubt, Outcome, Priority, RetryPart, RetryPolicy, codes,
     guards::Guards,
     limits::{Limits, Timeouts},
 };
@@ -25,6 +25,8 @@ pub struct RelayConfig {
     pub timeouts: Timeouts,
     /// When to try again.
     pub retry: RetryPolicy,
+    /// What refusals mean.
+    pub codes: Codes,
     /// At least one. The first is the default for kinds that name none, unless one is called `default`.
     pub routes: Vec<RouteConfig>,
     /// Policies of kinds.
@@ -47,6 +49,18 @@ pub struct RelayConfig {
     pub canary: Option<Arc<hapax_store::Canary>>,
     /// Attempts are traced.
     pub tracing: Option<Tracing>,
+}
+
+impl RelayConfig {
+    /// When a delivery of such a kind by such a route is tried again: its kind's word comes first, then the route's.
+    pub(crate) fn retry_of(&self, kind: &KindPolicy, route: &RouteConfig) -> RetryPolicy {
+        kind.retry.over(route.retry.over(self.retry))
+    }
+
+    /// The outcome as the tables have it, in the same order.
+    pub(crate) fn weigh(&self, outcome: Outcome, kind: &KindPolicy, route: &RouteConfig) -> Outcome {
+        codes::weigh(outcome, &[&kind.codes, &route.codes, &self.codes])
+    }
 }
 
 /// Addresses that do not exist go on the suppression list.
@@ -87,6 +101,10 @@ pub struct RouteConfig {
     pub connection_age_max: Duration,
     /// At most so many attempts that reach MAIL, over all relays.
     pub rate: Option<crate::Rate>,
+    /// When what goes by it is tried again.
+    pub retry: RetryPart,
+    /// What refusals mean here.
+    pub codes: Codes,
     /// Routes that stand in for it while it rests, the first that works.
     pub fallback: Vec<String>,
     /// Routes that share what is for this one, itself among them or not, with their parts; none: it goes by this one.
@@ -129,7 +147,7 @@ impl RouteConfig {
 }
 
 /// What the configuration says of a kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct KindPolicy {
     /// Its lane, for notifications that do not name one.
     pub priority: Option<Priority>,
@@ -145,6 +163,10 @@ pub struct KindPolicy {
     pub skip_after: Option<Duration>,
     /// One of it that has an ordering key and fails is held instead, so that its key waits.
     pub failed_blocks: bool,
+    /// When it is tried again.
+    pub retry: RetryPart,
+    /// What refusals mean for it.
+    pub codes: Codes,
     /// When it waits.
     pub quiet: Option<Arc<QuietHours>>,
 }

@@ -51,7 +51,8 @@ impl Ending {
 pub(crate) fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
     let clock = office.clock.as_ref();
     let took = clock.boottime().saturating_sub(ending.began); // zero when nothing was attempted
-    let verdict = match (ending.verdict.clone(), &ending.outcome) {
+    let outcome = ending.outcome.map(|outcome| office.config.weigh(outcome, &job.letter.policy, &route.config));
+    let verdict = match (ending.verdict.clone(), &outcome) {
         (Some(verdict), _) => verdict,
         (None, Some(outcome)) => {
             let situation = Situation {
@@ -61,12 +62,13 @@ pub(crate) fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
                 route_failures: ending.failures.max(1),
                 chance: fastrand::f64(),
             };
-            obey(decide(outcome, &office.config.retry, situation), outcome)
+            let retry = office.config.retry_of(&job.letter.policy, &route.config);
+            obey(decide(outcome, &retry, situation), outcome)
         }
         (None, None) => Verdict::Expired,
     };
     let verdict = if ending.redirected { redirected(verdict) } else { verdict };
-    count(office, route, &job, ending.outcome.as_ref(), &verdict);
+    count(office, route, &job, outcome.as_ref(), &verdict);
     let closing = Closing::of(&job, office);
     let settlement = Settlement {
         key: job.claimed.key,
@@ -74,7 +76,7 @@ pub(crate) fn settle(office: &Office, route: &Route, job: Job, ending: Ending) {
         token: job.token,
         intended: ending.intended,
         verdict,
-        outcome: ending.outcome,
+        outcome,
         route: route.config.name.clone(),
         server: ending.server,
         took,

@@ -440,6 +440,8 @@ mod tests {
             weights: Vec::new(),
             envelope_sender: None,
             idempotency: None,
+            retry: hapax_core::RetryPart::default(),
+            codes: hapax_core::Codes::default(),
             dkim: Vec::new(),
             traceparent_header: false,
         };

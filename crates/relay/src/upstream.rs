@@ -134,6 +134,8 @@ mod tests {
             weights: Vec::new(),
             envelope_sender: None,
             idempotency,
+            retry: hapax_core::RetryPart::default(),
+            codes: hapax_core::Codes::default(),
             dkim: Vec::new(),
             traceparent_header: false,
         }
@@ -169,6 +171,7 @@ mod tests {
             limits: hapax_core::limits::Limits::default(),
             timeouts: hapax_core::limits::Timeouts::default(),
             retry: hapax_core::RetryPolicy::default(),
+            codes: hapax_core::Codes::default(),
             routes: vec![route("a", URL, Some("Key")), route("b", URL, None)],
             kinds: std::collections::BTreeMap::new(),
             directions: crate::Directions::default(),

@@ -8,7 +8,7 @@ use std::{
 
 use config::{Map, Value};
 use hapax_core::{
-    OnDoubt, Priority, RetryPolicy,
+    OnDoubt, Priority,
     limits::{Limits, Timeouts},
 };
 use hapax_relay::{AfterFailover, KindPolicy, RecipientLog};
@@ -17,6 +17,7 @@ use hapax_render::UnsubscribeKey;
 use super::{
     attachments, canary, dkim, guards, on_block, quiet,
     reader::{Reader, Section},
+    retry,
     routes::{self, Shared},
     secrets,
     settings::{Database, Format, Http, Level, Log, Relay, Route, Settings, host},
@@ -69,7 +70,7 @@ pub(super) const NAME_BYTES_MAX: usize = 63;
 pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, credentials: Option<&Path>) -> Settings {
     let database = database(reader, &mut root, credentials);
     let relay = relay(reader, &mut root);
-    let retry = retry(reader, &mut root);
+    let (retry, codes) = retry::read(reader, &mut root);
     let guards = guards::read(reader, &mut root);
     let hard_bounces = suppression::read(reader, &mut root);
     let (templates, unsubscribe_key) = templates(reader, &mut root, credentials);
@@ -91,6 +92,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
         database,
         relay,
         retry,
+        codes,
         templates,
         unsubscribe_key,
         routes,
@@ -179,20 +181,6 @@ fn relay(reader: &mut Reader, root: &mut Map<String, Value>) -> Relay {
     Relay { name, limits, timeouts, on_doubt: on_doubt.unwrap_or_default(), wake_up, freight }
 }
 
-fn retry(reader: &mut Reader, root: &mut Map<String, Value>) -> RetryPolicy {
-    let default = RetryPolicy::default();
-    let mut section = reader.section(root, "", "retry");
-    let retry = RetryPolicy {
-        first: section.duration("first", default.first, 10 * MILLISECOND..=DAY),
-        factor: section.number("factor", default.factor, 1.0..=100.0, "a number"),
-        cap: section.duration("cap", default.cap, 10 * MILLISECOND..=30 * DAY),
-        give_up_after: section.duration("give_up_after", default.give_up_after, SECOND..=YEAR),
-        jitter: section.number("jitter", default.jitter, 0.0..=1.0, "a number"),
-    };
-    section.finish();
-    retry
-}
-
 fn templates(
     reader: &mut Reader,
     root: &mut Map<String, Value>,
@@ -277,6 +265,7 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
         let route = known_route(&mut section, routes);
         let (skip_after, failed_blocks) = (on_block::read(&mut section), section.switch("failed_blocks", false));
         let quiet = quiet::read(&mut section, expires_after);
+        let (retry, codes) = retry::part(&mut section);
         section.finish();
         let policy = KindPolicy {
             priority,
@@ -286,6 +275,8 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
             ignores_suppression,
             skip_after,
             failed_blocks,
+            retry,
+            codes,
             quiet,
         };
         kinds.insert(name, policy);

@@ -21,6 +21,7 @@ mod quiet;
 mod rate;
 mod reader;
 mod relations;
+mod retry;
 mod routes;
 pub(crate) mod schema;
 mod secrets;
@@ -72,6 +73,7 @@ pub(crate) fn load(inputs: &Inputs) -> Loaded {
     let settings = assemble::assemble(&mut reader, layers.root, credentials);
     relations::check(&mut reader, &settings);
     fallback::check(&mut reader, &settings.routes);
+    retry::check(&mut reader, &settings);
     weights::check(&mut reader, &settings.routes);
     strays::check(&mut reader, inputs);
     if unreadable {

@@ -213,9 +213,9 @@ impl Section<'_> {
         Some(entries)
     }
 
-    /// A table of numbers, by name, in the order of the names; empty when it was not given, or is none.
-    pub(crate) fn parts(&mut self, key: &'static str) -> Vec<(String, Given)> {
-        self.note(key, Shape::Parts);
+    /// A table of values by name, in the order of the names; empty when it was not given, or is none.
+    pub(crate) fn parts(&mut self, key: &'static str, shape: Shape) -> Vec<(String, Given)> {
+        self.note(key, shape);
         let path = self.path(key);
         let Some(value) = self.table.remove(key) else {
             self.show(key, None, None);
@@ -223,8 +223,8 @@ impl Section<'_> {
         };
         let origin = origin_below(&value, &path);
         let ValueKind::Table(table) = &value.kind else {
-            let problem = Problem::new(path, "is not a table of numbers").of(show(&value), origin);
-            self.reader.problems.push(problem.hint(format!("write {key} = {{ one = 9, other = 1 }}")));
+            let problem = Problem::new(path, "is not a table").of(show(&value), origin);
+            self.reader.problems.push(problem.hint(format!("write {key} = {{ NAME = VALUE, ... }}")));
             return Vec::new();
         };
         let of = |value: &Value| given(value, origin.clone()).unwrap_or_else(|| Given::unquoted(show(value), &origin));
@@ -371,6 +371,33 @@ impl Section<'_> {
             None => self.refuse(key, &given, message),
         }
         default.and_then(find)
+    }
+
+    /// A number that may be absent.
+    pub(crate) fn number_maybe(&mut self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
+        let (least, most) = (range.start().to_string(), range.end().to_string());
+        let message = format!("is not a number between {least} and {most}");
+        let given = self.take_as(key, Shape::Number { whole: false, least, most });
+        self.show(key, given.as_ref(), None);
+        let given = given?;
+        let value = given.text.trim().parse().ok().filter(|value| range.contains(value));
+        if value.is_none() {
+            self.refuse(key, &given, message);
+        }
+        value
+    }
+
+    /// A section of this one; it shows nothing where it is not given.
+    pub(crate) fn sub<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+        self.known.push(key);
+        let (is_given, shown) = (self.table.contains_key(key), self.reader.shown.len());
+        let mut section = self.reader.section(&mut self.table, &self.path, key);
+        let value = read(&mut section);
+        section.finish();
+        if !is_given {
+            self.reader.shown.truncate(shown);
+        }
+        value
     }
 
     /// A path; relative ones in a file are relative to that file.

@@ -13,6 +13,7 @@ use super::{
     origin::Problem,
     rate,
     reader::{Given, Reader, Section},
+    retry,
     secrets::{self, Names, Secret},
     settings::{Route, Way},
     weights,
@@ -68,6 +69,7 @@ pub(super) fn read(
     let dkim = dkim::of_route(&mut section, shared.keys, from.as_deref());
     let traceparent_header = section.switch("traceparent_header", false);
     let rate = rate::read(&mut section);
+    let (retry, codes) = retry::part(&mut section);
     let fallback = section.list("fallback").unwrap_or_default();
     let weights = weights::read(&mut section);
     let envelope_sender = envelope::sender(&mut section);
@@ -81,6 +83,8 @@ pub(super) fn read(
         messages_per_connection_max,
         connection_age_max,
         rate,
+        retry,
+        codes,
         fallback,
         weights,
         envelope_sender,

@@ -41,6 +41,8 @@ pub(crate) enum Shape {
     List,
     /// Numbers by name.
     Parts,
+    /// What codes mean.
+    Codes,
     /// Read from the environment, or from files.
     Secret,
 }
@@ -70,11 +72,17 @@ pub(crate) fn schema() -> Value {
     }
     let mut properties = Map::new();
     for (path, keys) in sections {
-        let (section, named) = (path.split('.').next().unwrap_or(path), path.contains('.'));
+        let mut parts = path.split('.');
+        let (section, named, sub) = (parts.next().unwrap_or(path), parts.next().is_some(), parts.next());
         let mut table = json!({ "type": "object", "additionalProperties": false, "properties": keys });
         if named {
             let names = if ["kinds", "tenants", "senders"].contains(&section) { "^.+$" } else { "^[a-z0-9_-]{1,63}$" };
             describe(&mut table, texts.get(path));
+            // Sorted: the section that it is in has been made before.
+            if let Some((sub, outer)) = sub.zip(properties.get_mut(section)) {
+                outer["patternProperties"][names]["properties"][sub] = table;
+                continue;
+            }
             table = json!({ "type": "object", "additionalProperties": false, "patternProperties": { names: table } });
         } else {
             describe(&mut table, texts.get(path));
@@ -127,6 +135,10 @@ fn property(shape: &Shape) -> Value {
             "type": "object",
             "additionalProperties": { "type": "integer", "minimum": 0, "maximum": super::weights::MOST },
         }),
+        Shape::Codes => json!({
+            "type": "object",
+            "additionalProperties": { "enum": super::retry::MEANINGS.map(|(word, _)| word) },
+        }),
         Shape::List => json!({ "anyOf": [{ "type": "array", "items": { "type": "string" } }, { "type": "string" }] }),
     }
 }
@@ -155,9 +167,10 @@ fn descriptions(sample: &str) -> HashMap<String, String> {
         }
         let line = line.strip_prefix('#').unwrap_or(line);
         let path = if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            section = match header.split_once('.') {
-                Some((named, _)) => format!("{named}.{ANY}"),
-                None => header.to_owned(),
+            section = match header.split('.').collect::<Vec<_>>().as_slice() {
+                [named, _, sub] if !header.contains('"') => format!("{named}.{ANY}.{sub}"),
+                [named, _, ..] => format!("{named}.{ANY}"),
+                _ => header.to_owned(),
             };
             Some(section.clone())
         } else {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hapax_core::{
-    OnDoubt, RetryPolicy,
+    Codes, OnDoubt, RetryPart, RetryPolicy,
     guards::Guards,
     limits::{Limits, Timeouts},
 };
@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) database: Database,
     pub(crate) relay: Relay,
     pub(crate) retry: RetryPolicy,
+    /// What refusals mean.
+    pub(crate) codes: Codes,
     pub(crate) templates: Option<PathBuf>,
     pub(crate) unsubscribe_key: Option<UnsubscribeKey>,
     pub(crate) routes: Vec<Route>,
@@ -93,6 +95,8 @@ pub(crate) struct Route {
     pub(crate) messages_per_connection_max: u32,
     pub(crate) connection_age_max: Duration,
     pub(crate) rate: Option<Rate>,
+    pub(crate) retry: RetryPart,
+    pub(crate) codes: Codes,
     /// Routes that stand in for it.
     pub(crate) fallback: Vec<Given>,
     /// Routes that share what is for it, with their parts.
@@ -171,6 +175,8 @@ impl Settings {
             messages_per_connection_max: route.messages_per_connection_max,
             connection_age_max: route.connection_age_max,
             rate: route.rate,
+            retry: route.retry,
+            codes: route.codes.clone(),
             fallback: route.fallback.iter().map(|given| given.text.clone()).collect(),
             weights: route.weights.iter().map(|(given, part)| (given.text.clone(), *part)).collect(),
             envelope_sender: route.envelope_sender.clone(),
@@ -185,6 +191,7 @@ impl Settings {
             limits: self.relay.limits,
             timeouts: self.relay.timeouts,
             retry: self.retry,
+            codes: self.codes.clone(),
             routes: routes.collect(),
             kinds: self.kinds.clone(),
             directions: self.directions.clone(),

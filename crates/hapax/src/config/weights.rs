@@ -4,6 +4,7 @@ use super::{
     fallback::no_such,
     origin::{Origin, Problem},
     reader::{Given, Reader, Section},
+    schema::Shape,
     settings::Route,
 };
 
@@ -15,7 +16,7 @@ const HINT: &str = "a part for each route that takes one: weights = { main = 9, 
 /// The routes and their parts.
 pub(super) fn read(section: &mut Section<'_>) -> Vec<(Given, u32)> {
     let mut parts = Vec::new();
-    for (name, given) in section.parts("weights") {
+    for (name, given) in section.parts("weights", Shape::Parts) {
         match given.text.parse::<u32>() {
             Ok(part) if part <= MOST => parts.push((Given { text: name, quoted: true, ..given }, part)),
             _ => section.refuse_with(

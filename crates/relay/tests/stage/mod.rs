@@ -62,6 +62,7 @@ impl Stage {
                 ..Limits::default()
             },
             timeouts,
+            codes: hapax_core::Codes::default(),
             retry: RetryPolicy { first: Duration::from_millis(50), jitter: 0.0, ..RetryPolicy::default() },
             routes: vec![RouteConfig {
                 name: "default".into(),
@@ -75,6 +76,8 @@ impl Stage {
                 weights: Vec::new(),
                 envelope_sender: None,
                 idempotency: None,
+                retry: hapax_core::RetryPart::default(),
+                codes: hapax_core::Codes::default(),
                 dkim: Vec::new(),
                 traceparent_header: false,
             }],
