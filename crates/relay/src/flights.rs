@@ -1,5 +1,6 @@
 //! Places in flight, shared by all incarnations of a process: while one drains and the next one works, both together stay
-//! within `max_in_flight`, a route within its share, and its couriers within `max_connections` as far as one is left.
+//! within `max_in_flight`, a route within its share, and its couriers within `max_connections` as far as one is left. Of that
+//! each process has its part: divided by the relays that live.
 //!
 //! Invariant: a limit that shrinks is kept as places are given back; nothing that is in flight is disturbed.
 
@@ -27,6 +28,8 @@ struct Shared {
     all: Places,
     routes: Mutex<HashMap<String, OfRoute>>,
     crowd: Mutex<Crowd>,
+    /// Relays that live; 0 while nobody knows.
+    living: Arc<AtomicUsize>,
     changed: Arc<watch::Sender<u64>>,
 }
 
@@ -41,6 +44,8 @@ pub(crate) struct OfRoute {
     pub(crate) changed: Arc<watch::Sender<u64>>,
     /// How fast it may go.
     pub(crate) pace: Pace,
+    /// Relays that share its connections.
+    living: Arc<AtomicUsize>,
 }
 
 impl Flights {
@@ -53,7 +58,7 @@ impl Flights {
     /// Those of the route of that name, `limit` from now on.
     pub(crate) fn of_route(&self, name: &str, limit: usize) -> OfRoute {
         let mut routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = || OfRoute { changed: self.0.changed.clone(), ..OfRoute::default() };
+        let made = || OfRoute { changed: self.0.changed.clone(), living: self.0.living.clone(), ..OfRoute::default() };
         let route = routes.entry(name.to_owned()).or_insert_with(made).clone();
         route.places.resize(limit);
         route
@@ -76,9 +81,19 @@ impl Flights {
 
     /// These relays live; known until then.
     pub(crate) fn saw(&self, standing: &Standing, asked: Duration, until: Duration, now: Duration) {
-        let known = self.crowd().saw(standing, asked, until);
+        let known = {
+            let mut crowd = self.crowd();
+            let known = crowd.saw(standing, asked, until);
+            self.0.living.store(crowd.living(), Ordering::Relaxed);
+            known
+        };
         let routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
         routes.values().filter(|route| route.pace.is_limited()).for_each(|route| route.pace.shared_by(known, now));
+    }
+
+    /// Whether it is known how many relays live.
+    pub(crate) fn are_shared(&self) -> bool {
+        self.0.living.load(Ordering::Relaxed) > 0
     }
 
     fn crowd(&self) -> MutexGuard<'_, Crowd> {
@@ -90,6 +105,11 @@ impl OfRoute {
     /// Something is not as it was.
     pub(crate) fn change(&self) {
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// The part of this process in so many connections of all relays: one at least. All of them before anybody has looked.
+    pub(crate) fn part_of(&self, connections: usize) -> usize {
+        (connections / self.living.load(Ordering::Relaxed).max(1)).max(1)
     }
 
     /// One courier more.

@@ -236,18 +236,16 @@ pub async fn run_with(
     watchers.spawn(heart.clone().beat(heartbeat.clone(), pulse("heartbeat", config.limits.heartbeat_interval)));
     watchers.spawn(heart.renew(hands, pulse("renew", config.limits.lease / 6)));
     watchers.spawn(overview::watch(store.clone(), meters.clone(), config.limits.dead_after, stop.clone()));
-    if routes.iter().any(|route| route.config.rate.is_some()) {
-        let watcher = pace::Watcher {
-            store: store.clone(),
-            flights: past.flights.clone(),
-            heartbeat: heartbeat.clone(),
-            limits: config.limits,
-            clock: clock.clone(),
-            stop: stop.clone(),
-        };
-        let paced = routes.clone();
-        watchers.spawn(watcher.watch(move || paced.iter().for_each(|route| route.say_share())));
-    }
+    let watcher = pace::Watcher {
+        store: store.clone(),
+        flights: past.flights.clone(),
+        heartbeat: heartbeat.clone(),
+        limits: config.limits,
+        clock: clock.clone(),
+        stop: stop.clone(),
+    };
+    let shared = routes.clone();
+    watchers.spawn(watcher.watch(move || shared.iter().for_each(|route| route.say_share())));
     watchers.spawn(told::tell(store.clone(), routes.clone(), past.flights.changes(), stop.clone()));
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
     let lanes = lanes::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
@@ -272,6 +270,7 @@ pub async fn run_with(
         stock: Stock::new(pump::places(&config.limits), &config.limits),
         couriers: couriers.clone(),
         progress: past.progress.clone(),
+        shared: past.flights.clone(),
         pulse: pulse("pump", config.limits.poll_interval_asleep.max(config.limits.poll_interval_max)),
     };
     let ear = config.wake_up.then(|| {

@@ -63,6 +63,7 @@ pub(crate) struct Crowd {
     /// While it joins others, it waits until then.
     joins_at: Duration,
     known: Known,
+    living: usize,
 }
 
 /// How many relays live; 0 while nobody knows.
@@ -84,12 +85,18 @@ impl Crowd {
     /// What a look showed that was asked for at `asked`, known for `keep` from when this process was last seen alive.
     pub(crate) fn saw(&mut self, standing: &Standing, asked: Duration, until: Duration) -> Known {
         let others = standing.living.iter().filter(|living| !self.own.contains(&living.incarnation)).count();
+        self.living = others + 1;
         let living = match others {
             1.. if asked < self.joins_at => 0,
-            _ => u32::try_from(others + 1).unwrap_or(u32::MAX),
+            _ => u32::try_from(self.living).unwrap_or(u32::MAX),
         };
         self.known = Known { living, until: until.max(self.known.until) };
         self.known
+    }
+
+    /// How many relays live, this one among them, whether or not the others have noticed; 0 before the first look.
+    pub(crate) fn living(&self) -> usize {
+        self.living
     }
 
     pub(crate) fn known(&self) -> Known {
@@ -311,7 +318,7 @@ pub(crate) fn joining(limits: &Limits) -> Duration {
     limits.heartbeat_interval * 2
 }
 
-/// Looks, as often as the heart beats, who lives. Only where a route has a rate.
+/// Looks, as often as the heart beats, who lives.
 pub(crate) struct Watcher {
     pub(crate) store: Store,
     pub(crate) flights: Flights,

@@ -20,6 +20,7 @@ use crate::{
     courier::{self, Office},
     detour::{Way, Ways},
     ear::Heard,
+    flights::Flights,
     idle::Idle,
     job::{Job, Letter, Permit},
     lanes::{Cursors, lanes_of},
@@ -43,6 +44,7 @@ pub(crate) struct Pump {
     pub(crate) couriers: TaskTracker,
     pub(crate) progress: Progress,
     pub(crate) pulse: Pulse,
+    pub(crate) shared: Flights,
 }
 
 /// What becomes of a claimed delivery.
@@ -75,7 +77,9 @@ impl Pump {
         let mut idle = Idle::new(self.office.config.limits, ear);
         let mut complaint = Complaint::default();
         // Before the first heartbeat every gate is shut: what were claimed now would be tried for nothing.
-        while self.office.heartbeat.last().is_none() && !self.office.soft.is_cancelled() {
+        // Before the first look at who lives its part of the connections is not known.
+        let begins = || self.office.heartbeat.last().is_some() && self.shared.are_shared();
+        while !begins() && !self.office.soft.is_cancelled() {
             self.pulse.beat();
             self.rest(self.office.config.limits.poll_interval_min).await;
         }

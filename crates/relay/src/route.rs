@@ -182,10 +182,17 @@ impl Route {
         self.shared.pace.reserve(self.clock.boottime())
     }
 
-    /// Tells how fast this relay may go.
+    /// It is known who lives: tells how fast this relay may go, and couriers that are too many now end when they are idle.
     pub(crate) fn say_share(&self) {
         if let Some(share) = self.shared.pace.share() {
             self.meters.limited_to(share);
+        }
+        let too_many = {
+            let state = self.state();
+            state.couriers > self.most(&state)
+        };
+        if too_many {
+            self.arrived.notify_waiters();
         }
     }
 
@@ -197,7 +204,7 @@ impl Route {
         let behind = state.queue.iter().rev().take_while(|other| other.letter.priority() > priority).count();
         let at = state.queue.len() - behind;
         state.queue.insert(at, job);
-        let most = self.allowed(&state);
+        let most = self.most(&state);
         // What an earlier incarnation still has counts; but one there must be.
         let most = most.saturating_sub(self.shared.couriers_elsewhere(state.couriers)).max(1);
         let wanted = state.idle < state.queue.len() && state.couriers < most;
@@ -223,7 +230,7 @@ impl Route {
                 if idle {
                     state.idle -= 1;
                 }
-                let one_too_many = state.couriers > 1 && state.couriers > self.allowed(&state);
+                let one_too_many = state.couriers > 1 && state.couriers > self.most(&state);
                 let ended = soft.is_cancelled() || waited.is_elapsed() || one_too_many;
                 if !one_too_many
                     && !soft.is_cancelled()
@@ -315,11 +322,16 @@ impl Route {
         Some((job, state.close(now, chance, why(outcome))))
     }
 
-    /// How many connections there may be now.
+    /// How many connections the server allows now.
     fn allowed(&self, state: &State) -> usize {
         let allowed = state.lines.allowed(self.clock.boottime());
-        self.meters.connections_limit(allowed);
+        self.meters.connections_limit(allowed.min(self.shared.part_of(self.config.max_connections)));
         allowed
+    }
+
+    /// How many connections this relay may have now: its part, as far as the server allows it.
+    fn most(&self, state: &State) -> usize {
+        self.allowed(state).min(self.shared.part_of(self.config.max_connections))
     }
 
     /// The server asked for less, of a message. Answers how often since it accepted one: with one connection left the
