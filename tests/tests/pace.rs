@@ -148,3 +148,38 @@ async fn neither_a_slow_server_nor_a_reload_saves_up_a_burst_and_a_rate_that_is_
     assert!(speed(&rest) > 60.0, "{}", speed(&rest));
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(600);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_that_warms_up_keeps_to_the_volume_of_its_day_and_is_free_after_the_last() {
+    let stage = Stage::set().await;
+    let today = stage.text("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD')", &[]).await.expect("a date");
+    let long_ago = stage.text("SELECT to_char(now() - interval '9 days', 'YYYY-MM-DD')", &[]).await.expect("a date");
+    // 10 and 20 a second; the second day may begin while this runs.
+    let warm = |starts: &str| {
+        watched(&stage.settings())
+            .set("routes.default.rate", "100/s")
+            .set("routes.default.warm_up.starts", starts)
+            .set("routes.default.warm_up.daily", "864000, 1728000")
+    };
+    let (one, mut two) = (warm(&today).run().await, warm(&today).run().await);
+    let probe = Probe::of(&one).await;
+    let share = "hapax_route_rate_limit{route=\"default\"}";
+    eventually(PATIENCE, async || {
+        let now = probe.scrape().await.series.get(share).copied();
+        (now == Some(5.0) || now == Some(10.0)).then_some(()).ok_or(now)
+    })
+    .await;
+    enqueue(&stage, 400, None, "normal").await;
+    until_mails(&stage, 60).await;
+    let mails = stage.server.with_ledger(|ledger| ledger.mails().to_vec());
+    assert_paced(&mails, 20.0, 2.0);
+    assert!(speed(&mails[10..]) >= 9.0, "{}", speed(&mails[10..]));
+    two.sigterm();
+    assert!(two.wait_exit(PATIENCE).await.success());
+    reload(&one, &warm(&long_ago)).await;
+    until_share(&probe, 100.0).await;
+    stage.until("sent", 400).await;
+    let verdict = Verdict::of(&stage.sql, &stage.server.ledger()).await;
+    verdict.assert_clean(400);
+    assert!(verdict.twice.is_empty());
+}

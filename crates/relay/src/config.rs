@@ -101,6 +101,8 @@ pub struct RouteConfig {
     pub connection_age_max: Duration,
     /// At most so many attempts that reach MAIL, over all relays.
     pub rate: Option<crate::Rate>,
+    /// The volumes of its first days.
+    pub warm_up: Option<crate::WarmUp>,
     /// When what goes by it is tried again.
     pub retry: RetryPart,
     /// What refusals mean here.

@@ -17,7 +17,10 @@ use hapax_core::Incarnation;
 use hapax_store::Standing;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::pace::{Crowd, Pace, Rate};
+use crate::{
+    pace::{Crowd, Pace},
+    warm_up::Ceiling,
+};
 
 /// All places of a process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +49,7 @@ pub(crate) struct OfRoute {
     pub(crate) pace: Pace,
     /// Relays that share its connections.
     living: Arc<AtomicUsize>,
+    ceiling: Arc<Mutex<Ceiling>>,
 }
 
 impl Flights {
@@ -74,9 +78,14 @@ impl Flights {
         self.crowd().begins(own, now, patience);
     }
 
-    /// The route of that name has this rate from now on.
-    pub(crate) fn limit(&self, route: &OfRoute, rate: Option<Rate>, now: Duration) {
-        route.pace.limit(rate, self.crowd().known(), now);
+    /// The route of that name may go so fast from now on.
+    pub(crate) fn limit(&self, route: &OfRoute, ceiling: Ceiling, now: Duration) {
+        let (known, now_s) = {
+            let crowd = self.crowd();
+            (crowd.known(), crowd.now_s())
+        };
+        route.pace.limit(ceiling.at(now_s), known, now);
+        *route.ceiling() = ceiling;
     }
 
     /// These relays live; known until then.
@@ -88,7 +97,15 @@ impl Flights {
             known
         };
         let routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        routes.values().filter(|route| route.pace.is_limited()).for_each(|route| route.pace.shared_by(known, now));
+        for route in routes.values() {
+            let ceiling = route.ceiling();
+            if ceiling.warm_up.is_some() {
+                // A day may have begun.
+                route.pace.limit(ceiling.at(Some(standing.now_s)), known, now);
+            } else if route.pace.is_limited() {
+                route.pace.shared_by(known, now);
+            }
+        }
     }
 
     /// Whether it is known how many relays live.
@@ -102,6 +119,10 @@ impl Flights {
 }
 
 impl OfRoute {
+    fn ceiling(&self) -> MutexGuard<'_, Ceiling> {
+        self.ceiling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Something is not as it was.
     pub(crate) fn change(&self) {
         self.changed.send_modify(|count| *count += 1);

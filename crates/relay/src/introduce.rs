@@ -12,7 +12,10 @@ use hapax_core::{clock::Clock, fault};
 use hapax_store::{Kind, Store};
 use tokio_util::task::TaskTracker;
 
-use crate::{Error, Flights, Memory, Meters, Shutdown, config::RelayConfig, guard, pump, route::Route, stock::Stock};
+use crate::{
+    Error, Flights, Memory, Meters, Shutdown, config::RelayConfig, guard, pump, route::Route, stock::Stock,
+    warm_up::Ceiling,
+};
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -93,7 +96,8 @@ impl<'a> Introduction<'a> {
             // Group 0 holds everything that names no route, and is the default route's too.
             let groups = if index == default { vec![own, 0] } else { vec![own] };
             let shared = flights.of_route(&route.name, share);
-            flights.limit(&shared, route.rate, clock.boottime());
+            let ceiling = Ceiling { rate: route.rate, warm_up: route.warm_up.clone() };
+            flights.limit(&shared, ceiling, clock.boottime());
             let stock = Stock::new(places, &config.limits);
             routes.push(Arc::new(Route::new(route.clone(), groups, stock, shared, clock.clone(), meters)?));
         }

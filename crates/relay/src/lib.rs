@@ -48,6 +48,7 @@ mod trace;
 mod upstream;
 mod verdict;
 mod verp;
+mod warm_up;
 
 use std::{sync::Arc, time::Duration};
 
@@ -77,6 +78,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use trace::{Attempt, Observer, TraceParent, Tracing, hex};
 pub use verp::EnvelopeSender;
+pub use warm_up::WarmUp;
 
 use crate::{
     courier::Office,

@@ -50,7 +50,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    fn per_second(self) -> f64 {
+    pub(crate) fn per_second(self) -> f64 {
         f64::from(self.count) / self.per.as_secs_f64()
     }
 }
@@ -64,6 +64,8 @@ pub(crate) struct Crowd {
     joins_at: Duration,
     known: Known,
     living: usize,
+    /// The database's clock at the last look.
+    now_s: Option<f64>,
 }
 
 /// How many relays live; 0 while nobody knows.
@@ -85,7 +87,7 @@ impl Crowd {
     /// What a look showed that was asked for at `asked`, known for `keep` from when this process was last seen alive.
     pub(crate) fn saw(&mut self, standing: &Standing, asked: Duration, until: Duration) -> Known {
         let others = standing.living.iter().filter(|living| !self.own.contains(&living.incarnation)).count();
-        self.living = others + 1;
+        (self.living, self.now_s) = (others + 1, Some(standing.now_s));
         let living = match others {
             1.. if asked < self.joins_at => 0,
             _ => u32::try_from(self.living).unwrap_or(u32::MAX),
@@ -97,6 +99,11 @@ impl Crowd {
     /// How many relays live, this one among them, whether or not the others have noticed; 0 before the first look.
     pub(crate) fn living(&self) -> usize {
         self.living
+    }
+
+    /// The time by the database's clock, as of the last look.
+    pub(crate) fn now_s(&self) -> Option<f64> {
+        self.now_s
     }
 
     pub(crate) fn known(&self) -> Known {

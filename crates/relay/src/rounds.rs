@@ -115,7 +115,7 @@ impl Pump {
                 lane,
                 room: first_of(route).unwrap_or(0),
                 // Of a route with a rate the little there is goes to the urgent first, in every round.
-                limit: if share > 1 && route.config.rate.is_some() {
+                limit: if share > 1 && route.shared.pace.is_limited() {
                     route.free() / share
                 } else {
                     free.div_ceil(share)

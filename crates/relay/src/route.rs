@@ -118,7 +118,7 @@ impl Route {
         meters.connections_limit(config.max_connections);
         meters.blocked.set(0);
         meters.waiting_for_rate.set(0);
-        if config.rate.is_none() {
+        if config.rate.is_none() && config.warm_up.is_none() {
             meters.unlimited();
         }
         Ok(Self { config, groups, mailer, stock, shared, meters, state, arrived, clock })
@@ -184,8 +184,11 @@ impl Route {
 
     /// It is known who lives: tells how fast this relay may go, and couriers that are too many now end when they are idle.
     pub(crate) fn say_share(&self) {
-        if let Some(share) = self.shared.pace.share() {
-            self.meters.limited_to(share);
+        match self.shared.pace.share() {
+            Some(share) => self.meters.limited_to(share),
+            // Warm enough.
+            None if self.config.warm_up.is_some() => self.meters.unlimited(),
+            None => {}
         }
         let too_many = {
             let state = self.state();
@@ -448,6 +451,7 @@ mod tests {
             messages_per_connection_max: 100,
             connection_age_max: Duration::from_secs(300),
             rate: None,
+            warm_up: None,
             fallback: Vec::new(),
             weights: Vec::new(),
             envelope_sender: None,

@@ -130,6 +130,7 @@ mod tests {
             messages_per_connection_max: 1,
             connection_age_max: Duration::ZERO,
             rate: None,
+            warm_up: None,
             fallback: Vec::new(),
             weights: Vec::new(),
             envelope_sender: None,

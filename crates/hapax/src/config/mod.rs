@@ -32,6 +32,7 @@ mod telemetry;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod warm_up;
 mod weights;
 
 use std::path::{Path, PathBuf};

@@ -190,7 +190,12 @@ impl Section<'_> {
 
     /// The values of a list: of TOML, or one text with commas (the environment). None when it was not given, or is none.
     pub(crate) fn list(&mut self, key: &'static str) -> Option<Vec<Given>> {
-        self.note(key, Shape::List);
+        self.list_as(key, Shape::List)
+    }
+
+    /// As [`Section::list`], of values that have a shape, which the caller sees to.
+    pub(crate) fn list_as(&mut self, key: &'static str, shape: Shape) -> Option<Vec<Given>> {
+        self.note(key, shape);
         let path = self.path(key);
         let Some(value) = self.table.remove(key) else {
             self.show(key, None, None);

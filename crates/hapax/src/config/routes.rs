@@ -16,7 +16,7 @@ use super::{
     retry,
     secrets::{self, Names, Secret},
     settings::{Route, Way},
-    weights,
+    warm_up, weights,
 };
 
 const STARTTLS: [(&str, Security); 3] =
@@ -69,6 +69,7 @@ pub(super) fn read(
     let dkim = dkim::of_route(&mut section, shared.keys, from.as_deref());
     let traceparent_header = section.switch("traceparent_header", false);
     let rate = rate::read(&mut section);
+    let warm_up = warm_up::read(&mut section);
     let (retry, codes) = retry::part(&mut section);
     let fallback = section.list("fallback").unwrap_or_default();
     let weights = weights::read(&mut section);
@@ -83,6 +84,7 @@ pub(super) fn read(
         messages_per_connection_max,
         connection_age_max,
         rate,
+        warm_up,
         retry,
         codes,
         fallback,

@@ -43,6 +43,8 @@ pub(crate) enum Shape {
     Parts,
     /// What codes mean.
     Codes,
+    /// A list of whole numbers above zero, or one text with commas.
+    Volumes,
     /// Read from the environment, or from files.
     Secret,
 }
@@ -138,6 +140,9 @@ fn property(shape: &Shape) -> Value {
         Shape::Codes => json!({
             "type": "object",
             "additionalProperties": { "enum": super::retry::MEANINGS.map(|(word, _)| word) },
+        }),
+        Shape::Volumes => json!({
+            "anyOf": [{ "type": "array", "items": { "type": "integer", "minimum": 1 } }, { "type": "string" }],
         }),
         Shape::List => json!({ "anyOf": [{ "type": "array", "items": { "type": "string" } }, { "type": "string" }] }),
     }

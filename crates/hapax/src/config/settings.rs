@@ -10,7 +10,7 @@ use hapax_core::{
 use hapax_mail::Transport;
 use hapax_relay::{
     AfterFailover, Canary, Directions, EnvelopeSender, FreightConfig, HardBounces, Idempotency, KindPolicy, Rate,
-    RecipientLog, RelayConfig,
+    RecipientLog, RelayConfig, WarmUp,
 };
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
@@ -95,6 +95,7 @@ pub(crate) struct Route {
     pub(crate) messages_per_connection_max: u32,
     pub(crate) connection_age_max: Duration,
     pub(crate) rate: Option<Rate>,
+    pub(crate) warm_up: Option<WarmUp>,
     pub(crate) retry: RetryPart,
     pub(crate) codes: Codes,
     /// Routes that stand in for it.
@@ -175,6 +176,7 @@ impl Settings {
             messages_per_connection_max: route.messages_per_connection_max,
             connection_age_max: route.connection_age_max,
             rate: route.rate,
+            warm_up: route.warm_up.clone(),
             retry: route.retry,
             codes: route.codes.clone(),
             fallback: route.fallback.iter().map(|given| given.text.clone()).collect(),

@@ -129,7 +129,7 @@ fn registry(meters: &Inner, commits: Timed, timed: Timed) -> Registry {
     );
     own.register(
         "route_connections_limit",
-        "Connections that a route may have at once: fewer than max_connections while its server asks for less",
+        "Connections that a route may have at once on this relay: its part of max_connections, fewer while its server asks for less",
         meters.connections_limits.clone(),
     );
     own.register(

@@ -72,6 +72,7 @@ impl Stage {
                 messages_per_connection_max: 1_000,
                 connection_age_max: Duration::from_secs(600),
                 rate: None,
+                warm_up: None,
                 fallback: Vec::new(),
                 weights: Vec::new(),
                 envelope_sender: None,
