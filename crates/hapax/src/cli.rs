@@ -127,7 +127,7 @@ pub(crate) enum Command {
     /// Send once more what has ended, as a new message
     #[command(long_about = SEND_AGAIN)]
     SendAgain(SendAgain),
-    /// Let a route, a kind or a tenant wait
+    /// Let a route, a kind, a tenant or an address wait
     #[command(long_about = PAUSE)]
     Pause(Pause),
     /// Let go on what was paused

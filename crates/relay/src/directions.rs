@@ -10,7 +10,14 @@ use hapax_core::{MessageId, Recipient, envelope::Notification};
 use hapax_store::Claimed;
 use sha2::{Digest, Sha256};
 
-use crate::{config::KindPolicy, detour::Ways, pump::Pump, quiet::Zone, route::Route};
+use crate::{
+    config::{KindPolicy, RelayConfig},
+    detour::Ways,
+    job::Letter,
+    pump::Pump,
+    quiet::Zone,
+    route::Route,
+};
 
 /// So many deliveries are claimed at once from the lanes of a route that rests, to find those that go by another.
 const GUESTS: usize = 32;
@@ -57,6 +64,21 @@ impl Directions {
         }
         let sender = Recipient::parse(notification.sender.as_ref()?).ok()?;
         self.senders.get(&sender.domain().to_ascii_lowercase())
+    }
+}
+
+impl RelayConfig {
+    /// The route that a message is for, where others share what is for that one.
+    pub(crate) fn shared_route(&self, letter: &Letter) -> Option<&str> {
+        if self.routes.iter().all(|route| route.weights.is_empty()) {
+            return None;
+        }
+        let by_default = || self.routes.iter().find(|route| route.name == "default").or(self.routes.first());
+        let route = match self.directions.route_of(&letter.notification, &letter.policy) {
+            Some(name) => self.routes.iter().find(|route| route.name == name),
+            None => by_default(),
+        };
+        route.filter(|route| !route.weights.is_empty()).map(|route| route.name.as_str())
     }
 }
 

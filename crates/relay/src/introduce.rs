@@ -61,7 +61,8 @@ impl<'a> Introduction<'a> {
         let (store, config) = (self.store, self.config);
         let grace = config.limits.doubt_grace(&config.timeouts);
         fault::point("register_sent");
-        while let Err(error) = store.register(&config.name, &config.host, &config.version, grace).await {
+        let own: Vec<String> = config.routes.iter().map(|route| route.name.clone()).collect();
+        while let Err(error) = store.register(&config.name, &config.host, &config.version, grace, &own).await {
             self.try_again("registering this relay", error).await?;
         }
         let default = config.routes.iter().position(|route| route.name == "default").unwrap_or(0);

@@ -127,10 +127,11 @@ pub(crate) async fn let_through(office: &Office, route: &Route, job: Job) -> Opt
     if let Err(error) = office.pauses.refresh(&office.store, office.clock.as_ref()).await {
         tracing::debug!(error = %error, "it is not known what is paused now: intend will say");
     }
-    let name = &route.config.name;
-    if !office.pauses.concern(name, &job) {
+    // A route that shares is paused with all that is for it, whoever it goes by.
+    let names = [Some(route.config.name.as_str()), office.config.shared_route(&job.letter)];
+    let Some(name) = names.into_iter().flatten().find(|name| office.pauses.concern(name, &job)) else {
         return Some(job);
-    }
+    };
     match office.store.stop(&[(job.claimed.key, job.claimed.lease)], Some(name)).await {
         // Resumed meanwhile, or locked by somebody: intend decides.
         Ok(stopped) if stopped.is_empty() => return Some(job),

@@ -35,6 +35,12 @@ const MAINTAIN_INTERVAL: Duration = Duration::from_secs(3600);
 /// Between two looks for ordering keys without a head.
 const FREE_ORDERED_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Between two looks for mail of routes that no relay has.
+const ORPHANS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How much of it is moved at once.
+const ORPHANS_BATCH: i32 = 2_000;
+
 /// Between two looks for messages that came past the doors, and how many are looked at in one.
 const UNQUEUED_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -105,6 +111,7 @@ struct Memory {
     next_self_check: Duration,
     next_maintain: Duration,
     next_free_ordered: Duration,
+    next_orphans: Duration,
     next_unqueued: Duration,
     /// Messages up to this one have been looked at.
     unqueued_after: Uuid,
@@ -189,6 +196,11 @@ impl Reaper {
             self.store.free_ordered().await?;
             memory.next_free_ordered = now + FREE_ORDERED_INTERVAL;
         }
+        if now >= memory.next_orphans {
+            self.pulse.beat();
+            self.adopt_orphans().await?;
+            memory.next_orphans = now + ORPHANS_INTERVAL;
+        }
         if now >= memory.next_unqueued {
             self.pulse.beat();
             self.report_unqueued(memory).await?;
@@ -203,6 +215,18 @@ impl Reaper {
             memory.next_maintain = now + MAINTAIN_INTERVAL;
             // From the start of the last day again: what was loaded past the doors may be older than what is new.
             memory.unqueued_after = Uuid::nil();
+        }
+        Ok(())
+    }
+
+    /// What waits for a route that was taken out of the configuration goes by what that says now.
+    async fn adopt_orphans(&self) -> Result<(), hapax_store::Error> {
+        let moved = self.store.adopt_orphans(ORPHANS_BATCH).await?;
+        if moved > 0 {
+            tracing::warn!(
+                deliveries = moved,
+                "no relay has had their route for five minutes: they go by what the configuration says now, or are held"
+            );
         }
         Ok(())
     }

@@ -4,6 +4,6 @@
 WITH durable AS MATERIALIZED (
   SELECT set_config('synchronous_commit', outbox.durable_commit(), true) IS NOT NULL AS ok
 )
-INSERT /* outbox.register */ INTO outbox.relay (incarnation, name, host, pid, version, doubt_grace)
-SELECT $1, $2, $3, $4, $5, $6 * interval '1 second' FROM durable WHERE durable.ok
+INSERT /* outbox.register */ INTO outbox.relay (incarnation, name, host, pid, version, doubt_grace, routes)
+SELECT $1, $2, $3, $4, $5, $6 * interval '1 second', $7 FROM durable WHERE durable.ok
 ON CONFLICT (incarnation) DO NOTHING

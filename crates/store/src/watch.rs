@@ -103,7 +103,14 @@ impl Store {
     ///
     /// # Errors
     /// Any; call again.
-    pub async fn register(&self, name: &str, host: &str, version: &str, doubt_grace: Duration) -> Result<(), Error> {
+    pub async fn register(
+        &self,
+        name: &str,
+        host: &str,
+        version: &str,
+        doubt_grace: Duration,
+        routes: &[String],
+    ) -> Result<(), Error> {
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         self.rows(
             "register",
@@ -115,6 +122,7 @@ impl Store {
                 (&pid, Type::INT4),
                 (&version, Type::TEXT),
                 (&doubt_grace.as_secs_f64(), Type::FLOAT8),
+                (&routes, Type::TEXT_ARRAY),
             ],
         )
         .await
@@ -338,6 +346,17 @@ impl Store {
     /// Any; call again.
     pub async fn free_ordered(&self) -> Result<i64, Error> {
         let rows = self.rows("free_ordered", include_str!("../queries/free_ordered.sql"), &[]).await?;
+        Ok(rows.first().map_or(0, |row| row.get(0)))
+    }
+
+    /// Moves what is due in lanes of routes that no relay has had for a while into the lanes of the default route, at most
+    /// `batch`; answers how many.
+    ///
+    /// # Errors
+    /// Any; call again.
+    pub async fn adopt_orphans(&self, batch: i32) -> Result<i64, Error> {
+        let sql = include_str!("../queries/adopt_orphans.sql");
+        let rows = self.rows("adopt_orphans", sql, &[(&batch, Type::INT4)]).await?;
         Ok(rows.first().map_or(0, |row| row.get(0)))
     }
 

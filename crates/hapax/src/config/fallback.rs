@@ -23,6 +23,10 @@ pub(super) fn check(reader: &mut Reader, routes: &[Route]) {
                 Some(other) if other.name == route.name => {
                     ("is the route itself".to_owned(), "name another route, or leave fallback out".to_owned())
                 }
+                Some(other) if !other.weights.is_empty() => (
+                    "has weights: others share what is for it".to_owned(),
+                    "name one of those that share instead".to_owned(),
+                ),
                 Some(_) if earlier => ("is named twice".to_owned(), "name each route once".to_owned()),
                 Some(other) => match way_back(other, &route.name, routes, &mut vec![route.name.as_str()]) {
                     Some(way) => {

@@ -32,15 +32,17 @@ pub(crate) fn verdict(story: &Story) -> String {
         Ok(State::Claimed) => vec!["A relay has it in hand; nothing has been transmitted yet.".to_owned()],
         Ok(State::Sending) => vec![sending(story)],
         Ok(State::InDoubt) => in_doubt(story),
-        Ok(State::Held) => vec![held(story)],
+        Ok(State::Held) => std::iter::once(held(story)).chain(may_have_arrived(story)).collect(),
         Ok(State::Failed) => failed(story, &finished),
         Ok(State::Cancelled) => cancelled(story, &finished),
         Ok(State::Expired) => expired(story, &finished),
         // A guard of the configuration, not something about the address.
         Ok(State::Suppressed) if reason(story).starts_with(": guards.") => {
-            vec![format!("Not sent, suppressed{}.", reason(story))]
+            std::iter::once(format!("Not sent, suppressed{}.", reason(story))).chain(may_have_arrived(story)).collect()
         }
-        Ok(State::Suppressed) => vec![format!("Not sent: its address is suppressed{}.", reason(story))],
+        Ok(State::Suppressed) => std::iter::once(format!("Not sent: its address is suppressed{}.", reason(story)))
+            .chain(may_have_arrived(story))
+            .collect(),
         Err(_) => vec![format!("Its state is {}, which this version does not know.", delivery.state)],
     };
     sentences

@@ -185,7 +185,7 @@ fn a_copy_that_may_have_arrived_is_never_passed_over() {
         "{told}"
     );
     // Given up and cancelled say so, too.
-    for state in ["failed", "cancelled", "expired"] {
+    for state in ["failed", "cancelled", "expired", "suppressed", "held"] {
         let doubtful = Delivery { open_doubts: 1, ..delivery(state) };
         let told = verdict(&story(doubtful, vec![unknown.clone()], vec![]));
         assert!(told.contains("It may have arrived nevertheless: an attempt ended without an answer."), "{told}");

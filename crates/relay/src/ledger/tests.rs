@@ -66,7 +66,7 @@ impl Desk {
         let recipe = migrations_recipe("migrated");
         let cluster = PgCluster::builder().start_prepared(&recipe, fill).await.expect("a cluster");
         let store = Store::connect(&options(&cluster), Incarnation::fresh()).await.expect("connects");
-        store.register("desk", "localhost", "0", LONG).await.expect("registers");
+        store.register("desk", "localhost", "0", LONG, &[]).await.expect("registers");
         let (registry, fatal, hard) = (
             Registry::new(crate::memory::Memory::default(), store.incarnation()),
             Fatal::default(),

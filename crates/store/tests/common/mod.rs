@@ -384,7 +384,7 @@ async fn connect(url: &str) -> (Client, JoinHandle<()>) {
 
 async fn relay(url: &str) -> Store {
     let store = Store::connect(&options(url), Incarnation::fresh()).await.expect("connects");
-    store.register("relay", "localhost", "0", GRACE).await.expect("registers");
+    store.register("relay", "localhost", "0", GRACE, &[]).await.expect("registers");
     store
 }
 

@@ -44,7 +44,7 @@ impl<F: Future> Future for Polls<F> {
 async fn single(stage: &Stage) -> Store {
     let options = ConnectOptions { pool_size_max: 1, ..options(&stage.url) };
     let store = Store::connect(&options, Incarnation::fresh()).await.expect("connects");
-    store.register("single", "localhost", "0", GRACE).await.expect("registers");
+    store.register("single", "localhost", "0", GRACE, &[]).await.expect("registers");
     store
 }
 
