@@ -145,6 +145,8 @@ pub struct KindPolicy {
     pub skip_after: Option<Duration>,
     /// One of it that has an ordering key and fails is held instead, so that its key waits.
     pub failed_blocks: bool,
+    /// What becomes of the same content enqueued twice; none: nothing.
+    pub guard: Option<hapax_store::GuardWindow>,
     /// When it waits.
     pub quiet: Option<Arc<QuietHours>>,
 }

@@ -79,6 +79,7 @@ impl<'a> Introduction<'a> {
                 ignores_suppression: kind.ignores_suppression,
                 skip_after: kind.skip_after,
                 failed_blocks: kind.failed_blocks,
+                guard: kind.guard,
             })
             .collect();
         while let Err(error) = store.register_kinds(&kinds).await {

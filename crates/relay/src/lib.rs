@@ -40,6 +40,7 @@ mod pump;
 mod quiet;
 mod reaper;
 mod registry;
+mod repeats;
 mod route;
 mod told;
 mod trace;
@@ -63,7 +64,7 @@ use hapax_core::{
 };
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
-pub use hapax_store::Canary;
+pub use hapax_store::{Canary, GuardWindow, OnDuplicate};
 use hapax_store::{Release, Store};
 pub use memory::{Memory, Tally};
 pub use meters::Meters;

@@ -26,6 +26,7 @@ use crate::{
     pauses,
     progress::{Progress, Pulse},
     quiet::{self, Rest},
+    repeats,
     route::Route,
     trace, upstream,
 };
@@ -234,6 +235,7 @@ impl Pump {
                 return Err(error);
             }
         };
+        let claimed = repeats::without(&self.office, claimed, &letters).await;
         let (mut elsewhere, mut quiet, mut suspects) = (Vec::new(), Vec::new(), Vec::new());
         for claimed in claimed {
             self.pulse.beat();

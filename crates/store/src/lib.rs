@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod migrate;
 mod overview;
 mod pieces;
+mod repeat;
 mod rows;
 mod stop;
 mod tls;
@@ -43,6 +44,7 @@ pub use guard::{Address, Attempted, Batch, Reasserted, Situation, Unqueued};
 use hapax_core::{Incarnation, mutant};
 pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Upstream, Verdict, Wait};
 pub use overview::{Counted, Living, Overview, Standing};
+pub use repeat::{GuardWindow, OnDuplicate, Repeat};
 pub use rows::{Bound, Claimed, Cursor};
 pub use stop::{Pause, Pauses, Scope, Stopped};
 use tokio_postgres::{

@@ -65,6 +65,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     31 "0031_route_states.sql",
     32 "0032_on_block.sql",
     33 "0033_pause_address.sql",
+    34 "0034_guard_window.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

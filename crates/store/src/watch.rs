@@ -7,7 +7,7 @@ use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
 use crate::{
-    Store, Typed,
+    GuardWindow, Store, Typed,
     error::Error,
     rows::{elapsed, seconds},
 };
@@ -96,6 +96,8 @@ pub struct Kind {
     pub skip_after: Option<Duration>,
     /// One of them that has an ordering key and fails is held instead.
     pub failed_blocks: bool,
+    /// What becomes of the same content enqueued twice; none: nothing.
+    pub guard: Option<GuardWindow>,
 }
 
 impl Store {
@@ -409,6 +411,10 @@ impl Store {
         let skips: Vec<Option<f64>> =
             kinds.iter().map(|kind| kind.skip_after.map(|after| after.as_secs_f64())).collect();
         let blocks: Vec<bool> = kinds.iter().map(|kind| kind.failed_blocks).collect();
+        let windows: Vec<Option<f64>> =
+            kinds.iter().map(|kind| kind.guard.map(|guard| guard.within.as_secs_f64())).collect();
+        let on_duplicate: Vec<&str> =
+            kinds.iter().map(|kind| kind.guard.unwrap_or_default().on_duplicate.as_str()).collect();
         self.rows(
             "register_kinds",
             include_str!("../queries/register_kinds.sql"),
@@ -419,6 +425,8 @@ impl Store {
                 (&ignores, Type::BOOL_ARRAY),
                 (&skips, Type::FLOAT8_ARRAY),
                 (&blocks, Type::BOOL_ARRAY),
+                (&windows, Type::FLOAT8_ARRAY),
+                (&on_duplicate, Type::TEXT_ARRAY),
             ],
         )
         .await

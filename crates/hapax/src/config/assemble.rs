@@ -15,7 +15,7 @@ use hapax_relay::{AfterFailover, KindPolicy, RecipientLog};
 use hapax_render::UnsubscribeKey;
 
 use super::{
-    attachments, canary, dkim, guards, on_block, quiet,
+    attachments, canary, dkim, guard_window, guards, on_block, quiet,
     reader::{Reader, Section},
     routes::{self, Shared},
     secrets,
@@ -276,6 +276,7 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
         let ignores_suppression = section.switch("ignores_suppression", false);
         let route = known_route(&mut section, routes);
         let (skip_after, failed_blocks) = (on_block::read(&mut section), section.switch("failed_blocks", false));
+        let guard = guard_window::read(&mut section);
         let quiet = quiet::read(&mut section, expires_after);
         section.finish();
         let policy = KindPolicy {
@@ -286,6 +287,7 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
             ignores_suppression,
             skip_after,
             failed_blocks,
+            guard,
             quiet,
         };
         kinds.insert(name, policy);

@@ -11,6 +11,7 @@ mod dkim;
 pub(crate) mod duration;
 mod envelope;
 mod fallback;
+mod guard_window;
 mod guards;
 mod layers;
 mod mask;

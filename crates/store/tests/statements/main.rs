@@ -26,6 +26,7 @@ mod quarantine;
 mod random;
 
 mod relay_life;
+mod repeats;
 mod same_key;
 mod settle;
 mod suppression;
