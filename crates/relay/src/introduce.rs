@@ -80,6 +80,7 @@ impl<'a> Introduction<'a> {
                 skip_after: kind.skip_after,
                 failed_blocks: kind.failed_blocks,
                 guard: kind.guard,
+                collect: kind.collect.clone(),
             })
             .collect();
         while let Err(error) = store.register_kinds(&kinds).await {

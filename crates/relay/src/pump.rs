@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    collect,
     complaint::Complaint,
     config::RelayConfig,
     contents,
@@ -236,6 +237,7 @@ impl Pump {
             }
         };
         let claimed = repeats::without(&self.office, claimed, &letters).await;
+        let claimed = collect::apart(&self.office, claimed, &letters).await;
         let (mut elsewhere, mut quiet, mut suspects) = (Vec::new(), Vec::new(), Vec::new());
         for claimed in claimed {
             self.pulse.beat();

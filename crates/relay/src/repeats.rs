@@ -50,7 +50,8 @@ pub(crate) async fn without(office: &Office, claimed: Vec<Claimed>, letters: &Le
     rest.into_iter().filter(goes).collect()
 }
 
-async fn give_back(office: &Office, claimed: &[Claimed]) {
+/// Without anything done for them, for a moment.
+pub(crate) async fn give_back(office: &Office, claimed: &[Claimed]) {
     if claimed.is_empty() {
         return;
     }

@@ -11,6 +11,7 @@
 mod arming;
 mod canary;
 mod claim;
+mod collect;
 mod connect;
 mod error;
 mod guard;
@@ -37,6 +38,7 @@ use std::{
 pub use arming::{ArmedState, Arming};
 pub use canary::{Canary, CanarySeen};
 pub use claim::Wanted;
+pub use collect::{Collecting, Gathered};
 pub use connect::{ConnectOptions, parse_url};
 use deadpool_postgres::{Object, Pool};
 pub use error::Error;

@@ -7,6 +7,7 @@ pub(crate) mod advice;
 mod assemble;
 mod attachments;
 mod canary;
+mod collect;
 mod dkim;
 pub(crate) mod duration;
 mod envelope;

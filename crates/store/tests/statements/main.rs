@@ -8,6 +8,7 @@ mod canary;
 mod cancel;
 mod claim;
 mod decide;
+mod digest;
 mod durability;
 mod evidence;
 mod failover;
