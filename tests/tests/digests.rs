@@ -38,6 +38,8 @@ fn taken(stage: &Stage) -> BTreeMap<String, Vec<Vec<i32>>> {
         let items = text.lines().filter_map(|line| line.strip_prefix("item ")?.trim().parse().ok()).collect();
         taken.entry(message.recipients[0].clone()).or_default().push(items);
     }
+    // The ledger goes connection by connection, not by time.
+    taken.values_mut().for_each(|messages| messages.sort());
     taken
 }
 

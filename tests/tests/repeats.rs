@@ -48,6 +48,8 @@ async fn what_is_enqueued_twice_is_held_dropped_or_only_told_and_other_kinds_are
             "{kind}"
         );
     }
+    let health = "SELECT deliveries FROM outbox.queue_health WHERE state = 'held'";
+    assert_eq!(stage.count(health).await, 100, "what the metrics are made of");
     let reported = "SELECT count(*) FROM outbox.audit WHERE action = 'guard' AND after = 'reported'";
     assert_eq!(stage.count(reported).await, 100);
     let id = stage.text("SELECT min(message_id::text) FROM outbox.deliveries WHERE state = 'held'", &[]).await;

@@ -166,6 +166,15 @@ async fn each_ends_as_its_digest_does_and_follows_what_becomes_of_it_later() {
     assert_eq!(stage.decide("cancel", cancelled).await, ["cancelled"]);
     stage.store.follow_digests(false).await.expect("follows");
     assert!(state(&stage, keys[1]).await.starts_with("cancelled: in digest "));
+    // However it ends: its time passes, or its address is suppressed.
+    for (end, to) in [("expired", "e"), ("suppressed", "f")] {
+        let keys = comments(&stage, to, 2).await;
+        let ended = digest(&stage).await.message_id;
+        let finish = "SELECT outbox.finish(q, $1, NULL, 'because', NULL, 0) FROM outbox.queue q WHERE message_id = $2";
+        stage.sql.query(finish, &[&end, &ended.0]).await.expect("ends");
+        stage.store.follow_digests(false).await.expect("follows");
+        assert_eq!(state(&stage, keys[0]).await, format!("{end}: in digest {ended}: because"));
+    }
     let all = "SELECT count(*) FROM outbox.queue";
     assert_eq!(stage.count(all).await, 0);
     // 'sent' of a digest is evidence of what was in it: that has no attempts of its own.
@@ -253,6 +262,20 @@ async fn what_is_urgent_complete_ordered_or_would_expire_goes_by_itself() {
     let due = claimed(&stage).await;
     assert!(due.iter().any(|one| one.0 == own));
     assert_eq!(stage.store.collect(&due).await.expect("gathers"), Gathered::default());
+    stage.assert_consistent().await;
+}
+
+/// Each of them gets what is for them, and nobody sees who else did.
+#[tokio::test]
+async fn one_with_several_recipients_is_in_the_digest_of_each() {
+    let stage = collecting(50).await;
+    stage.run("INSERT INTO outbox.notification (kind, recipients, cc, payload) VALUES ('comment', '{a@example.org,b@example.org}', '{c@example.org}', '{\"no\": 1}')").await;
+    comment(&stage, "b", 2, "").await;
+    gather(&stage).await;
+    time_passes(&stage).await;
+    assert_eq!(gather(&stage).await.made.len(), 3);
+    let to = "SELECT string_agg(recipients::text || cc::text || (payload ->> 'count'), ' ' ORDER BY recipients) FROM outbox.message WHERE kind = 'summary'";
+    assert_eq!(stage.text(to).await, "{a@example.org}{}1 {b@example.org}{}2 {c@example.org}{}1");
     stage.assert_consistent().await;
 }
 
