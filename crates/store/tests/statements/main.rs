@@ -29,4 +29,5 @@ mod relay_life;
 mod same_key;
 mod settle;
 mod suppression;
+mod turns;
 mod wake;
