@@ -110,3 +110,30 @@ async fn a_long_backlog_of_one_tenant_does_not_make_the_claim_of_another_longer(
     assert_eq!(after.1, before.1, "no sequential scan");
     assert!((1..4_000).contains(&(after.0 - before.0)), "{} buffers", after.0 - before.0);
 }
+
+#[tokio::test]
+async fn every_door_and_every_way_back_into_the_queue_gives_the_tenant_its_number() {
+    let stage = Stage::set().await;
+    enqueue_for(&stage, Some("a"), 1).await;
+    stage
+        .run(
+            "INSERT INTO outbox.notification (kind, recipients, subject, body_text, tenant) VALUES ('note', '{x@example.org}', 's', 'b', 'a');
+             SELECT outbox.enqueue('note', '{x@example.org}', subject => 's', body_text => 'b', tenant => 'a', dedup_key => 'k');
+             SELECT outbox.enqueue('note', '{x@example.org,y@example.org}', subject => 's', body_text => 'b', tenant => 'a');
+             SELECT outbox.enqueue('note', '{x@example.org}', subject => 's', body_text => 'b', tenant => 'a', ordering_key => 'o');
+             SELECT outbox.enqueue_many('[{\"kind\":\"note\",\"recipients\":[\"x@example.org\"],\"subject\":\"s\",\"body_text\":\"b\",\"tenant\":\"a\"}]'::json);
+             SELECT outbox.enqueue('note', '{x@example.org}', subject => 's', body_text => 'b');
+             SELECT outbox.enqueue('note', '{x@example.org,y@example.org}', subject => 's', body_text => 'b', ordering_key => 'o')",
+        )
+        .await;
+    let numbers = "SELECT string_agg(DISTINCT (q.tenant_no IS NOT NULL)::text || coalesce(m.tenant, '-'), ' ') || count(DISTINCT q.tenant_no) || count(*)
+                   FROM outbox.queue q JOIN outbox.message m ON m.id = q.message_id";
+    assert_eq!(stage.text(numbers).await, "false- truea110");
+    let reopen = "DO $$ DECLARE d outbox.done; q outbox.queue; BEGIN
+        SELECT x.* INTO q FROM outbox.queue x WHERE x.tenant_no IS NOT NULL AND x.order_key IS NULL LIMIT 1;
+        PERFORM outbox.finish(q, 'failed', NULL, 'no', NULL, 0);
+        SELECT x.* INTO d FROM outbox.done x;
+        PERFORM outbox.reopen(d, NULL, NULL); END $$";
+    stage.run(reopen).await;
+    assert_eq!(stage.text(numbers).await, "false- truea110");
+}
