@@ -106,11 +106,11 @@ BEGIN
     END IF;
     EXIT WHEN v_round AND v_tenant > p_after;
     v_at := v_tenant;
-    v_turn := v_tenant;
     IF v_due THEN v_tenants := v_tenants || v_tenant; END IF;
   END LOOP;
   -- Those without a tenant have a turn in every claim. Only the first thousand of the lane are looked at for them.
-  IF v_left > 0 THEN
+  -- Of a single place they have every other one.
+  IF v_left > 1 OR cardinality(v_tenants) = 0 OR random() < 0.5 THEN
     v_rows := ARRAY(
       SELECT c.ctid FROM outbox.queue c
       WHERE c.lane = p_lane AND c.due_at <= now() AND c.tenant_no IS NULL
@@ -131,6 +131,8 @@ BEGIN
     v_full := '{}';
     FOREACH v_tenant IN ARRAY v_tenants LOOP
       EXIT WHEN v_left <= 0;
+      -- Who had no place this time comes first next time.
+      IF pass = 1 THEN v_turn := v_tenant; END IF;
       v_more := ARRAY(
         SELECT c.ctid FROM outbox.queue c
         WHERE c.lane = p_lane AND c.tenant_no = v_tenant AND c.due_at <= now() AND c.ctid <> ALL (v_rows)

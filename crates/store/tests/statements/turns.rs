@@ -137,3 +137,21 @@ async fn every_door_and_every_way_back_into_the_queue_gives_the_tenant_its_numbe
     stage.run(reopen).await;
     assert_eq!(stage.text(numbers).await, "false- truea110");
 }
+
+#[tokio::test]
+async fn those_without_a_tenant_take_no_turn_of_another_away() {
+    let stage = Stage::set().await;
+    for tenant in 0..8 {
+        enqueue_for(&stage, Some(&format!("t{tenant}")), 50).await;
+    }
+    enqueue_for(&stage, None, 300).await;
+    for limit in [4, 1] {
+        let (mut turn, mut seen) = (-1, HashSet::new());
+        for _ in 0..100 / limit {
+            let (next, claimed) = stage.store.claim_turns(LANE, turn, limit, LEASE).await.expect("claims");
+            turn = if claimed.is_empty() { turn } else { next };
+            seen.extend(counts(&stage, &claimed).await.into_keys());
+        }
+        assert_eq!(seen.len(), 9, "{limit}: {seen:?}");
+    }
+}
