@@ -129,8 +129,12 @@ mod tests {
 
     #[test]
     fn nothing_but_a_refusal_is_weighed() {
-        let everything =
-            table(&[("450", Meaning::Permanent), ("421", Meaning::Permanent), ("550", Meaning::Transient), ("4.7", Meaning::Permanent)]);
+        let everything = table(&[
+            ("450", Meaning::Permanent),
+            ("421", Meaning::Permanent),
+            ("550", Meaning::Transient),
+            ("4.7", Meaning::Permanent),
+        ]);
         let reply = Reply::new(421, "4.7.0 closing");
         for outcome in [
             refused(Phase::Rcpt, 450, "4.7.1 too much mail from you"),

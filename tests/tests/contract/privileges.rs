@@ -121,6 +121,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT outbox.pause_words('k', NULL, NULL, 'a@example.org')", "--++--"),
     ("SELECT outbox.pause_words('00000000-0000-7000-8000-000000000000', 1::int2, 'paused')", "--++--"),
     ("SELECT outbox.adopt_orphans(1)", "-+----"),
+    ("SELECT outbox.lanes_by_turns('{}')", "-+----"),
     ("SELECT * FROM outbox.blocked_keys", "--++--"),
     ("SELECT * FROM outbox.key_block", "------"),
     ("SELECT outbox.failed_blocks(gen_random_uuid()), outbox.is_skipped(gen_random_uuid(), 1::int2, 'held')", "-+----"),

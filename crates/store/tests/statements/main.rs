@@ -31,4 +31,5 @@ mod repeats;
 mod same_key;
 mod settle;
 mod suppression;
+mod turns;
 mod wake;
