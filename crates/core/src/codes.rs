@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::outcome::{Outcome, Phase, Reply};
+use crate::{
+    outcome::{Outcome, Phase, Reply},
+    throttle::asks_to_slow_down,
+};
 
 /// What becomes of a delivery that is refused with a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +74,10 @@ fn by_default(phase: Phase, reply: &Reply) -> Option<Meaning> {
 /// The outcome as these tables, the first that knows its code, or the defaults would have it.
 #[must_use]
 pub fn weigh(outcome: Outcome, tables: &[&Codes]) -> Outcome {
+    // "Not so fast" is about the route, whichever message is asked about.
+    if asks_to_slow_down(&outcome) {
+        return outcome;
+    }
     let Outcome::Refused { permanent, phase, reply } = outcome else { return outcome };
     let known = tables.iter().find_map(|table| table.meaning(&reply)).or_else(|| by_default(phase, &reply));
     let permanent = known.map_or(permanent, |meaning| meaning == Meaning::Permanent);
@@ -122,10 +129,15 @@ mod tests {
 
     #[test]
     fn nothing_but_a_refusal_is_weighed() {
-        let everything =
-            table(&[("421", Meaning::Permanent), ("550", Meaning::Transient), ("4.7", Meaning::Permanent)]);
+        let everything = table(&[
+            ("450", Meaning::Permanent),
+            ("421", Meaning::Permanent),
+            ("550", Meaning::Transient),
+            ("4.7", Meaning::Permanent),
+        ]);
         let reply = Reply::new(421, "4.7.0 closing");
         for outcome in [
+            refused(Phase::Rcpt, 450, "4.7.1 too much mail from you"),
             Outcome::Unknown { cause: Cause::Eof, reply: Some(reply.clone()), detail: String::new() },
             Outcome::NotSent { phase: Phase::Rcpt, cause: Cause::Eof, reply: Some(reply), detail: String::new() },
             Outcome::Accepted { reply: Reply::new(250, "2.0.0 ok") },

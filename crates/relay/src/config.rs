@@ -169,6 +169,10 @@ pub struct KindPolicy {
     pub retry: RetryPart,
     /// What refusals mean for it.
     pub codes: Codes,
+    /// What becomes of the same content enqueued twice; none: nothing.
+    pub guard: Option<hapax_store::GuardWindow>,
+    /// How its notifications go in digests; none: each by itself.
+    pub collect: Option<hapax_store::Collecting>,
     /// When it waits.
     pub quiet: Option<Arc<QuietHours>>,
 }

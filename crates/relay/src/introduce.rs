@@ -83,6 +83,8 @@ impl<'a> Introduction<'a> {
                 ignores_suppression: kind.ignores_suppression,
                 skip_after: kind.skip_after,
                 failed_blocks: kind.failed_blocks,
+                guard: kind.guard,
+                collect: kind.collect.clone(),
             })
             .collect();
         while let Err(error) = store.register_kinds(&kinds).await {

@@ -16,9 +16,17 @@ pub(crate) struct Cursors {
     pub(crate) lanes: HashMap<i16, Cursor>,
     pub(crate) rescan_at: Duration,
     pub(crate) round: usize,
+    /// Where several tenants wait, as of the last look, with the turn to go on from.
+    pub(crate) turns: HashMap<i16, i32>,
+    pub(crate) turns_at: Duration,
 }
 
 impl Cursors {
+    /// These are the lanes in which several tenants wait; those that were go on where they were.
+    pub(crate) fn go_by_turns(&mut self, lanes: &[i16]) {
+        self.turns = lanes.iter().map(|lane| (*lane, self.turns.get(lane).copied().unwrap_or(-1))).collect();
+    }
+
     /// Where each lane goes on: behind what was taken of it, or at its start when there was no more.
     pub(crate) fn advance(&mut self, wanted: &[Wanted], mut free: usize, mut rooms: Vec<usize>, claimed: &[Claimed]) {
         for lane in wanted {

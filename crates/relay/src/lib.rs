@@ -10,6 +10,7 @@
 mod bounces;
 mod canary;
 mod closing;
+mod collect;
 mod complaint;
 mod config;
 mod contents;
@@ -40,6 +41,7 @@ mod pump;
 mod quiet;
 mod reaper;
 mod registry;
+mod repeats;
 mod rounds;
 mod route;
 mod stock;
@@ -66,7 +68,7 @@ use hapax_core::{
 };
 use hapax_mail::Heartbeat;
 use hapax_render::Renderer;
-pub use hapax_store::Canary;
+pub use hapax_store::{Canary, Collecting, GuardWindow, OnDuplicate};
 use hapax_store::{Release, Store};
 pub use memory::{Memory, Tally};
 pub use meters::Meters;

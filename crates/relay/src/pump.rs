@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    collect,
     complaint::Complaint,
     config::RelayConfig,
     contents,
@@ -27,6 +28,7 @@ use crate::{
     pauses,
     progress::{Progress, Pulse},
     quiet::{self, Rest},
+    repeats,
     rounds::is_urgent,
     route::Route,
     stock::Stock,
@@ -170,6 +172,8 @@ impl Pump {
                 return Err(error);
             }
         };
+        let claimed = repeats::without(&self.office, claimed, &letters).await;
+        let claimed = collect::apart(&self.office, claimed, &letters).await;
         let (mut elsewhere, mut quiet, mut suspects) = (Vec::new(), Vec::new(), Vec::new());
         for claimed in claimed {
             self.pulse.beat();

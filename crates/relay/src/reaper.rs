@@ -40,6 +40,8 @@ const ORPHANS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How much of it is moved at once.
 const ORPHANS_BATCH: i32 = 2_000;
+/// Between two looks whether outcomes of digests have changed after their end.
+const FOLLOW_ALL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Between two looks for messages that came past the doors, and how many are looked at in one.
 const UNQUEUED_INTERVAL: Duration = Duration::from_secs(10);
@@ -112,6 +114,7 @@ struct Memory {
     next_maintain: Duration,
     next_free_ordered: Duration,
     next_orphans: Duration,
+    next_follow_all: Duration,
     next_unqueued: Duration,
     /// Messages up to this one have been looked at.
     unqueued_after: Uuid,
@@ -194,6 +197,11 @@ impl Reaper {
         if now >= memory.next_free_ordered {
             self.pulse.beat();
             self.store.free_ordered().await?;
+            let all = now >= memory.next_follow_all;
+            self.store.follow_digests(all).await?;
+            if all {
+                memory.next_follow_all = now + FOLLOW_ALL_INTERVAL;
+            }
             memory.next_free_ordered = now + FREE_ORDERED_INTERVAL;
         }
         if now >= memory.next_orphans {

@@ -5,17 +5,20 @@
 use std::{sync::Arc, time::Duration};
 
 use hapax_core::{fault, policy::Priority};
-use hapax_store::{Cursor, Wanted};
+use hapax_store::{Claimed, Cursor, Wanted};
 
 use crate::{
     idle::Idle,
-    lanes::{Cursors, order},
+    lanes::{Cursors, lanes_of, order},
     pump::{Pump, places},
     route::Route,
 };
 
 /// At least so often every lane is read from its start.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two looks at where several tenants wait.
+const TURNS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a claim waits for more room than there is.
 const ROOM_WITHIN: Duration = Duration::from_millis(20);
@@ -62,6 +65,11 @@ impl Pump {
             cursors.rescan_at = now + RESCAN_INTERVAL;
         }
         cursors.round = cursors.round.wrapping_add(1);
+        if now >= cursors.turns_at {
+            let all = lanes_of(self.groups.iter().map(|(_, group)| *group));
+            cursors.go_by_turns(&self.office.store.lanes_by_turns(&all).await?);
+            cursors.turns_at = now + TURNS_INTERVAL;
+        }
         let urgent: Vec<i16> = due.iter().copied().filter(|lane| is_urgent(*lane)).collect();
         // As it is before the first claim: of what had room, that one takes the urgent first.
         let reserved = self.rooms(|route| self.urgent_room(route));
@@ -92,15 +100,60 @@ impl Pump {
         let asked = self.office.clock.boottime();
         fault::point("claim_sent");
         let lease = self.office.config.limits.lease;
-        let claimed = self.office.store.claim_lanes(&wanted, free, &rooms, lease).await?;
+        let claimed = if wanted.iter().any(|lane| cursors.turns.contains_key(&lane.lane)) {
+            self.claim_by_turns(cursors, &wanted, free, rooms).await?
+        } else {
+            let claimed = self.office.store.claim_lanes(&wanted, free, &rooms, lease).await?;
+            cursors.advance(&wanted, free, rooms, &claimed);
+            claimed
+        };
         self.office.meters.claimed(claimed.len(), self.office.clock.boottime().saturating_sub(asked));
-        cursors.advance(&wanted, free, rooms, &claimed);
         if !claimed.is_empty() {
             fault::point("claimed");
         }
         let taken = claimed.len();
         self.dispatch(claimed, asked).await?;
         Ok(taken)
+    }
+
+    /// As one claim of all these lanes, but lane by lane: where several tenants wait, each has its turn. When one fails, what was
+    /// leased before is handed on, and the next round asks again.
+    async fn claim_by_turns(
+        &self,
+        cursors: &mut Cursors,
+        wanted: &[Wanted],
+        mut free: usize,
+        mut rooms: Vec<usize>,
+    ) -> Result<Vec<Claimed>, hapax_store::Error> {
+        let (store, lease) = (&self.office.store, self.office.config.limits.lease);
+        let mut all = Vec::new();
+        for lane in wanted {
+            let take = lane.limit.min(free).min(rooms[lane.room]);
+            if take == 0 {
+                continue;
+            }
+            let answer = match cursors.turns.get(&lane.lane).copied() {
+                Some(turn) => store.claim_turns(lane.lane, turn, take, lease).await.map(|(turn, claimed)| {
+                    cursors.turns.insert(lane.lane, turn);
+                    claimed
+                }),
+                None => {
+                    store.claim_lanes(&[Wanted { room: 0, ..*lane }], take, &[take], lease).await.inspect(|claimed| {
+                        cursors.advance(&[Wanted { room: 0, ..*lane }], take, vec![take], claimed);
+                    })
+                }
+            };
+            let claimed = match answer {
+                Err(error) if all.is_empty() => return Err(error),
+                Err(_) => break,
+                Ok(claimed) => claimed,
+            };
+            free = free.saturating_sub(claimed.len());
+            rooms[lane.room] = rooms[lane.room].saturating_sub(claimed.len());
+            all.extend(claimed);
+            self.pulse.beat();
+        }
+        Ok(all)
     }
 
     /// Those of the `due` lanes in the order of this round. Groups of one route share its room, that of the first of them.

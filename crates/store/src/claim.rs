@@ -79,6 +79,50 @@ impl Store {
         Ok(claimed)
     }
 
+    /// In which of these lanes several tenants wait, those without one being one more.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn lanes_by_turns(&self, lanes: &[i16]) -> Result<Vec<i16>, Error> {
+        let sql = include_str!("../queries/lanes_by_turns.sql");
+        let rows = self.rows("lanes_by_turns", sql, &[(&lanes, Type::INT2_ARRAY)]).await?;
+        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
+    }
+
+    /// As [`Store::claim`], but by turns: as many of each tenant that waits, those first that come after `turn`; in the order
+    /// they are due within a tenant. Answers the turn to go on from, too.
+    ///
+    /// # Errors
+    /// Any; see there.
+    pub async fn claim_turns(
+        &self,
+        lane: i16,
+        turn: i32,
+        limit: usize,
+        lease_for: Duration,
+    ) -> Result<(i32, Vec<Claimed>), Error> {
+        let lease = Lease::fresh();
+        let rows = self
+            .rows(
+                "claim_turns",
+                include_str!("../queries/claim_turns.sql"),
+                &[
+                    (&self.armed.epoch, Type::UUID),
+                    (&self.armed.identity, Type::TEXT),
+                    (&lease.0, Type::UUID),
+                    (&lease_for.as_secs_f64(), Type::FLOAT8),
+                    (&lane, Type::INT2),
+                    (&i64::try_from(limit).unwrap_or(i64::MAX), Type::INT8),
+                    (&turn, Type::INT4),
+                ],
+            )
+            .await?;
+        let turn = rows.first().map_or(-1, |row| row.get("turn"));
+        let mut claimed: Vec<Claimed> = rows.iter().map(|row| rows::claimed(row, lease)).collect();
+        claimed.sort_by_key(|claimed| claimed.cursor);
+        Ok((turn, claimed))
+    }
+
     /// As [`Store::claim_lanes`], of one lane; answers the cursor to go on from, too.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 mod arming;
 mod canary;
 mod claim;
+mod collect;
 mod connect;
 mod error;
 mod guard;
@@ -19,6 +20,7 @@ pub mod inspect;
 pub mod migrate;
 mod overview;
 mod pieces;
+mod repeat;
 mod rows;
 mod stop;
 mod tls;
@@ -36,6 +38,7 @@ use std::{
 pub use arming::{ArmedState, Arming};
 pub use canary::{Canary, CanarySeen};
 pub use claim::Wanted;
+pub use collect::{Collecting, Gathered};
 pub use connect::{ConnectOptions, parse_url};
 use deadpool_postgres::{Object, Pool};
 pub use error::Error;
@@ -43,6 +46,7 @@ pub use guard::{Address, Attempted, Batch, Reasserted, Situation, Unqueued};
 use hapax_core::{Incarnation, mutant};
 pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Upstream, Verdict, Wait};
 pub use overview::{Counted, Living, Overview, Standing};
+pub use repeat::{GuardWindow, OnDuplicate, Repeat};
 pub use rows::{Bound, Claimed, Cursor};
 pub use stop::{Pause, Pauses, Scope, Stopped};
 use tokio_postgres::{

@@ -66,6 +66,9 @@ pub const MIGRATIONS: &[Migration] = embedded![
     32 "0032_on_block.sql",
     33 "0033_pause_address.sql",
     34 "0034_orphans.sql",
+    35 "0035_guard_window.sql",
+    36 "0036_digest.sql",
+    37 "0037_turns.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -7,7 +7,7 @@ use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
 use crate::{
-    Store, Typed,
+    Collecting, GuardWindow, Store, Typed,
     error::Error,
     rows::{elapsed, seconds},
 };
@@ -96,6 +96,10 @@ pub struct Kind {
     pub skip_after: Option<Duration>,
     /// One of them that has an ordering key and fails is held instead.
     pub failed_blocks: bool,
+    /// What becomes of the same content enqueued twice; none: nothing.
+    pub guard: Option<GuardWindow>,
+    /// How they go in digests; none: each by itself.
+    pub collect: Option<Collecting>,
 }
 
 impl Store {
@@ -428,6 +432,16 @@ impl Store {
         let skips: Vec<Option<f64>> =
             kinds.iter().map(|kind| kind.skip_after.map(|after| after.as_secs_f64())).collect();
         let blocks: Vec<bool> = kinds.iter().map(|kind| kind.failed_blocks).collect();
+        let windows: Vec<Option<f64>> =
+            kinds.iter().map(|kind| kind.guard.map(|guard| guard.within.as_secs_f64())).collect();
+        let on_duplicate: Vec<&str> =
+            kinds.iter().map(|kind| kind.guard.unwrap_or_default().on_duplicate.as_str()).collect();
+        let collects: Vec<Option<f64>> =
+            kinds.iter().map(|kind| kind.collect.as_ref().map(|collect| collect.within.as_secs_f64())).collect();
+        let most: Vec<Option<i32>> =
+            kinds.iter().map(|kind| kind.collect.as_ref().map(|collect| collect.max)).collect();
+        let collects_as: Vec<Option<&str>> =
+            kinds.iter().map(|kind| kind.collect.as_ref().and_then(|collect| collect.as_kind.as_deref())).collect();
         self.rows(
             "register_kinds",
             include_str!("../queries/register_kinds.sql"),
@@ -438,6 +452,11 @@ impl Store {
                 (&ignores, Type::BOOL_ARRAY),
                 (&skips, Type::FLOAT8_ARRAY),
                 (&blocks, Type::BOOL_ARRAY),
+                (&windows, Type::FLOAT8_ARRAY),
+                (&on_duplicate, Type::TEXT_ARRAY),
+                (&collects, Type::FLOAT8_ARRAY),
+                (&most, Type::INT4_ARRAY),
+                (&collects_as, Type::TEXT_ARRAY),
             ],
         )
         .await

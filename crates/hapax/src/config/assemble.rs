@@ -15,7 +15,7 @@ use hapax_relay::{AfterFailover, KindPolicy, RecipientLog};
 use hapax_render::UnsubscribeKey;
 
 use super::{
-    attachments, canary, dkim, guards, on_block, quiet,
+    attachments, canary, collect, dkim, guard_window, guards, on_block, quiet,
     reader::{Reader, Section},
     retry,
     routes::{self, Shared},
@@ -77,7 +77,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let freight = attachments::read(reader, &mut root, relay.freight.clone());
     let keys = dkim::read(reader, &mut root, credentials);
     let routes = routes(reader, &mut root, &Shared { timeouts: &relay.timeouts, keys: &keys, credentials });
-    let kinds = kinds(reader, &mut root, &routes);
+    let kinds = kinds(reader, &mut root, &routes, templates.as_deref());
     let directions = tenants::read(reader, &mut root, &routes);
     let canary = canary::read(reader, &mut root, &routes, &guards);
     let log = log(reader, &mut root);
@@ -251,11 +251,16 @@ pub(super) fn valid_route_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(fits)
 }
 
-fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -> BTreeMap<String, KindPolicy> {
+fn kinds(
+    reader: &mut Reader,
+    root: &mut Map<String, Value>,
+    routes: &[Route],
+    templates: Option<&Path>,
+) -> BTreeMap<String, KindPolicy> {
     let mut section = reader.section(root, "", "kinds");
     let names = section.names();
     let mut table = section.take_table();
-    let mut kinds = BTreeMap::new();
+    let (mut kinds, mut digests) = (BTreeMap::new(), BTreeMap::new());
     for name in names {
         let mut section = reader.section(&mut table, "kinds", &name);
         let priority = section.word("priority", None, &PRIORITY);
@@ -264,6 +269,9 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
         let ignores_suppression = section.switch("ignores_suppression", false);
         let route = known_route(&mut section, routes);
         let (skip_after, failed_blocks) = (on_block::read(&mut section), section.switch("failed_blocks", false));
+        let guard = guard_window::read(&mut section);
+        let (collect, digest) = collect::read(&mut section, expires_after, templates);
+        digests.extend(digest.map(|given| (name.clone(), given)));
         let quiet = quiet::read(&mut section, expires_after);
         let (retry, codes) = retry::part(&mut section);
         section.finish();
@@ -277,10 +285,13 @@ fn kinds(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -
             failed_blocks,
             retry,
             codes,
+            guard,
+            collect,
             quiet,
         };
         kinds.insert(name, policy);
     }
+    collect::check(reader, &kinds, &digests, templates);
     kinds
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::*;
 
+mod kinds;
 mod ways;
 
 const GOOD: &str = "\

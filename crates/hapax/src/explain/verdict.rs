@@ -49,6 +49,7 @@ pub(crate) fn verdict(story: &Story) -> String {
         .into_iter()
         .chain(evidence(story))
         .chain(copy_of(story))
+        .chain(digest(story))
         .chain(sent_again_anew(story))
         .collect::<Vec<_>>()
         .join(" ")
@@ -82,6 +83,7 @@ fn sent(story: &Story, finished: &str) -> Vec<String> {
         return vec![format!("Sent once: {by}. Its upstream knows repeats by their key: they made no further copy.")];
     }
     let mut told = match (story.delivery.evidence.as_deref(), accepted.as_slice()) {
+        (_, []) if in_digest(story).is_some() => vec![format!("Sent at {finished}, in a digest.")],
         _ if is_redirected(story) => vec![redirected(&accepted)],
         (Some("reply") | None, []) => vec![format!("Sent at {finished}; the attempt itself is not kept any more.")],
         (_, [only]) => vec![once(story, only)],
@@ -377,6 +379,19 @@ pub(crate) fn copy_of(story: &Story) -> Option<String> {
     let by = around.copied_by.as_deref().map(|by| format!(" (session user {by})")).unwrap_or_default();
     let why = around.copy_reason.as_deref().map(|why| format!(", because {}", quoted(why))).unwrap_or_default();
     Some(format!("This is message {original}, which an operator{by} sent again at {when}{why}."))
+}
+
+/// The digest that it is in.
+fn in_digest(story: &Story) -> Option<&str> {
+    story.delivery.reason.as_deref()?.strip_prefix("in digest ")?.get(..36)
+}
+
+/// It is in a digest, or is one.
+fn digest(story: &Story) -> Vec<String> {
+    let within = in_digest(story).map(|id| format!("It ends as digest {id}: hapax explain {id}."));
+    let made_of = story.around.as_ref().map(|around| around.made_of.as_slice()).filter(|members| !members.is_empty());
+    let made_of = made_of.map(|members| format!("It is a digest of {}: {}.", members.len(), members.join(", ")));
+    within.into_iter().chain(made_of).collect()
 }
 
 /// An operator has enqueued the same again as a new message.

@@ -135,6 +135,7 @@ pub(super) fn nothing_around() -> Circumstances {
         copy_reason: None,
         relay_silent_s: None,
         same_key: None,
+        made_of: Vec::new(),
     }
 }
 

@@ -53,6 +53,8 @@ readable!(
         pub relay_silent_s: Option<f64>,
         /// Whether its upstream knows repeats by their key.
         pub same_key: Option<bool>,
+        /// What it was made of, if it is a digest: the first 100 deliveries.
+        pub made_of: Vec<String>,
     }
 );
 

@@ -8,6 +8,7 @@ mod canary;
 mod cancel;
 mod claim;
 mod decide;
+mod digest;
 mod durability;
 mod evidence;
 mod failover;
@@ -26,7 +27,9 @@ mod quarantine;
 mod random;
 
 mod relay_life;
+mod repeats;
 mod same_key;
 mod settle;
 mod suppression;
+mod turns;
 mod wake;

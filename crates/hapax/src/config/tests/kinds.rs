@@ -1,0 +1,70 @@
+//! Kinds: what is enqueued twice, and what goes in digests.
+
+use std::time::Duration;
+
+use super::*;
+
+/// With templates of these kinds.
+fn with_templates(kinds: &str, templates: &[&str]) -> (Loaded, Vec<String>) {
+    let place = tempfile::tempdir().expect("a directory");
+    for kind in templates {
+        std::fs::create_dir(place.path().join(kind)).expect("it is new");
+    }
+    let text = format!("{GOOD}[templates]\ndirectory = \"{}\"\n{kinds}", place.path().display());
+    let (loaded, _directory) = load_text(&text, &[]);
+    let said = loaded.problems.iter().map(|problem| {
+        let hint = problem.hint.as_deref().unwrap_or("-");
+        format!("{}: {} ({hint})", problem.path, problem.message)
+    });
+    let said = said.collect();
+    (loaded, said)
+}
+
+#[test]
+fn a_kind_collects_by_itself_or_as_another_one_and_what_cannot_be_made_is_refused() {
+    let (loaded, said) = with_templates("[kinds.a]\ncollect = \"15m\"\ncollect_as = \"b\"\n", &["a", "b"]);
+    assert_eq!((said, loaded.warnings.as_slice()), (vec![], &[][..]));
+    let collect = loaded.settings.kinds["a"].collect.clone().expect("it collects");
+    assert_eq!((collect.within, collect.max, collect.as_kind.as_deref()), (Duration::from_secs(900), 50, Some("b")));
+    let (loaded, said) = with_templates("[kinds.a]\ncollect = \"15m\"\ncollect_max = 3\ncollect_as = \"a\"\n", &["a"]);
+    assert_eq!((said, loaded.settings.kinds["a"].collect.clone().map(|collect| collect.max)), (vec![], Some(3)));
+    for (kinds, expected) in [
+        (
+            "[kinds.a]\ncollect = \"15m\"\n",
+            "kinds.a.collect: there is no template a (make it: a/subject.txt and a/body.txt, of items and count)",
+        ),
+        (
+            "[kinds.b]\ncollect = \"15m\"\ncollect_as = \"summry\"\n",
+            "kinds.b.collect_as: there is no template summry (did you mean summary?)",
+        ),
+        (
+            "[kinds.b]\ncollect = \"15m\"\ncollect_as = \"summary\"\n[kinds.summary]\ncollect = \"1h\"\n",
+            "kinds.b.collect_as: kind summary collects, too: what is a digest is not gathered again \
+             (name a kind that does not collect, or leave it out)",
+        ),
+        (
+            "[kinds.b]\ncollect = \"15m\"\nexpires_after = \"10m\"\n",
+            "kinds.b.collect: is 15m, and expires_after 10m: all of it would expire unsent \
+             (make expires_after longer, or collect shorter)",
+        ),
+    ] {
+        assert_eq!(with_templates(kinds, &["b", "summary"]).1, [expected]);
+    }
+}
+
+#[test]
+fn what_changes_nothing_is_warned_of() {
+    let kinds = "[kinds.a]\ncollect_as = \"b\"\non_duplicate = \"drop\"\n";
+    let warnings: Vec<String> = with_templates(kinds, &[]).0.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "kinds.a.on_duplicate: changes nothing: there is no guard_window",
+            "kinds.a.collect_as: changes nothing: there is no collect",
+        ]
+    );
+    let guard = with_templates("[kinds.a]\nguard_window = \"10m\"\n", &[]).0.settings.kinds["a"].guard;
+    let expected =
+        hapax_relay::GuardWindow { within: Duration::from_secs(600), on_duplicate: hapax_relay::OnDuplicate::Hold };
+    assert_eq!(guard, Some(expected));
+}
