@@ -27,6 +27,33 @@ async fn until_accepted(stage: &Stage, kind: &str, expected: &[&str]) {
     .await;
 }
 
+/// Of the keys wait and later; nothing of skip, which goes on.
+async fn what_blocks_is_told_with_what_to_type(stage: &Stage) {
+    let viewer = stage.settings_of("viewer");
+    let (code, status) = viewer.command(["status"]).await;
+    let line = |key: &str| {
+        status.lines().find(|line| line.starts_with(&format!("BLOCKED ordering key {key}: 2 wait behind ")))
+    };
+    let wait = line("wait").expect("this key is told of");
+    assert!(code == 0 && wait.contains(", which is in doubt since ") && !wait.contains("passed at"), "{wait}");
+    assert!(wait.contains("; hapax resolve ") && wait.ends_with(" sent|resend|failed --reason '...'"), "{wait}");
+    let later = line("later").expect("and this one");
+    assert!(later.contains(", and passed at ") && !status.contains("BLOCKED ordering key skip"), "{status}");
+    let (_, status) = viewer.command(["status", "--json"]).await;
+    let told: serde_json::Value = serde_json::from_str(&status).expect("it is JSON");
+    let keys = &told["blocked_keys"];
+    assert!(keys["blocking"] == 2 && keys["first"].as_array().is_some_and(|first| first.len() == 2), "{keys}");
+    let of = |key: &str| keys["first"].as_array().and_then(|all| all.iter().find(|one| one["ordering_key"] == key));
+    assert!(of("wait").is_some_and(|one| one["token"].is_string() && one["passed_at"].is_null()), "{keys}");
+    let second = "SELECT message_id::text FROM outbox.deliveries WHERE recipient = 'later2@example.org'";
+    let id = stage.text(second, &[]).await.expect("it is there");
+    let (_, shown) = viewer.command(["show", &id]).await;
+    assert!(
+        shown.contains("Waits behind its ordering key, whose head ") && shown.contains(" It is passed at "),
+        "{shown}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_delivery_blocks_its_key_or_is_passed_as_its_kind_says_and_that_is_seen() {
     let doubt = |to: &str| Rule::at(Phase::EndMarker { took: true }, Fault::Eof).recipient(to);
@@ -53,6 +80,7 @@ async fn a_stopped_delivery_blocks_its_key_or_is_passed_as_its_kind_says_and_tha
     })
     .await;
     assert!(accepted(&stage, "wait").await.is_empty() && accepted(&stage, "later").await.is_empty());
+    what_blocks_is_told_with_what_to_type(&stage).await;
     // Its time comes.
     let past = "UPDATE outbox.key_block b SET since = since - interval '2 hours' FROM outbox.message m WHERE m.id = b.message_id AND m.kind = 'later'";
     assert_eq!(stage.sql.execute(past, &[]).await.expect("time passes"), 1);
@@ -88,6 +116,11 @@ async fn a_failed_delivery_lets_its_key_go_on_or_is_held_so_that_it_waits() {
     assert!(reason.starts_with("failed, and its ordering key waits for it: refused at rcpt: 5"), "{reason}");
     stage.until("failed", 2).await;
     assert!(accepted(&stage, "block").await.is_empty(), "those without a key fail as ever, and the key waits");
+    let (_, status) = stage.settings_of("viewer").command(["status"]).await;
+    assert!(
+        status.contains("BLOCKED ordering key block: 2 wait behind ") && status.contains("refused at rcpt: 5"),
+        "{status}"
+    );
     let cancel = "SELECT outbox.cancel(message_id, 'they have moved') FROM outbox.blocked_keys";
     assert_eq!(stage.sql.query(cancel, &[]).await.expect("it can be cancelled").len(), 1);
     until_accepted(&stage, "block", &["block2", "block3"]).await;

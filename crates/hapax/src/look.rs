@@ -8,6 +8,7 @@ use hapax_store::{
 use serde_json::json;
 
 use crate::{
+    blocked,
     cli::{Json, Ls},
     config::{Database, Loaded},
     connect,
@@ -38,6 +39,12 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
     let states = console.health().await.map_err(explain)?;
     let relays = console.relay_list().await.map_err(explain)?;
     let paused = console.pause_list().await.map_err(explain)?;
+    // Nothing blocks but what has stopped; without that the ordered ones are not looked at.
+    let stopped = count(&states, State::InDoubt) + count(&states, State::Held);
+    let blocking = match stopped {
+        0 => Some(Vec::new()),
+        _ => console.blocked_list(None, blocked::SHOWN_MAX).await.map_err(explain)?,
+    };
     let alive = |relay: &Relay| relay.beat_age_s <= dead_after_s;
     if options.json {
         let relays: Option<Vec<_>> = relays.map(|relays| {
@@ -53,6 +60,7 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
             "states": states,
             "relays": relays,
             "paused": paused,
+            "blocked_keys": blocking.map(|all| json!({ "blocking": blocked::count(&all), "first": all })),
         }))?;
         return Ok(Exit::Done);
     }
@@ -60,8 +68,24 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
     for line in warnings(&here, relay_lives, &states) {
         output::line(&line);
     }
+    print_states(&states);
+    output::line("");
+    print_relays(relays.as_deref(), alive);
+    for line in paused.iter().flatten().map(pause_line) {
+        output::line(&line);
+    }
+    for line in blocking.iter().flat_map(|all| blocked::lines(all)) {
+        output::line(&line);
+    }
+    for hint in next_steps(&states) {
+        output::line(&hint);
+    }
+    Ok(Exit::Done)
+}
+
+fn print_states(states: &[StateCount]) {
     let mut table = Table::new(&["STATE", "DELIVERIES", "OLDEST", "AGE"]).right(&[1]);
-    for state in &states {
+    for state in states {
         let about = if state.exact { "" } else { "~" };
         table.row([
             state.state.clone(),
@@ -71,39 +95,31 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
         ]);
     }
     table.print();
-    output::line("");
-    match relays {
-        None => output::line("relays: not visible to this database user"),
-        Some(relays) if relays.is_empty() => output::line("relays: none has been heard of today; start one: hapax run"),
-        Some(relays) => {
-            let mut table = Table::new(&["RELAY", "HOST", "PID", "VERSION", "STARTED", "HEARTBEAT"]).right(&[2]);
-            for relay in &relays {
-                let beat = format!("{} ago{}", age(relay.beat_age_s), if alive(relay) { "" } else { ", silent" });
-                table.row([
-                    relay.name.clone(),
-                    relay.host.clone(),
-                    relay.pid.to_string(),
-                    relay.version.clone(),
-                    relay.started_at.clone(),
-                    beat,
-                ]);
-            }
-            table.print();
-            let living = relays.iter().filter(|relay| alive(relay));
-            print_routes(living);
-        }
+}
+
+fn print_relays(relays: Option<&[Relay]>, alive: impl Fn(&Relay) -> bool) {
+    let Some(relays) = relays else { return output::line("relays: not visible to this database user") };
+    if relays.is_empty() {
+        return output::line("relays: none has been heard of today; start one: hapax run");
     }
-    for line in paused.iter().flatten().map(pause_line) {
-        output::line(&line);
+    let mut table = Table::new(&["RELAY", "HOST", "PID", "VERSION", "STARTED", "HEARTBEAT"]).right(&[2]);
+    for relay in relays {
+        let beat = format!("{} ago{}", age(relay.beat_age_s), if alive(relay) { "" } else { ", silent" });
+        table.row([
+            relay.name.clone(),
+            relay.host.clone(),
+            relay.pid.to_string(),
+            relay.version.clone(),
+            relay.started_at.clone(),
+            beat,
+        ]);
     }
-    for hint in next_steps(&states) {
-        output::line(&hint);
-    }
-    Ok(Exit::Done)
+    table.print();
+    print_routes(relays.iter().filter(|relay| alive(relay)));
 }
 
 /// What a relay says of its routes that are not as they should be.
-fn route_states(relay: &Relay) -> Vec<serde_json::Value> {
+pub(crate) fn route_states(relay: &Relay) -> Vec<serde_json::Value> {
     relay.route_states.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
@@ -173,12 +189,13 @@ fn pause_line(paused: &Paused) -> String {
     let Paused { what, name, paused_by, reason, since, age_s, until } = paused;
     let until = until.as_ref().map_or_else(String::new, |until| format!(", until {until}"));
     let (name, reason) = (output::one_line(name), output::one_line(reason));
-    let age = age(*age_s);
-    // The name of an address is what may be shown of it.
-    let typed = if what == "address" { "ADDRESS" } else { name.as_str() };
-    format!(
-        "\nPAUSED {what} {name} since {since} ({age}){until} by {paused_by}: {reason}; hapax resume --{what} {typed} --reason '...'"
-    )
+    let (age, resume) = (age(*age_s), resume(what, &name));
+    format!("\nPAUSED {what} {name} since {since} ({age}){until} by {paused_by}: {reason}; {resume}")
+}
+
+/// How a pause is ended. The name of an address is what may be shown of it.
+pub(crate) fn resume(what: &str, name: &str) -> String {
+    format!("hapax resume --{what} {} --reason '...'", if what == "address" { "ADDRESS" } else { name })
 }
 
 /// What a person would do next.

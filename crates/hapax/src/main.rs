@@ -5,6 +5,7 @@
 
 mod arm;
 mod bench;
+mod blocked;
 mod captures;
 mod check;
 mod cli;

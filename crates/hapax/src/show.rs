@@ -10,6 +10,7 @@ use crate::{
     explain::{
         story::{Story, words},
         verdict,
+        waiting::{self, waits},
     },
     failure::{Exit, Refusal},
     look::{console, or_dash},
@@ -34,12 +35,15 @@ pub(crate) async fn run(loaded: Loaded, options: Show) -> anyhow::Result<Exit> {
     let filter = DoubtFilter { message_id: Some(id), recipient_no, ..DoubtFilter::default() };
     let doubts = console.doubt_list(&filter, 1000).await.map_err(explain)?;
     let around = console.circumstances(id).await.map_err(explain)?;
-    let story = |delivery| Story::of(delivery, &attempts, audit.as_deref(), &doubts, &around);
+    let standing = waiting::ask(&console, &deliveries, &around).await.map_err(explain)?;
+    let story = |delivery| Story::of(delivery, &attempts, audit.as_deref(), &doubts, &around, standing.as_ref());
     let stories: Vec<Story> = deliveries.iter().map(story).collect();
     if options.json.json {
-        let told = stories
-            .iter()
-            .map(|story| json!({ "delivery": story.delivery, "doubt": story.doubt, "verdict": verdict(story) }));
+        let told = stories.iter().map(|story| {
+            json!({
+                "delivery": story.delivery, "doubt": story.doubt, "verdict": verdict(story), "waits": waits(story),
+            })
+        });
         output::json(&json!({
             "message_id": id, "deliveries": told.collect::<Vec<_>>(), "attempts": attempts, "decisions": audit,
         }))?;

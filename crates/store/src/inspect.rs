@@ -33,7 +33,7 @@ mod doubts;
 /// Finding deliveries, and what was enqueued twice.
 pub mod search;
 
-pub use control::{Paused, Suppressing, Suppression};
+pub use control::{Blocking, Paused, Suppressing, Suppression};
 pub use doubts::{Address, Decided, DoubtFilter, Doubtful, ManyDoubts, OpenDoubt};
 
 readable!(

@@ -10,6 +10,9 @@ mod twins;
 mod verdict;
 #[cfg(test)]
 mod verdict_tests;
+pub(crate) mod waiting;
+#[cfg(test)]
+mod waiting_tests;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -174,6 +177,7 @@ pub(crate) async fn stories_of(console: &Console, id: Uuid, recipient_no: Option
     let filter = DoubtFilter { message_id: Some(id), recipient_no, ..DoubtFilter::default() };
     let doubts = console.doubt_list(&filter, 1000).await?;
     let around = console.circumstances(id).await?;
-    let story = |delivery| Story::of(delivery, &attempts, decisions.as_deref(), &doubts, &around);
+    let standing = waiting::ask(console, &deliveries, &around).await?;
+    let story = |delivery| Story::of(delivery, &attempts, decisions.as_deref(), &doubts, &around, standing.as_ref());
     Ok(deliveries.iter().map(story).collect())
 }

@@ -10,6 +10,7 @@ use super::{
     timeline::timeline,
     twins,
     verdict::{copies, copy_of, verdict},
+    waiting::waits,
 };
 use crate::{
     look::{age, or_dash},
@@ -46,7 +47,7 @@ pub(crate) fn print(typed: &str, findings: &Findings, as_json: bool) -> anyhow::
     if as_json {
         let told = stories.iter().map(|story| {
             json!({
-                "delivery": story.delivery, "verdict": verdict(story), "attempts": story.attempts,
+                "delivery": story.delivery, "verdict": verdict(story), "waits": waits(story), "attempts": story.attempts,
                 "decisions": story.decisions, "doubt": story.doubt, "circumstances": story.around,
             })
         });

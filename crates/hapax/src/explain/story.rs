@@ -1,7 +1,10 @@
 //! The facts about one delivery, as they were read, and what `explain` and `show` say about them in the same words.
 
+use std::sync::Arc;
+
 use hapax_store::inspect::{Attempt, Decision, Delivery, OpenDoubt, search::Circumstances};
 
+use super::waiting::Standing;
 use crate::output::one_line;
 
 /// Everything that is known about one delivery.
@@ -14,6 +17,8 @@ pub(crate) struct Story {
     pub(crate) decisions: Option<Vec<Decision>>,
     pub(crate) doubt: Option<OpenDoubt>,
     pub(crate) around: Option<Circumstances>,
+    /// Where something of its message waits.
+    pub(crate) standing: Option<Arc<Standing>>,
 }
 
 impl Story {
@@ -24,6 +29,7 @@ impl Story {
         decisions: Option<&[Decision]>,
         doubts: &[OpenDoubt],
         around: &[Circumstances],
+        standing: Option<&Arc<Standing>>,
     ) -> Self {
         let number = delivery.recipient_no;
         let concerns = |decision: &&Decision| decision.recipient_no.is_none_or(|concerned| concerned == number);
@@ -33,6 +39,7 @@ impl Story {
             decisions: decisions.map(|all| all.iter().filter(concerns).cloned().collect()),
             doubt: doubts.iter().find(|doubt| doubt.recipient_no == number).cloned(),
             around: around.iter().find(|around| around.recipient_no == number).cloned(),
+            standing: standing.cloned(),
         }
     }
 

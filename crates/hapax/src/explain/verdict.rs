@@ -4,23 +4,23 @@
 //! without an answer is a copy that may have arrived, whatever the state says.
 
 use hapax_core::State;
-use hapax_store::inspect::{Attempt, Decision, Delivery, OpenDoubt};
+use hapax_store::inspect::{Attempt, Decision, OpenDoubt};
 
-use super::story::{
-    Story, at, at_or_unknown, because, by_log, capital, counted, list, millis, number, quoted, server, state_words,
-    who, words,
+use super::{
+    story::{
+        Story, at, at_or_unknown, because, by_log, capital, counted, list, millis, number, quoted, server, who, words,
+    },
+    waiting,
 };
 use crate::look::age;
 
-/// Failures here are the route's (server, network, credentials), not the message's.
-const ROUTE_PHASES: [&str; 8] = ["resolve", "connect", "tls", "greeting", "ehlo", "starttls", "auth", "intend"];
 /// The decisions after which a second copy may exist.
 const RESENDS: [&str; 2] = ["resolve resend", "retry as resend"];
 
 /// What a relay notes when it sends to another address than the recipient's.
 const REDIRECTED: &str = "redirected by guards.redirect_all_to";
 /// Heartbeats come several times in this.
-const SILENT_S: f64 = 10.0;
+pub(super) const SILENT_S: f64 = 10.0;
 
 /// The whole verdict.
 pub(crate) fn verdict(story: &Story) -> String {
@@ -62,11 +62,6 @@ pub(crate) fn copies(story: &Story) -> (usize, usize) {
 
 fn reason(story: &Story) -> String {
     story.delivery.reason.as_deref().map(|reason| format!(": {}", reason.trim_end_matches('.'))).unwrap_or_default()
-}
-
-/// What a relay says of it, if it begins so.
-fn reason_of<'a>(delivery: &'a Delivery, begins: &str) -> Option<&'a str> {
-    delivery.reason.as_deref().filter(|reason| reason.starts_with(begins))
 }
 
 fn accepted_by(attempt: &Attempt) -> String {
@@ -338,7 +333,7 @@ fn expired(story: &Story, finished: &str) -> Vec<String> {
 }
 
 /// How an attempt ended, in a sentence that begins with "the attempt".
-fn ending(attempt: &Attempt) -> String {
+pub(super) fn ending(attempt: &Attempt) -> String {
     if let (Some(log), "not_sent") = (by_log(attempt), attempt.outcome.as_str()) {
         return format!("did not arrive, by the Postfix log: {}", quoted(log));
     }
@@ -354,49 +349,11 @@ fn ending(attempt: &Attempt) -> String {
 }
 
 fn pending(story: &Story) -> Vec<String> {
-    let mut told = vec![waits(story)];
+    let mut told = waiting::sentences(story);
     told.extend(resends(story));
     told.extend(story.ended("accepted").iter().map(|attempt| format!("An earlier copy was {}.", accepted_by(attempt))));
     told.extend(open_doubts(story, 0));
     told
-}
-
-fn waits(story: &Story) -> String {
-    let delivery = &story.delivery;
-    if let Some((around, head)) = story.around.as_ref().and_then(|around| Some((around, around.waits_for?))) {
-        let ahead = around.ahead.unwrap_or_default();
-        let others = if ahead > 1 { format!(" ({ahead} are ahead of it)") } else { String::new() };
-        let head = format!("{head}/{}", around.waits_for_no.unwrap_or_default());
-        let state = state_words(around.waits_for_state.as_deref());
-        return format!("Waits behind its ordering key, whose head {head} {state}{others}. hapax explain {head}");
-    }
-    if let Some(why) = reason_of(delivery, "paused (") {
-        return format!("Waits: it is {why}. It goes on after `hapax resume`.");
-    }
-    if let (Some(why), Some(true)) = (reason_of(delivery, "quiet hours"), delivery.due_later) {
-        return format!("Waits: {why}.");
-    }
-    let next = match (&delivery.due_at, delivery.due_later) {
-        (Some(due), Some(true)) => format!("next try at {}", at(due)),
-        (Some(due), _) => format!("due since {}", at(due)),
-        (None, _) => delivery.reason.clone().unwrap_or_else(|| "not due".into()),
-    };
-    let Some(last) = story.attempts.last() else {
-        return match (&delivery.not_before, delivery.due_later) {
-            (Some(earliest), Some(true)) => {
-                format!("Waits for its time: the application wants it sent not before {}.", at(earliest))
-            }
-            _ => format!("Waits for a relay: {next}. No attempt has been made yet; `hapax status` shows the relays."),
-        };
-    };
-    let route = |attempt: &&Attempt| attempt.outcome == "not_sent" && ROUTE_PHASES.contains(&attempt.phase.as_str());
-    let failures = story.attempts.iter().rev().take_while(route).count();
-    if failures > 0 {
-        let route = last.route.as_deref().filter(|route| !route.is_empty()).unwrap_or("default");
-        let times = if failures == 1 { "once".to_owned() } else { format!("{failures} times in a row") };
-        return format!("Waits: route {route} has failed {times} for it; the last attempt {}; {next}.", ending(last));
-    }
-    format!("Waits, after {}: the last one {}; {next}.", counted(story.attempts.len(), "attempt"), ending(last))
 }
 
 /// What a mail server's log or a report has settled: the ledger has it, but no relay read that reply.

@@ -12,7 +12,7 @@ use super::{
 
 const ID: Uuid = Uuid::from_u128(0x0199_aa3e_6f0c_7d2e_9b6f_0d8f_3a1c_2b4d);
 
-fn delivery(state: &str) -> Delivery {
+pub(super) fn delivery(state: &str) -> Delivery {
     Delivery {
         message_id: ID,
         recipient_no: 1,
@@ -41,7 +41,7 @@ fn delivery(state: &str) -> Delivery {
     }
 }
 
-fn attempt(outcome: &str, finished_at: &str) -> Attempt {
+pub(super) fn attempt(outcome: &str, finished_at: &str) -> Attempt {
     Attempt {
         recipient_no: 1,
         token: Uuid::from_u128(finished_at.len() as u128),
@@ -118,7 +118,7 @@ fn doubt() -> OpenDoubt {
     }
 }
 
-fn nothing_around() -> Circumstances {
+pub(super) fn nothing_around() -> Circumstances {
     Circumstances {
         recipient_no: 1,
         dedup_key: None,
@@ -139,8 +139,8 @@ fn nothing_around() -> Circumstances {
     }
 }
 
-fn story(delivery: Delivery, attempts: Vec<Attempt>, decisions: Vec<Decision>) -> Story {
-    Story { delivery, attempts, decisions: Some(decisions), doubt: None, around: None }
+pub(super) fn story(delivery: Delivery, attempts: Vec<Attempt>, decisions: Vec<Decision>) -> Story {
+    Story { delivery, attempts, decisions: Some(decisions), doubt: None, around: None, standing: None }
 }
 
 fn sent() -> Delivery {

@@ -1,9 +1,10 @@
-//! Pauses and the suppression list, as people make, end and look at them.
+//! Pauses, the suppression list and what waits, as people make, end and look at them.
 
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio_postgres::{Row, types::Type};
+use uuid::Uuid;
 
 use super::{Console, permitted};
 use crate::{Typed, error::Error};
@@ -51,6 +52,39 @@ readable!(
         pub until: Option<String>,
         /// That has passed: it counts no longer.
         pub over: bool,
+    }
+);
+
+readable!(
+    /// A stopped delivery that others of its ordering key wait behind. Times are ISO 8601, UTC.
+    pub struct Blocking {
+        /// Of the key.
+        pub tenant: Option<String>,
+        /// Masked.
+        pub ordering_key: String,
+        /// How many wait behind it.
+        pub waiting: i64,
+        /// The message that has stopped.
+        pub message_id: Uuid,
+        /// Which delivery of it.
+        pub recipient_no: i32,
+        /// Its kind, which says what becomes of the key.
+        pub kind: String,
+        /// in_doubt or held.
+        pub state: String,
+        /// Why, masked.
+        pub reason: Option<String>,
+        /// Since when; none until a relay has met it.
+        pub since: Option<String>,
+        /// For how long, in seconds.
+        pub age_s: Option<f64>,
+        /// When the others pass it; none when they wait until it is decided.
+        pub passed_at: Option<String>,
+        /// The doubt, where it is one.
+        pub token: Option<Uuid>,
+        /// How many such deliveries there are in all.
+        #[serde(skip)]
+        pub blocking: i64,
     }
 );
 
@@ -165,6 +199,27 @@ impl Console {
     pub async fn pause_list(&self) -> Result<Option<Vec<Paused>>, Error> {
         let rows = self.rows("pause_list", include_str!("../../queries/pause_list.sql"), &[]).await;
         Ok(permitted(rows)?.map(|rows| rows.iter().map(Paused::read).collect()))
+    }
+
+    /// What blocks ordering keys, or this one delivery if it does; none when this role may not look. Looks at all that has
+    /// an ordering key.
+    ///
+    /// # Errors
+    /// Any other.
+    pub async fn blocked_list(&self, of: Option<(Uuid, i32)>, limit: i64) -> Result<Option<Vec<Blocking>>, Error> {
+        let params: [Typed<'_>; 3] =
+            [(&of.map(|one| one.0), Type::UUID), (&of.map(|one| one.1), Type::INT4), (&limit, Type::INT8)];
+        let rows = self.rows("blocked_list", include_str!("../../queries/blocked_list.sql"), &params).await;
+        Ok(permitted(rows)?.map(|rows| rows.iter().map(Blocking::read).collect()))
+    }
+
+    /// How many deliveries are due and in nobody's hands, counted up to 20,000 per lane; none when this role may not look.
+    ///
+    /// # Errors
+    /// Any other.
+    pub async fn due_count(&self) -> Result<Option<i64>, Error> {
+        let rows = self.rows("due_count", include_str!("../../queries/due_count.sql"), &[]).await;
+        Ok(permitted(rows)?.and_then(|rows| rows.first().map(|row| row.get("due"))))
     }
 }
 
