@@ -1,6 +1,6 @@
 //! Everything that controls delivery, switched on: rates far above the load, fallbacks, weights, envelope senders, tenants
-//! and senders with routes of their own, policies and quiet hours of kinds; and somebody who pauses, resumes, suppresses and
-//! relents all the time.
+//! and senders with routes of their own, a warm-up that is over, schedules, codes, guards, policies and quiet hours of kinds;
+//! and somebody who pauses, resumes, suppresses and relents all the time. Not digests: the oracle knows no members.
 //!
 //! Invariant: when the storm is over nothing is paused any more.
 
@@ -34,6 +34,13 @@ pub(super) fn switched_on(settings: Settings, port: u16, quiet_hours: &str) -> S
         .set("tenants.small.time_zone", "America/St_Johns")
         .set(&format!("senders.\"{DOMAIN}\".route"), "other")
         .set("kinds.storm.quiet_hours", quiet_hours)
+        .set("routes.other.warm_up.starts", "2020-01-01")
+        .set("routes.other.warm_up.daily", "1, 10")
+        .set("routes.other.retry.cap", "2s")
+        .set("routes.other.retry.codes.\"5.7.99\"", "transient")
+        .set("kinds.squall.retry.first", "100ms")
+        .set("kinds.squall.guard_window", "10m")
+        .set("kinds.squall.on_duplicate", "report")
         .set("routes.other.rate", "100000/min")
         .set("routes.other.fallback", "backup, default")
         .set("suppression.hard_bounces", true)

@@ -23,8 +23,8 @@ pub(super) fn check(reader: &mut Reader, routes: &[Route]) {
                 Some(other) if other.name == route.name => {
                     ("is the route itself".to_owned(), "name another route, or leave fallback out".to_owned())
                 }
-                Some(other) if !other.weights.is_empty() => (
-                    "has weights: others share what is for it".to_owned(),
+                Some(other) if takes_nothing_itself(other) => (
+                    "takes nothing itself: others share what is for it".to_owned(),
                     "name one of those that share instead".to_owned(),
                 ),
                 Some(_) if earlier => ("is named twice".to_owned(), "name each route once".to_owned()),
@@ -46,6 +46,11 @@ pub(super) fn check(reader: &mut Reader, routes: &[Route]) {
             refuse(reader, &route.name, given, message, hint);
         }
     }
+}
+
+/// Whether it has weights, and no part in them.
+fn takes_nothing_itself(route: &Route) -> bool {
+    !route.weights.is_empty() && !route.weights.iter().any(|(given, part)| given.text == route.name && *part > 0)
 }
 
 /// What stands in for a route and is of no use when it has to.
