@@ -46,6 +46,16 @@ async fn a_route_that_fails_rests_probes_with_one_delivery_and_no_message_pays_f
     let refused = "SELECT count(*) FROM outbox.attempt WHERE outcome = 'not_sent' AND phase = 'greeting'";
     assert!(stage.count(refused).await <= 20, "no more than there were couriers, and some probes");
     assert_eq!(stage.count("SELECT max(attempt_no)::bigint FROM outbox.queue").await, 0, "none counts");
+    // What it gave back, or never had, says why it waits.
+    let untried = "SELECT min(message_id::text) FROM outbox.deliveries d WHERE state = 'pending'
+                   AND NOT EXISTS (SELECT FROM outbox.attempt a WHERE a.message_id = d.message_id)";
+    eventually(PATIENCE, async || {
+        let untried = stage.text(untried, &[]).await.ok_or("all are in hand")?;
+        let (_, shown) = stage.settings_of("viewer").command(["show", &untried]).await;
+        let told = shown.contains("No attempt has been made yet") && shown.contains("Route default rests on relay ");
+        told.then_some(()).ok_or("it does not say why")
+    })
+    .await;
     let hold = stage.server.hold(Phase::Greeting);
     stage.server.script(Script::good());
     hold.wait_for(1).await;

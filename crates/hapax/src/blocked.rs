@@ -1,11 +1,19 @@
 //! Blocked ordering keys in `hapax status`: what has stopped, who waits behind it, and what to type.
 
-use hapax_store::inspect::Blocking;
+use hapax_core::State;
+use hapax_store::inspect::{Blocking, StateCount};
 
 use crate::{look::age, output};
 
 /// So many are shown.
 pub(crate) const SHOWN_MAX: i64 = 5;
+
+/// Nothing blocks but what has stopped: where certainly nothing has, all that has an ordering key need not be looked at. An
+/// estimate says "none" of what it has not met.
+pub(crate) fn is_possible(states: &[StateCount]) -> bool {
+    let stopped = [State::InDoubt, State::Held].map(State::as_str);
+    states.iter().any(|one| stopped.contains(&one.state.as_str()) && (one.deliveries > 0 || !one.exact))
+}
 
 /// How many there are, shown or not.
 pub(crate) fn count(shown: &[Blocking]) -> i64 {
@@ -47,6 +55,22 @@ fn line(one: &Blocking) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_where_certainly_nothing_has_stopped_nothing_is_looked_for() {
+        let of = |state: &str, deliveries, exact| StateCount {
+            state: state.into(),
+            deliveries,
+            exact,
+            oldest: None,
+            oldest_age_s: None,
+            newest: None,
+        };
+        let with = |deliveries, exact| {
+            is_possible(&[of("pending", 9, exact), of("in_doubt", 0, exact), of("held", deliveries, exact)])
+        };
+        assert!(!with(0, true) && with(1, true) && with(0, false));
+    }
 
     #[test]
     fn a_blocked_key_says_what_blocks_it_since_when_and_what_to_type() {

@@ -276,7 +276,7 @@ pub(crate) struct Json {
 const STATUS: &str = "\
 How the outbox is: deliveries in each state with the oldest of them, the relays that are alive, what is paused, which \
 ordering keys are blocked, and what waits for a decision, each with the command to type. Cheap on a queue of any length; \
-only where something is in doubt or held does it look at all that has an ordering key.
+only where something is in doubt or held, or may be, does it look at all that has an ordering key.
 
 Examples:
   hapax status

@@ -39,11 +39,9 @@ pub(crate) async fn status(loaded: Loaded, options: Json) -> anyhow::Result<Exit
     let states = console.health().await.map_err(explain)?;
     let relays = console.relay_list().await.map_err(explain)?;
     let paused = console.pause_list().await.map_err(explain)?;
-    // Nothing blocks but what has stopped; without that the ordered ones are not looked at.
-    let stopped = count(&states, State::InDoubt) + count(&states, State::Held);
-    let blocking = match stopped {
-        0 => Some(Vec::new()),
-        _ => console.blocked_list(None, blocked::SHOWN_MAX).await.map_err(explain)?,
+    let blocking = match blocked::is_possible(&states) {
+        false => Some(Vec::new()),
+        true => console.blocked_list(None, blocked::SHOWN_MAX).await.map_err(explain)?,
     };
     let alive = |relay: &Relay| relay.beat_age_s <= dead_after_s;
     if options.json {

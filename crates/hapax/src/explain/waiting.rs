@@ -45,10 +45,12 @@ pub(crate) enum Waits {
     Resume { why: String },
     /// Quiet hours of its kind.
     QuietHours { until: Option<String>, why: String },
+    /// Others that go with it in one message, or that message.
+    Digest { until: Option<String>, why: String },
     /// The time the application wants.
     NotBefore { until: String },
-    /// A time at which it is tried again.
-    NextTry { until: Option<String> },
+    /// A time at which it is tried, again or for the first time: a route that rests gives back what it had.
+    NextTry { until: Option<String>, hindrances: Vec<String> },
     /// It is due: a relay, and what that could want.
     Relay { since: Option<String>, due: Option<i64>, hindrances: Vec<String> },
     /// Nothing that has a name.
@@ -108,15 +110,19 @@ pub(crate) fn waits(story: &Story) -> Option<Waits> {
     }
     let reason = delivery.reason.clone().unwrap_or_default();
     let until = delivery.due_at.clone();
+    let hindrances = || story.standing.as_ref().map(|standing| hindrances(story, standing)).unwrap_or_default();
     Some(match &delivery.not_before {
         _ if reason.starts_with("paused (") => Waits::Resume { why: reason },
         _ if reason.starts_with("quiet hours") && later => Waits::QuietHours { until, why: reason },
+        _ if reason.starts_with("in digest ") || reason.starts_with("gathered: ") && later => {
+            Waits::Digest { until, why: reason }
+        }
         Some(earliest) if later && story.attempts.is_empty() => Waits::NotBefore { until: earliest.clone() },
-        _ if later => Waits::NextTry { until },
+        _ if later => Waits::NextTry { until, hindrances: hindrances() },
         _ if until.is_some() => Waits::Relay {
             since: until,
             due: story.standing.as_ref().and_then(|standing| standing.due),
-            hindrances: story.standing.as_ref().map(|standing| hindrances(story, standing)).unwrap_or_default(),
+            hindrances: hindrances(),
         },
         _ => Waits::Unknown { why: delivery.reason.clone() },
     })
@@ -178,13 +184,13 @@ pub(super) fn sentences(story: &Story) -> Vec<String> {
             )]
         }
         Waits::Resume { why } => vec![format!("Waits: it is {why}. It goes on after `{}`.", resume_of(&why))],
-        Waits::QuietHours { why, .. } => vec![format!("Waits: {why}.")],
+        Waits::QuietHours { why, .. } | Waits::Digest { why, .. } => vec![format!("Waits: {why}.")],
         Waits::NotBefore { until } => {
             vec![format!("Waits for its time: the application wants it sent not before {}.", at(&until))]
         }
-        Waits::NextTry { until } => {
+        Waits::NextTry { until, hindrances } => {
             let next = until.map_or_else(|| "not due".to_owned(), |time| format!("next try at {}", at(&time)));
-            vec![tried(story, &next)]
+            std::iter::once(tried(story, &next)).chain(hindrances).collect()
         }
         Waits::Relay { since, due, hindrances } => {
             let since = since.map_or_else(|| "due".to_owned(), |time| format!("due since {}", at(&time)));

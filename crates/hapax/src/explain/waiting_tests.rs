@@ -103,7 +103,7 @@ fn routes_that_rest_are_told_of_what_takes_them_or_may() {
     let tried = Story { attempts: vec![attempt("deferred", "2026-11-26T10:10:00.000Z")], ..in_it(due(), both()) };
     assert!(verdict(&tried).ends_with("due since 2026-11-26 11:00:00 UTC. 9 deliveries are due; how fast they go is up to `rate` and `max_connections` of their routes."), "its last attempt took route default: {}", verdict(&tried));
     let later = Delivery { due_later: Some(true), ..of("a") };
-    assert!(!verdict(&in_it(later, both())).contains("rests"), "it waits for its time");
+    assert!(verdict(&in_it(later, both())).ends_with(a), "it was given back");
 }
 
 #[test]
@@ -156,10 +156,21 @@ fn programs_are_told_in_a_word() {
     let word = |delivery| serde_json::to_value(waits(&story(delivery, vec![], vec![]))).expect("it is JSON");
     assert_eq!(word(due())["for"], "relay");
     let later = Delivery { due_later: Some(true), ..due() };
-    assert_eq!(word(later.clone()), json!({ "for": "next_try", "until": "2026-11-26T11:00:00.000Z" }));
+    assert_eq!(
+        word(later.clone()),
+        json!({ "for": "next_try", "until": "2026-11-26T11:00:00.000Z", "hindrances": [] })
+    );
     let not_before = Delivery { not_before: Some("2026-11-26T11:00:00.000Z".into()), ..later.clone() };
     assert_eq!(word(not_before)["for"], "not_before");
-    let quiet = Delivery { reason: Some("quiet hours of its kind: not before then".into()), ..later };
+    let quiet = Delivery { reason: Some("quiet hours of its kind: not before then".into()), ..later.clone() };
     assert_eq!(word(quiet)["for"], "quiet_hours");
+    let gathered = |reason: &str| Delivery { reason: Some(reason.into()), ..later.clone() };
+    assert_eq!(word(gathered("gathered: goes in a digest at 2026-11-26 11:00:00+00"))["for"], "digest");
+    let id = Uuid::from_u128(5);
+    let collected = Delivery { due_at: None, due_later: None, ..gathered(&format!("in digest {id}")) };
+    assert_eq!(
+        verdict(&story(collected, vec![], vec![])),
+        format!("Waits: in digest {id}. It ends as digest {id}: hapax explain {id}.")
+    );
     assert_eq!(word(delivery("sent")), json!(null), "it does not wait");
 }
