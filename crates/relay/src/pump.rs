@@ -124,7 +124,13 @@ impl Pump {
             closed.iter().filter(|(route, _)| goes(route)).filter_map(|(route, group)| self.reserved(route, *group)),
         );
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
-        self.routes.0.iter().for_each(|route| route.forget_rest());
+        for route in &self.routes.0 {
+            route.forget_rest();
+            // Its part of the connections may have grown since its deliveries were handed to it.
+            while !route.is_resting() && route.hires() {
+                self.couriers.spawn(courier::work(self.office.clone(), route.clone()));
+            }
+        }
         if let Some(pause) = self.routes.0.iter().filter_map(|route| route.room_in()).min() {
             idle.look_within(pause);
         }

@@ -207,16 +207,32 @@ impl Route {
         let behind = state.queue.iter().rev().take_while(|other| other.letter.priority() > priority).count();
         let at = state.queue.len() - behind;
         state.queue.insert(at, job);
-        let most = self.most(&state);
+        let wanted = self.wants(&mut state);
+        drop(state);
+        self.arrived.notify_one();
+        wanted
+    }
+
+    /// Whether one more courier is wanted for what waits, now that there may be more of them (and counts it).
+    pub(crate) fn hires(&self) -> bool {
+        let wanted = self.wants(&mut self.state());
+        if wanted {
+            self.arrived.notify_one();
+        }
+        wanted
+    }
+
+    fn wants(&self, state: &mut State) -> bool {
+        if state.queue.len() <= state.idle {
+            return false;
+        }
         // What an earlier incarnation still has counts; but one there must be.
-        let most = most.saturating_sub(self.shared.couriers_elsewhere(state.couriers)).max(1);
-        let wanted = state.idle < state.queue.len() && state.couriers < most;
+        let most = self.most(state).saturating_sub(self.shared.couriers_elsewhere(state.couriers)).max(1);
+        let wanted = state.couriers < most;
         if wanted {
             state.couriers += 1;
             self.shared.courier_begins();
         }
-        drop(state);
-        self.arrived.notify_one();
         wanted
     }
 
