@@ -52,6 +52,11 @@ pub struct RelayConfig {
 }
 
 impl RelayConfig {
+    /// The place among `routes` of the one that takes what names none: the one called `default`, else the first.
+    pub(crate) fn default_route(&self) -> usize {
+        self.routes.iter().position(|route| route.name == "default").unwrap_or(0)
+    }
+
     /// When a delivery of such a kind by such a route is tried again: its kind's word comes first, then the route's.
     pub(crate) fn retry_of(&self, kind: &KindPolicy, route: &RouteConfig) -> RetryPolicy {
         kind.retry.over(route.retry.over(self.retry))

@@ -73,10 +73,9 @@ impl RelayConfig {
         if self.routes.iter().all(|route| route.weights.is_empty()) {
             return None;
         }
-        let by_default = || self.routes.iter().find(|route| route.name == "default").or(self.routes.first());
         let route = match self.directions.route_of(&letter.notification, &letter.policy) {
             Some(name) => self.routes.iter().find(|route| route.name == name),
-            None => by_default(),
+            None => self.routes.get(self.default_route()),
         };
         route.filter(|route| !route.weights.is_empty()).map(|route| route.name.as_str())
     }

@@ -65,7 +65,7 @@ impl<'a> Introduction<'a> {
         while let Err(error) = store.register(&config.name, &config.host, &config.version, grace, &own).await {
             self.try_again("registering this relay", error).await?;
         }
-        let default = config.routes.iter().position(|route| route.name == "default").unwrap_or(0);
+        let default = config.default_route();
         let named: Vec<_> = config.routes.iter().map(|route| (route.name.clone(), route.host())).collect();
         let groups = loop {
             match store.register_routes(&named).await {

@@ -265,7 +265,7 @@ pub async fn run_with(
         watch: past.watch,
     };
     watchers.spawn(reaper.run(shutdown.soft.clone(), stop.clone()));
-    let default_route = routes.iter().position(|route| route.config.name == "default").unwrap_or(0);
+    let default_route = config.default_route();
     let pump = Pump {
         office: office.clone(),
         groups: routes.iter().flat_map(|route| route.groups.iter().map(|group| (route.clone(), *group))).collect(),

@@ -40,22 +40,7 @@ impl Store {
     /// # Errors
     /// Any; nothing is known of them then, and none may go on.
     pub async fn collect(&self, claimed: &[(DeliveryKey, Lease)]) -> Result<Gathered, Error> {
-        let ids: Vec<uuid::Uuid> = claimed.iter().map(|(key, _)| key.message_id.0).collect();
-        let numbers: Vec<i16> = claimed.iter().map(|(key, _)| key.recipient_no).collect();
-        let leases: Vec<uuid::Uuid> = claimed.iter().map(|(_, lease)| lease.0).collect();
-        let rows = self
-            .rows(
-                "collect",
-                include_str!("../queries/collect.sql"),
-                &[
-                    (&self.armed.epoch, Type::UUID),
-                    (&self.armed.identity, Type::TEXT),
-                    (&ids, Type::UUID_ARRAY),
-                    (&numbers, Type::INT2_ARRAY),
-                    (&leases, Type::UUID_ARRAY),
-                ],
-            )
-            .await?;
+        let rows = self.about_claimed("collect", include_str!("../queries/collect.sql"), claimed).await?;
         let mut gathered = Gathered::default();
         for row in &rows {
             let verdict: &str = row.get("verdict");

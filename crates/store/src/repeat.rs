@@ -56,27 +56,36 @@ pub enum Repeat {
 }
 
 impl Store {
+    /// A statement about claimed deliveries, by their leases.
+    pub(crate) async fn about_claimed(
+        &self,
+        name: &'static str,
+        sql: &'static str,
+        claimed: &[(DeliveryKey, Lease)],
+    ) -> Result<Vec<tokio_postgres::Row>, Error> {
+        let ids: Vec<uuid::Uuid> = claimed.iter().map(|(key, _)| key.message_id.0).collect();
+        let numbers: Vec<i16> = claimed.iter().map(|(key, _)| key.recipient_no).collect();
+        let leases: Vec<uuid::Uuid> = claimed.iter().map(|(_, lease)| lease.0).collect();
+        self.rows(
+            name,
+            sql,
+            &[
+                (&self.armed.epoch, Type::UUID),
+                (&self.armed.identity, Type::TEXT),
+                (&ids, Type::UUID_ARRAY),
+                (&numbers, Type::INT2_ARRAY),
+                (&leases, Type::UUID_ARRAY),
+            ],
+        )
+        .await
+    }
+
     /// Notes these claimed deliveries and answers those that repeat another, with what has become of them and why.
     ///
     /// # Errors
     /// Any; nothing is known of them then, and none may go on.
     pub async fn guard(&self, claimed: &[(DeliveryKey, Lease)]) -> Result<Vec<(DeliveryKey, Repeat, String)>, Error> {
-        let ids: Vec<uuid::Uuid> = claimed.iter().map(|(key, _)| key.message_id.0).collect();
-        let numbers: Vec<i16> = claimed.iter().map(|(key, _)| key.recipient_no).collect();
-        let leases: Vec<uuid::Uuid> = claimed.iter().map(|(_, lease)| lease.0).collect();
-        let rows = self
-            .rows(
-                "guard",
-                include_str!("../queries/guard.sql"),
-                &[
-                    (&self.armed.epoch, Type::UUID),
-                    (&self.armed.identity, Type::TEXT),
-                    (&ids, Type::UUID_ARRAY),
-                    (&numbers, Type::INT2_ARRAY),
-                    (&leases, Type::UUID_ARRAY),
-                ],
-            )
-            .await?;
+        let rows = self.about_claimed("guard", include_str!("../queries/guard.sql"), claimed).await?;
         let repeats = rows.iter().map(|row| {
             let repeat = match row.get("verdict") {
                 "held" => Repeat::Held,
