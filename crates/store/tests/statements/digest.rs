@@ -296,7 +296,8 @@ async fn nothing_is_made_of_what_is_paused() {
     stage.text("SELECT outbox.pause(kind => 'comment', reason => 'wrong')").await;
     comments(&stage, "a", 2).await;
     let gathered = gather(&stage).await;
-    assert_eq!((gathered.stopped.len(), gathered.waiting.len()), (2, 0), "{gathered:?}");
+    // With the digest of their kind that is made already.
+    assert_eq!((gathered.stopped.len(), gathered.waiting.len()), (3, 0), "{gathered:?}");
     stage.assert_consistent().await;
 }
 
@@ -368,4 +369,84 @@ async fn their_weeks_stay_until_they_have_ended_and_then_everything_is_forgotten
     let left = "SELECT (SELECT count(*) FROM outbox.digest) + (SELECT count(*) FROM outbox.digest_member) + (SELECT count(*) FROM outbox.done)";
     assert_eq!(stage.count(left).await, 0);
     assert_ne!(digest.message_id.0, Uuid::nil());
+}
+
+#[tokio::test]
+async fn what_may_have_arrived_with_its_digest_keeps_its_key_and_its_guard() {
+    let stage = collecting(50).await;
+    stage
+        .run("UPDATE outbox.kind SET guard_window = interval '1 hour', on_duplicate = 'hold' WHERE name = 'comment'")
+        .await;
+    let keys = [comment(&stage, "a", 1, "dedup_key='k1'").await, comment(&stage, "a", 2, "").await];
+    let doubtful = digest(&stage).await;
+    let attempt = stage.send(doubtful).await;
+    assert!(stage.settle(&attempt, unknown()).await);
+    stage.resolve(doubtful, "failed", None, true).await;
+    assert_eq!(stage.store.follow_digests(false).await.expect("follows"), 1);
+    let doubts = "SELECT string_agg(open_doubts::text, ' ') FROM outbox.deliveries WHERE kind = 'comment'";
+    assert_eq!(stage.text(doubts).await, "1 1");
+    let freed = stage.sql.query_one("SELECT outbox.release_key('k1')", &[]).await.expect_err("it may have arrived");
+    assert_eq!(freed.code().map(tokio_postgres::error::SqlState::code), Some("23H02"));
+    // The same again, without a key.
+    let again = comment(&stage, "a", 2, "").await;
+    let gathered = gather(&stage).await;
+    assert!(gathered.made.is_empty(), "{gathered:?}");
+    assert!(!state(&stage, again).await.starts_with("sent"));
+    let answer = stage.retry(keys[1], false).await;
+    assert!(answer.starts_with("refused: "), "{answer}");
+    // It had not: the truth frees them.
+    stage.late(&attempt, refused()).await;
+    stage.store.follow_digests(true).await.expect("follows");
+    assert_eq!(stage.text(doubts).await.split(' ').next(), Some("0"));
+}
+
+#[tokio::test]
+async fn a_digest_expires_with_the_first_that_is_in_it_and_the_others_are_gathered_again() {
+    let stage = collecting(50).await;
+    let first = comment(&stage, "a", 1, "expires_at=now() + interval '20 minutes'").await;
+    let later = comment(&stage, "a", 2, "expires_at=now() + interval '2 hours'").await;
+    let never = comment(&stage, "a", 3, "").await;
+    let one = digest(&stage).await;
+    let expires = "SELECT count(*) FROM outbox.message m JOIN outbox.message f ON m.expires_at = f.expires_at WHERE m.kind = 'summary' AND f.id = '";
+    assert_eq!(stage.count(&format!("{expires}{}'", first.message_id)).await, 1, "as the first of them");
+    // Its time is over.
+    stage
+        .run("UPDATE outbox.message SET expires_at = now() - interval '1 second' WHERE expires_at < now() + interval '1 hour'")
+        .await;
+    let finish = "SELECT outbox.finish(q, 'expired', NULL, 'its time passed', NULL, 0) FROM outbox.queue q WHERE message_id = $1";
+    stage.sql.query(finish, &[&one.message_id.0]).await.expect("ends");
+    assert_eq!(stage.store.follow_digests(false).await.expect("follows"), 1);
+    assert_eq!(state(&stage, first).await, format!("expired: in digest {}: its time passed", one.message_id));
+    for key in [later, never] {
+        assert!(state(&stage, key).await.starts_with("pending: "), "{}", state(&stage, key).await);
+    }
+    let two = digest(&stage).await;
+    assert_eq!(stage.text("SELECT string_agg(message_id::text, ' ' ORDER BY message_id) FROM outbox.digest_members GROUP BY digest_id ORDER BY digest_id DESC LIMIT 1").await,
+        format!("{} {}", later.message_id, never.message_id));
+    let attempt = stage.send(two).await;
+    assert!(stage.settle(&attempt, accepted()).await);
+    stage.store.follow_digests(false).await.expect("follows");
+    assert!(state(&stage, never).await.starts_with("sent: "));
+}
+
+#[tokio::test]
+async fn a_pause_and_a_suppression_of_a_kind_reach_digests_of_it() {
+    let stage = collecting(50).await;
+    comments(&stage, "a", 2).await;
+    let keys = comments(&stage, "b", 2).await;
+    gather(&stage).await;
+    time_passes(&stage).await;
+    assert_eq!(gather(&stage).await.made.len(), 2);
+    stage.text("SELECT outbox.pause(kind => 'comment', reason => 'wrong price')").await;
+    stage.text("SELECT outbox.suppress('b@example.org', 'unsubscribed', kind => 'comment')::text").await;
+    let stop = "SELECT count(*) FROM outbox.queue q CROSS JOIN LATERAL outbox.stop_batch(ARRAY[q.message_id], ARRAY[q.recipient_no], ARRAY[q.lease], ARRAY[gen_random_uuid()], ARRAY['default'])
+                WHERE q.lease IS NOT NULL";
+    assert_eq!(claimed(&stage).await.len(), 2);
+    assert_eq!(stage.count(stop).await, 2, "both are paused");
+    stage.text("SELECT outbox.resume(kind => 'comment', reason => 'corrected')").await;
+    stage.run("SELECT outbox.unpark()").await;
+    assert_eq!(claimed(&stage).await.len(), 2);
+    assert_eq!(stage.count(stop).await, 1, "one is suppressed");
+    stage.store.follow_digests(false).await.expect("follows");
+    assert!(state(&stage, keys[0]).await.starts_with("suppressed: "));
 }
