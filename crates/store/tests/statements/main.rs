@@ -10,6 +10,7 @@ mod claim;
 mod decide;
 mod digest;
 mod durability;
+mod erase;
 mod evidence;
 mod failover;
 mod fill_queue;
