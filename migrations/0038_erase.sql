@@ -447,16 +447,26 @@ DECLARE
   unmasked boolean := outbox.may_see_addresses(caller);
 BEGIN
   RETURN QUERY
-  SELECT e.message_id, e.recipient_no::int, m.kind, d.state, d.evidence, m.created_at, d.finished_at, e.erased_at, a.server, CASE WHEN unmasked THEN a.reply ELSE outbox.mask_text(a.reply) END
+  SELECT e.message_id, e.recipient_no::int, m.kind, d.state, d.evidence, m.created_at, d.finished_at, e.erased_at, a.server, CASE WHEN unmasked THEN s.words ELSE outbox.mask_text(s.words) END
   FROM outbox.erasure e
   JOIN outbox.message m ON m.id = e.message_id
   JOIN outbox.done d ON d.message_id = e.message_id AND d.recipient_no = e.recipient_no
   LEFT JOIN outbox.attempt a ON a.message_id = e.message_id AND a.recipient_no = e.recipient_no AND a.token = d.token
+  -- Servers repeat the enhanced code in front of their words.
+  CROSS JOIN LATERAL (SELECT nullif(concat_ws(' ', a.code, CASE WHEN NOT starts_with(coalesce(a.reply, ''), a.enhanced) THEN a.enhanced END, a.reply), '') AS words) s
   WHERE e.proof = outbox.proof_of(outbox.require_address('erased', erased.address))
   ORDER BY e.message_id DESC LIMIT least(greatest(erased.max_rows, 1), 10000);
 END $$;
 COMMENT ON FUNCTION outbox.erased(text, int) IS 'What was sent to an address that was erased, newest first: by its proof, for whoever knows the address. Example:
   SELECT enqueued_at, kind, state, finished_at, server, reply FROM outbox.erased(''ada@example.org'');';
+
+DO $migration$
+DECLARE
+  codes text := obj_description('outbox.refuse(text, text, text, text, text)'::regprocedure, 'pg_proc');
+BEGIN
+  EXECUTE format('COMMENT ON FUNCTION outbox.refuse(text, text, text, text, text) IS %L',
+                 replace(codes, '. Testing: ', '; 22H75 a reason that has the address in it; 22H76 its content is gone. Testing: '));
+END $migration$;
 
 INSERT INTO outbox.privilege (roles, privileges, names) VALUES
   ('outbox_operator outbox_viewer', 'EXECUTE', '{erased,is_content_gone}'::text[]);

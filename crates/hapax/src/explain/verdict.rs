@@ -51,6 +51,7 @@ pub(crate) fn verdict(story: &Story) -> String {
         .chain(copy_of(story))
         .chain(digest(story))
         .chain(sent_again_anew(story))
+        .chain(delivery.content_gone.then(|| "Its content is gone: it cannot be sent again.".to_owned()))
         .collect::<Vec<_>>()
         .join(" ")
 }

@@ -167,8 +167,8 @@ async fn no_table_names_an_erased_address_and_what_it_was_sent_can_be_proved() {
         FROM outbox.erased('ZEBEDEE@example.org')";
     assert_eq!(
         stage.text(proof).await,
-        "sent reply mx.example.org <***> mailbox ***, queued as 4F2A true; failed mx.example.org 5.1.1 ***: no such user (***=example.org) true; \
-        sent reply mx.example.org 2.0.0 queued as 1 true; cancelled true; cancelled true"
+        "sent reply mx.example.org 250 <***> mailbox ***, queued as 4F2A true; failed mx.example.org 550 5.1.1 ***: no such user (***=example.org) true; \
+        sent reply mx.example.org 250 2.0.0 queued as 1 true; cancelled true; cancelled true"
     );
     assert_eq!(stage.count("SELECT count(*) FROM outbox.erased('nobody@example.org')").await, 0);
     let name = "SELECT count(DISTINCT d.recipient) FROM outbox.deliveries d JOIN outbox.erased('zebedee@example.org') USING (message_id, recipient_no) WHERE d.recipient LIKE '%@erased.invalid'";
