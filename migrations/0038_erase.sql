@@ -173,9 +173,13 @@ END $migration$;
 
 -- Whoever inserts a key that was erased is told, as of any other, that it is there: take_key() answers whose it was.
 CREATE FUNCTION outbox.refuse_erased_key() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  v_proof bytea;
 BEGIN
   IF EXISTS (SELECT FROM outbox.erased_key) THEN
-    IF EXISTS (SELECT FROM outbox.erased_key e WHERE e.proof = outbox.proof_of(outbox.order_key(NEW.tenant, NEW.key)) AND e.expires_at > clock_timestamp()) THEN
+    -- outbox.proof_of(), which costs as much as the rest of an enqueue.
+    SELECT sha256(k.outer_pad || sha256(k.inner_pad || convert_to(outbox.order_key(NEW.tenant, NEW.key), 'UTF8'))) INTO v_proof FROM outbox.erasure_key k;
+    IF EXISTS (SELECT FROM outbox.erased_key e WHERE e.proof = v_proof AND e.expires_at > clock_timestamp()) THEN
       RETURN NULL;
     END IF;
   END IF;
