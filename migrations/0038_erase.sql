@@ -71,19 +71,11 @@ CREATE FUNCTION outbox.without_address(words text, address text, whole_only bool
 DECLARE
   local text := btrim(substr(address, 1, length(address) - strpos(reverse(address), '@')), '"');
 BEGIN
-  IF strpos(lower(words), local) > 0 THEN
-    words := regexp_replace(words, outbox.pattern_for(address), '***', 'gi');
-  END IF;
-  IF whole_only THEN
-    RETURN words;
-  END IF;
+  IF strpos(lower(words), local) > 0 THEN words := regexp_replace(words, outbox.pattern_for(address), '***', 'gi'); END IF;
+  IF whole_only THEN RETURN words; END IF;
   -- A reply is kept with its backslashes doubled.
-  IF strpos(local, '\') > 0 THEN
-    words := regexp_replace(words, outbox.pattern_for(replace(address, '\', '\\')), '***', 'gi');
-  END IF;
-  IF strpos(lower(words), local) > 0 THEN
-    words := regexp_replace(words, outbox.pattern_for(local), '***', 'gi');
-  END IF;
+  IF strpos(local, '\') > 0 THEN words := regexp_replace(words, outbox.pattern_for(replace(address, '\', '\\')), '***', 'gi'); END IF;
+  IF strpos(lower(words), local) > 0 THEN words := regexp_replace(words, outbox.pattern_for(local), '***', 'gi'); END IF;
   RETURN words;
 END $$;
 COMMENT ON FUNCTION outbox.without_address(text, text, boolean) IS 'Private: a text in which *** stands for an address in lower case and, unless whole_only, for the word before its @.';
@@ -111,31 +103,17 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION outbox.require_content(text, uuid) IS 'Private: refuses (22H76) what would send a message whose content is gone.';
 
--- As in 0037. What was decided as sent, and was not, has nothing left that could be sent.
-CREATE OR REPLACE FUNCTION outbox.reopen(d outbox.done, p_parked text, p_note text) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF outbox.is_content_gone(d.message_id) THEN
-    IF p_parked IS NULL THEN
-      PERFORM outbox.require_content('retry', d.message_id);
-    END IF;
-    UPDATE outbox.done x SET state = 'failed', evidence = NULL, reason = p_note || '; its content is gone', open_doubts = d.open_doubts
-    WHERE x.message_id = d.message_id AND x.recipient_no = d.recipient_no;
-    RETURN;
-  END IF;
-  DELETE FROM outbox.done x WHERE x.message_id = d.message_id AND x.recipient_no = d.recipient_no;
-  INSERT INTO outbox.queue (message_id, recipient_no, lane, due_at, parked, note, attempt_no, intents, open_doubts, resends, prev_intent, content_sha256, address_hash, tenant_no)
-  VALUES (d.message_id, d.recipient_no, d.lane, CASE WHEN p_parked IS NULL THEN greatest(now(), outbox.not_before_of(d.message_id)) ELSE 'infinity' END, p_parked, p_note,
-          d.attempt_no, d.intents, d.open_doubts, d.resends, d.token, d.content_sha256, d.address_hash,
-          (SELECT hashtext(m.tenant) & 2147483647 FROM outbox.message m WHERE m.id = d.message_id));
-END $$;
-
 DO $migration$
 DECLARE
   change record;
   source text;
 BEGIN
   FOR change IN SELECT * FROM (VALUES
+    -- What was decided as sent, and was not, has nothing left that could be sent.
+    ('reopen(outbox.done, text, text)', E'BEGIN\n  DELETE FROM outbox.done x',
+     E'BEGIN\n  IF outbox.is_content_gone(d.message_id) THEN\n    IF p_parked IS NULL THEN PERFORM outbox.require_content(''retry'', d.message_id); END IF;\n'
+     || E'    UPDATE outbox.done x SET state = ''failed'', evidence = NULL, reason = p_note || ''; its content is gone'', open_doubts = d.open_doubts\n'
+     || E'    WHERE x.message_id = d.message_id AND x.recipient_no = d.recipient_no;\n    RETURN;\n  END IF;\n  DELETE FROM outbox.done x'),
     -- All that can be retried is asked before anything of it is.
     ('retry(uuid, int, text, boolean)', E'    IF d.state = ''sent'' THEN\n',
      E'    IF d.state <> ''sent'' THEN PERFORM outbox.require_content(''retry'', d.message_id); END IF;\n    IF d.state = ''sent'' THEN\n'),
@@ -209,27 +187,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION outbox.cancel_delivery(outbox.queue, text) IS 'Private: cancels a delivery, given as its locked row, unless it is too late.';
 
--- As in 0036.
-CREATE OR REPLACE FUNCTION outbox.cancel(id uuid, reason text) RETURNS TABLE (recipient_no int, result text)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+DO $migration$
 DECLARE
-  q outbox.queue;
-  handled int[] := '{}';
+  source text := pg_get_functiondef('outbox.cancel(uuid, text)'::regprocedure);
+  changed text := regexp_replace(source, '    IF q\.accepted_late IS NOT NULL AND .*\n    END IF;\n(?=    RETURN NEXT;\n  END LOOP;)', E'    result := outbox.cancel_delivery(q, cancel.reason);\n');
 BEGIN
-  PERFORM outbox.require_reason('cancel', cancel.reason);
-  -- All at once, not row by row from a cursor: ending one frees the next of an ordering key, and a cursor passes over rows
-  -- that its own transaction has changed meanwhile.
-  FOREACH q IN ARRAY ARRAY(SELECT x FROM outbox.queue x WHERE x.message_id = cancel.id ORDER BY x.recipient_no FOR UPDATE) LOOP
-    handled := handled || q.recipient_no::int;
-    recipient_no := q.recipient_no;
-    result := outbox.cancel_delivery(q, cancel.reason);
-    RETURN NEXT;
-  END LOOP;
-  RETURN QUERY SELECT d.recipient_no::int, CASE d.state WHEN 'cancelled' THEN 'already cancelled' ELSE 'too late: ' || d.state END
-    FROM outbox.done d WHERE d.message_id = cancel.id AND d.recipient_no <> ALL (handled) ORDER BY 1;
-  IF NOT FOUND AND handled = '{}' THEN PERFORM outbox.unknown_delivery('cancel', cancel.id, NULL); END IF;
-END $$;
+  IF changed = source THEN
+    RAISE EXCEPTION 'outbox.cancel is not as it was';
+  END IF;
+  EXECUTE changed;
+END $migration$;
 
 -- Erasing ----------------------------------------------------------------------------------------------------------------
 -- Under the locks of all deliveries of the message. Digests of content (guard_seen, dedup_key, content_sha256) stay: who has no
@@ -251,7 +218,7 @@ BEGIN
   WHERE x.id = m.id;
   SELECT d.state INTO was FROM outbox.done d WHERE d.message_id = m.id AND d.recipient_no = p_recipient_no;
   UPDATE outbox.done d SET reason = outbox.without_address(d.reason, p_address),
-    address_hash = CASE WHEN d.recipient_no = p_recipient_no THEN outbox.address_hash(stand_in) ELSE d.address_hash END
+    address_hash = CASE WHEN d.recipient_no IS NOT DISTINCT FROM p_recipient_no THEN outbox.address_hash(stand_in) ELSE d.address_hash END
   WHERE d.message_id = m.id;
   UPDATE outbox.attempt a SET reply = outbox.without_address(a.reply, p_address), detail = outbox.without_address(a.detail, p_address)
   WHERE a.message_id = m.id AND (a.reply, a.detail) IS DISTINCT FROM (outbox.without_address(a.reply, p_address), outbox.without_address(a.detail, p_address));
@@ -260,10 +227,12 @@ BEGIN
     IS DISTINCT FROM (outbox.without_address(u.reason, p_address), outbox.without_address(u.before, p_address), outbox.without_address(u.after, p_address));
   -- What two members have in common has done its work once they are in a digest; their address is in it.
   UPDATE outbox.digest_member d SET key = '' WHERE d.message_id = m.id AND d.recipient_no = p_recipient_no AND d.digest_id IS NOT NULL;
-  INSERT INTO outbox.erasure (message_id, recipient_no, proof) VALUES (m.id, p_recipient_no, p_proof) ON CONFLICT DO NOTHING;
-  PERFORM outbox.audit_entry('erase', m.id, p_recipient_no, NULL, p_reason, was, 'erased as ' || stand_in);
+  IF p_recipient_no IS NOT NULL THEN
+    INSERT INTO outbox.erasure (message_id, recipient_no, proof) VALUES (m.id, p_recipient_no, p_proof) ON CONFLICT DO NOTHING;
+  END IF;
+  PERFORM outbox.audit_entry('erase', m.id, p_recipient_no, NULL, p_reason, was, CASE WHEN p_recipient_no IS NULL THEN 'emptied: it named ' ELSE 'erased as ' END || stand_in);
 END $$;
-COMMENT ON FUNCTION outbox.empty_message(outbox.message, smallint, text, bytea, text) IS 'Private: takes an address and all content out of a message that has ended.';
+COMMENT ON FUNCTION outbox.empty_message(outbox.message, smallint, text, bytea, text) IS 'Private: takes an address and all content out of a message that has ended; p_recipient_no is NULL where it is only named.';
 
 CREATE FUNCTION outbox.erase_keys(p_keys text[], p_tenant text, p_address text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -281,7 +250,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION outbox.erase_keys(text[], text, text) IS 'Private: of dedup keys with an address in them only a proof stays, for as long as they would have.';
 
-CREATE FUNCTION outbox.erasure_waits_for(p_id uuid, p_recipient_no smallint) RETURNS text
+CREATE FUNCTION outbox.erasure_waits_for(p_id uuid, p_recipient_no smallint, p_close_doubts boolean) RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   q outbox.queue;
@@ -294,6 +263,8 @@ BEGIN
     RETURN CASE
       WHEN digest IS NOT NULL AND NOT EXISTS (SELECT FROM outbox.done d WHERE d.message_id = digest) THEN format('in digest %s, which has not ended; call again', digest)
       WHEN q.accepted_late IS NOT NULL AND (q.intent IS NULL OR q.parked = 'doubt') THEN NULL
+      WHEN q.parked = 'doubt' AND p_close_doubts AND outbox.may_be_alive(q.doubt_by, q.intent_by, q.intent) THEN 'in doubt, and its attempt may still be alive; call again'
+      WHEN q.parked = 'doubt' AND p_close_doubts THEN NULL
       WHEN q.parked = 'doubt' THEN 'in doubt; decide it with outbox.resolve(), then call again'
       WHEN q.intent IS NOT NULL THEN 'in flight; call again' END;
   END IF;
@@ -308,11 +279,11 @@ BEGIN
   END IF;
   RETURN NULL;
 END $$;
-COMMENT ON FUNCTION outbox.erasure_waits_for(uuid, smallint) IS 'Private: why nothing can be done to a delivery yet that is to be erased.';
+COMMENT ON FUNCTION outbox.erasure_waits_for(uuid, smallint, boolean) IS 'Private: why nothing can be done to a delivery yet that is to be erased.';
 
 -- Locks nothing that is kept, and waits for nobody: all deliveries of the message are locked, or it is left for the next call.
 -- Those who wait for these locks (a relay's settle, outbox.retry()) see afterwards what it has become.
-CREATE FUNCTION outbox.erase_message(p_id uuid, p_address text, p_proof bytea, p_reason text, OUT recipient_no int, OUT result text)
+CREATE FUNCTION outbox.erase_message(p_id uuid, p_address text, p_proof bytea, p_reason text, p_close_doubts boolean, OUT recipient_no int, OUT result text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   m outbox.message;
@@ -323,13 +294,9 @@ DECLARE
 BEGIN
   SELECT x.* INTO m FROM outbox.message x WHERE x.id = p_id;
   SELECT min(u.no) INTO recipient_no FROM unnest(m.recipients || m.cc || m.bcc) WITH ORDINALITY AS u(mailbox, no) WHERE lower(outbox.address_of(u.mailbox)) = p_address;
-  IF recipient_no IS NULL THEN
-    RETURN; -- a hash is not an address
-  END IF;
-  result := 'kept: ' || outbox.erasure_waits_for(p_id, recipient_no::smallint);
-  IF result IS NOT NULL THEN
-    RETURN;
-  END IF;
+  IF recipient_no IS NULL THEN RETURN; END IF; -- a hash is not an address
+  result := 'kept: ' || outbox.erasure_waits_for(p_id, recipient_no::smallint, p_close_doubts);
+  IF result IS NOT NULL THEN RETURN; END IF;
   queued := ARRAY(SELECT x FROM outbox.queue x WHERE x.message_id = p_id ORDER BY x.recipient_no FOR UPDATE SKIP LOCKED);
   locked := ARRAY(SELECT (x).recipient_no FROM unnest(queued) x)
     || ARRAY(SELECT x.recipient_no FROM outbox.done x WHERE x.message_id = p_id ORDER BY x.recipient_no FOR UPDATE SKIP LOCKED);
@@ -341,10 +308,15 @@ BEGIN
     IF FOUND THEN
       PERFORM outbox.tell_members(outbox.digest_of_delivery(p_id, q.recipient_no));
     END IF;
+  ELSIF FOUND AND q.parked = 'doubt' AND p_close_doubts AND q.accepted_late IS NULL AND NOT outbox.may_be_alive(q.doubt_by, q.intent_by, q.intent) THEN
+    -- Taken for sent, so that nothing ever sends it again.
+    PERFORM outbox.audit_entry('resolve sent', q.message_id, q.recipient_no, q.intent, p_reason, 'in_doubt', 'sent');
+    PERFORM outbox.finish(q, 'sent', 'erased', p_reason, q.intent, q.open_doubts);
+    result := 'doubt closed, ';
   ELSIF FOUND AND outbox.cancel_delivery(q, p_reason) = 'cancelled' THEN
     result := 'cancelled, ';
   END IF;
-  waits_for := outbox.erasure_waits_for(p_id, recipient_no::smallint);
+  waits_for := outbox.erasure_waits_for(p_id, recipient_no::smallint, p_close_doubts);
   IF waits_for IS NULL AND (NOT recipient_no = ANY (locked) OR NOT ARRAY(SELECT r.recipient_no FROM outbox.recipients_of(m.recipients, m.cc, m.bcc) r) <@ locked
                             OR EXISTS (SELECT FROM outbox.queue x WHERE x.message_id = p_id)) THEN
     waits_for := 'busy; call again';
@@ -356,7 +328,7 @@ BEGIN
   PERFORM outbox.empty_message(m, recipient_no::smallint, p_address, p_proof, p_reason);
   result := result || 'erased';
 END $$;
-COMMENT ON FUNCTION outbox.erase_message(uuid, text, bytea, text) IS 'Private: erases an address from one message, or says what it waits for.';
+COMMENT ON FUNCTION outbox.erase_message(uuid, text, bytea, text, boolean) IS 'Private: erases an address from one message, or says what it waits for.';
 
 CREATE FUNCTION outbox.erase_elsewhere(p_address text, p_proof bytea) RETURNS SETOF text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -405,7 +377,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION outbox.erase_elsewhere(text, bytea) IS 'Private: takes an address out of what is of no message: the suppression list, pauses, the audit, keys.';
 
-CREATE FUNCTION outbox.erase(address text, reason text, max_messages int DEFAULT 100) RETURNS TABLE (message_id uuid, recipient_no int, result text)
+CREATE FUNCTION outbox.erase(address text, reason text, max_messages int DEFAULT 100, close_doubts boolean DEFAULT false) RETURNS TABLE (message_id uuid, recipient_no int, result text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -423,14 +395,13 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = '22H75', MESSAGE = 'outbox.erase: reason: has the address in it', COLUMN = 'reason', HINT = 'name the request instead: its ticket, its date';
   END IF;
   FOREACH message_id IN ARRAY ids LOOP
-    SELECT e.recipient_no, e.result INTO recipient_no, result FROM outbox.erase_message(message_id, bare, proof, erase.reason) e;
+    SELECT e.recipient_no, e.result INTO recipient_no, result FROM outbox.erase_message(message_id, bare, proof, erase.reason, coalesce(erase.close_doubts, false)) e;
     CONTINUE WHEN result IS NULL;
     RETURN NEXT;
     done := done + (result NOT LIKE 'kept:%')::int;
     EXIT WHEN done >= erase.max_messages;
   END LOOP;
-  message_id := NULL;
-  recipient_no := NULL;
+  message_id := NULL; recipient_no := NULL;
   IF done < coalesce(erase.max_messages, done + 1) THEN
     FOR result IN SELECT e FROM outbox.erase_elsewhere(bare, proof) e LOOP
       RETURN NEXT;
@@ -439,8 +410,59 @@ BEGIN
     END LOOP;
   END IF;
 END $$;
-COMMENT ON FUNCTION outbox.erase(text, text, int) IS 'Takes an address out of every table, with the content of all messages it was a recipient of: what waits is cancelled, what has ended is emptied; what is in flight or in doubt, or has other deliveries that have not ended, is kept, and result says why. At most max_messages in a call: call it until it answers nothing but what is kept, and again later for that. A proof stays: see outbox.erased(). Example:
+COMMENT ON FUNCTION outbox.erase(text, text, int, boolean) IS 'Takes an address out of every table, with the content of all messages it was a recipient of: what waits is cancelled, what has ended is emptied; what is in flight or in doubt, or has other deliveries that have not ended, is kept, and result says why. With close_doubts a doubt whose attempt is certainly over ends as sent, evidence erased: nobody knows whether it arrived, and it is never sent again. At most max_messages in a call: call it until it answers nothing but what is kept, and again later for that. A proof stays: see outbox.erased(). Example:
   SELECT * FROM outbox.erase(''ada@example.org'', ''request of 2026-11-27'');';
+
+-- Not by an index: it reads every message, so much at a time, each page in a transaction of its own.
+CREATE FUNCTION outbox.erase_mentions(address text, reason text, after uuid DEFAULT NULL, max_messages int DEFAULT 2000) RETURNS TABLE (message_id uuid, result text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+  bare text := outbox.require_address('erase_mentions', erase_mentions.address);
+  ids uuid[];
+  last uuid;
+  seen int;
+BEGIN
+  PERFORM outbox.require_reason('erase_mentions', erase_mentions.reason);
+  IF outbox.names_address(erase_mentions.reason, bare) THEN
+    RAISE EXCEPTION USING ERRCODE = '22H75', MESSAGE = 'outbox.erase_mentions: reason: has the address in it', COLUMN = 'reason', HINT = 'name the request instead: its ticket, its date';
+  END IF;
+  SELECT array_agg(p.id ORDER BY p.id) FILTER (WHERE outbox.names_address(p.words, bare)), (array_agg(p.id ORDER BY p.id DESC))[1], count(*) INTO ids, last, seen
+  FROM (
+    SELECT m.id, concat_ws(' ', m.sender, m.reply_to, array_to_string(m.recipients || m.cc || m.bcc, ' '), m.payload::text, m.subject, m.body_text, m.body_html, m.headers::text,
+                           outbox.without_contents(m.attachments)::text, encode(m.raw_message, 'escape'), m.tenant, m.ordering_key, m.dedup_key) AS words
+    FROM outbox.message m WHERE m.id > coalesce(erase_mentions.after, '00000000-0000-0000-0000-000000000000') ORDER BY m.id LIMIT greatest(erase_mentions.max_messages, 1)) p;
+  FOREACH message_id IN ARRAY coalesce(ids, '{}') LOOP
+    result := outbox.empty_mention(message_id, bare, erase_mentions.reason);
+    RETURN NEXT;
+  END LOOP;
+  IF seen >= greatest(erase_mentions.max_messages, 1) THEN
+    message_id := last;
+    result := 'more';
+    RETURN NEXT;
+  END IF;
+END $$;
+COMMENT ON FUNCTION outbox.erase_mentions(text, text, uuid, int) IS 'Empties the messages to others that have an address in them (their payload, text, reply_to): all of their content goes. Reads every message, max_messages of them in a call; where the last row says more, call it again with its message_id as after. Base64 is not looked into. First call outbox.erase(): what the address was a recipient of is kept here. Example:
+  SELECT * FROM outbox.erase_mentions(''ada@example.org'', ''request of 2026-11-27'');';
+
+CREATE FUNCTION outbox.empty_mention(p_id uuid, p_address text, p_reason text) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  m outbox.message;
+  locked smallint[] := ARRAY(SELECT x.recipient_no FROM outbox.done x WHERE x.message_id = p_id ORDER BY x.recipient_no FOR UPDATE SKIP LOCKED);
+BEGIN
+  SELECT x.* INTO m FROM outbox.message x WHERE x.id = p_id;
+  IF EXISTS (SELECT FROM unnest(m.recipients || m.cc || m.bcc) u WHERE lower(outbox.address_of(u)) = p_address) THEN
+    RETURN 'kept: the address is a recipient of it; outbox.erase() comes first';
+  ELSIF EXISTS (SELECT FROM outbox.queue q WHERE q.message_id = p_id) THEN
+    RETURN 'kept: it has not ended; call again then';
+  ELSIF NOT ARRAY(SELECT r.recipient_no FROM outbox.recipients_of(m.recipients, m.cc, m.bcc) r) <@ locked THEN
+    RETURN 'kept: busy; call again';
+  END IF;
+  PERFORM outbox.empty_message(m, NULL, p_address, outbox.proof_of(p_address), p_reason);
+  RETURN 'erased';
+END $$;
+COMMENT ON FUNCTION outbox.empty_mention(uuid, text, text) IS 'Private: empties a message to others, unless it has not ended.';
 
 CREATE FUNCTION outbox.erased(address text, max_rows int DEFAULT 1000)
 RETURNS TABLE (message_id uuid, recipient_no int, kind text, state text, evidence text, enqueued_at timestamptz, finished_at timestamptz, erased_at timestamptz, server text, reply text)
@@ -473,5 +495,6 @@ BEGIN
 END $migration$;
 
 INSERT INTO outbox.privilege (roles, privileges, names) VALUES
-  ('outbox_operator outbox_viewer', 'EXECUTE', '{erased,is_content_gone}'::text[]);
+  ('outbox_operator', 'EXECUTE', '{erase_mentions}'::text[]),
+  ('outbox_operator outbox_viewer', 'EXECUTE', '{erased,is_content_gone}');
 SELECT outbox.grant_roles();

@@ -84,6 +84,8 @@ async fn somebody_is_forgotten_while_a_relay_is_at_work_and_what_he_was_sent_can
     until(&stage, doubt, "in_doubt").await;
     let sent = stage.enqueue_one(HIM, ", dedup_key => 'hi:zebedee@example.org'").await;
     until(&stage, sent, "sent").await;
+    let named = stage.enqueue_one("o2@example.org", ", reply_to => 'Zebedee <zebedee@example.org>'").await;
+    until(&stage, named, "sent").await;
     let (code, said) = operator.command(["suppress", HIM, "--kind", "ad", "--keep-address"]).await;
     assert_eq!(code, 0, "{said}");
     let insert = "SELECT outbox.enqueue('ad', ARRAY[$1::text], subject => 'x', body_text => 'zebedee')";
@@ -115,7 +117,7 @@ async fn somebody_is_forgotten_while_a_relay_is_at_work_and_what_he_was_sent_can
         (suppressed, "erased"),
         (later, "cancelled, erased"),
         (sending, "kept: in flight; call again"),
-        (doubt, "kept: in doubt; decide it with hapax resolve, then call again"),
+        (doubt, "kept: in doubt; decide it with hapax resolve, or pass --close-doubts, then call again"),
     ] {
         assert!(said.contains(&format!("{id}/1  {what}\n")), "{id} {what}:\n{said}");
     }
@@ -127,11 +129,16 @@ async fn somebody_is_forgotten_while_a_relay_is_at_work_and_what_he_was_sent_can
     assert!(said.contains("erased: 6 messages; 4 cancelled; kept: 3, run it again later"), "{said}");
     hold.release();
     until(&stage, sending, "sent").await;
-    let decide = "SELECT outbox.resolve(message_id, recipient_no, 'sent', 'his mailbox has it', token => token) FROM outbox.in_doubt";
-    stage.sql.query(decide, &[]).await.expect("decides");
     stage.sql.query("SELECT outbox.cancel($1, 'not needed')", &[&shared]).await.expect("cancels");
-    let (code, said) = command(&operator, &[&ERASE[..], &["--json"]].concat()).await;
-    assert!(code == 0 && said.contains("\"done\": true") && said.contains("\"kept\": []"), "{said}");
+    let (code, said) = command(&operator, &[&ERASE[..], &["--close-doubts", "--mentions", "--json"]].concat()).await;
+    assert!(
+        code == 0
+            && said.contains("doubt closed, erased")
+            && said.contains(&named.to_string())
+            && said.contains("\"done\": true")
+            && said.contains("\"kept\": []"),
+        "{said}"
+    );
     let (code, said) = command(&operator, &ERASE).await;
     assert!(code == 0 && said.contains("nothing to erase"), "{said}");
 

@@ -18,6 +18,8 @@ use crate::{
 
 /// Messages of one transaction: a relay that waits for one of its rows waits for no more than these.
 const BATCH: i32 = 100;
+/// Messages to others that are read at a time.
+const PAGE: i32 = 2000;
 /// How often what somebody has locked is tried again.
 const BUSY_TRIES_MAX: u32 = 10;
 const BUSY_PAUSE: Duration = Duration::from_millis(300);
@@ -32,7 +34,19 @@ pub(crate) async fn run(loaded: Loaded, options: Erase) -> anyhow::Result<Exit> 
         address => address.to_owned(),
     };
     let (console, database) = console(loaded, "hapax erase").await?;
-    let (done, kept) = all(&console, &database, &address, &options.reason).await?;
+    let (mut done, mut kept) = all(&console, &database, &address, &options).await?;
+    if options.mentions {
+        let named = mentions(&console, &database, &address, &options.reason).await?;
+        let (waiting, now): (Vec<_>, Vec<_>) = named.into_iter().partition(is_kept);
+        done.extend(now);
+        // What is kept as his own has been told.
+        kept.extend(
+            waiting
+                .into_iter()
+                .filter(|one| !kept.iter().any(|own| own.message_id == one.message_id))
+                .collect::<Vec<_>>(),
+        );
+    }
     if options.json.json {
         output::json(&json!({ "done": kept.is_empty(), "erased": done, "kept": kept }))?;
     } else {
@@ -49,13 +63,14 @@ async fn all(
     console: &Console,
     database: &Database,
     address: &str,
-    reason: &str,
+    options: &Erase,
 ) -> anyhow::Result<(Vec<Erasing>, Vec<Erasing>)> {
     let mut done = Vec::new();
     let mut busy_tries = 0;
     loop {
-        let answers = console.erase(address, reason, BATCH).await.map_err(|error| refused(&error, database))?;
-        let (kept, now): (Vec<_>, Vec<_>) = answers.into_iter().partition(|one| one.result.starts_with("kept:"));
+        let answers = console.erase(address, &options.reason, BATCH, options.close_doubts).await;
+        let answers = answers.map_err(|error| refused(&error, database))?;
+        let (kept, now): (Vec<_>, Vec<_>) = answers.into_iter().partition(is_kept);
         if !now.is_empty() {
             done.extend(now);
             continue;
@@ -66,6 +81,25 @@ async fn all(
         busy_tries += 1;
         tokio::time::sleep(BUSY_PAUSE).await;
     }
+}
+
+/// What came of all messages to others that name it.
+async fn mentions(console: &Console, database: &Database, address: &str, reason: &str) -> anyhow::Result<Vec<Erasing>> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = console.erase_mentions(address, reason, after, PAGE).await;
+        let (more, named): (Vec<_>, Vec<_>) =
+            page.map_err(|error| refused(&error, database))?.into_iter().partition(|one| one.result == "more");
+        found.extend(named);
+        match more.first() {
+            Some(last) => after = last.message_id,
+            None => return Ok(found),
+        }
+    }
+}
+
+fn is_kept(one: &Erasing) -> bool {
+    one.result.starts_with("kept:")
 }
 
 /// The first line of standard input.
@@ -83,13 +117,16 @@ fn typed() -> anyhow::Result<String> {
 fn name(one: &Erasing) -> String {
     match (one.message_id, one.recipient_no) {
         (Some(id), Some(number)) => format!("{id}/{number}"),
+        (Some(id), None) => id.to_string(),
         _ => "-".to_owned(),
     }
 }
 
 /// As one would type it here.
 fn told(result: &str) -> String {
-    result.replace("outbox.resolve()", "hapax resolve").replace("outbox.resume()", "hapax resume")
+    result
+        .replace("decide it with outbox.resolve()", "decide it with hapax resolve, or pass --close-doubts")
+        .replace("outbox.resume()", "hapax resume")
 }
 
 fn summary(done: &[Erasing], kept: &[Erasing]) -> String {
@@ -127,7 +164,7 @@ mod tests {
         assert_eq!(name(&done[3]), "-");
         assert_eq!(
             told("kept: in doubt; decide it with outbox.resolve()"),
-            "kept: in doubt; decide it with hapax resolve"
+            "kept: in doubt; decide it with hapax resolve, or pass --close-doubts"
         );
     }
 }

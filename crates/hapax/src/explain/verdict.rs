@@ -155,6 +155,9 @@ fn taken_for_sent(story: &Story, evidence: &str, finished: &str) -> String {
             "Taken for sent: its policy decided so at {finished}{}. No reply of a server is known.",
             reason(story)
         ),
+        ("erased", _) => format!(
+            "Taken for sent: its doubt was closed at {finished}, when its address was erased. No reply of a server is known."
+        ),
         _ => format!("Sent, as far as is known at {finished}: the evidence is {}{}.", quoted(evidence), reason(story)),
     }
 }

@@ -50,9 +50,33 @@ impl Console {
     ///
     /// # Errors
     /// Not an address, a reason that has it in it; any of the database's.
-    pub async fn erase(&self, address: &str, reason: &str, messages_max: i32) -> Result<Vec<Erasing>, Error> {
-        let params: [Typed<'_>; 3] = [(&address, Type::TEXT), (&reason, Type::TEXT), (&messages_max, Type::INT4)];
+    pub async fn erase(
+        &self,
+        address: &str,
+        reason: &str,
+        messages_max: i32,
+        close_doubts: bool,
+    ) -> Result<Vec<Erasing>, Error> {
+        let params: [Typed<'_>; 4] =
+            [(&address, Type::TEXT), (&reason, Type::TEXT), (&messages_max, Type::INT4), (&close_doubts, Type::BOOL)];
         let rows = self.rows("erase", include_str!("../../queries/erase.sql"), &params).await?;
+        Ok(rows.iter().map(Erasing::read).collect())
+    }
+
+    /// A page of the messages to others that have the address in them; a last row that says `more` is where the next begins.
+    ///
+    /// # Errors
+    /// Not an address, a reason that has it in it; any of the database's.
+    pub async fn erase_mentions(
+        &self,
+        address: &str,
+        reason: &str,
+        after: Option<Uuid>,
+        messages_max: i32,
+    ) -> Result<Vec<Erasing>, Error> {
+        let params: [Typed<'_>; 4] =
+            [(&address, Type::TEXT), (&reason, Type::TEXT), (&after, Type::UUID), (&messages_max, Type::INT4)];
+        let rows = self.rows("erase_mentions", include_str!("../../queries/erase_mentions.sql"), &params).await?;
         Ok(rows.iter().map(Erasing::read).collect())
     }
 

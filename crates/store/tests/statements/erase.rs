@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::common::{Attempt, Stage, accepted, lock, refused, unknown};
 
 /// Part of the address: so much of it is looked for, in every table.
-const LOCAL: &str = "zebedee";
+pub(super) const LOCAL: &str = "zebedee";
 const ERASE: &str = "SELECT message_id, result FROM outbox.erase('Zebedee <Zebedee@Example.org>', 'ticket 4711'";
 
 /// One to Zebedee, with further columns.
@@ -24,11 +24,11 @@ async fn to_him(stage: &Stage, columns: &str, values: &str) -> DeliveryKey {
     DeliveryKey { message_id: MessageId(row.get(0)), recipient_no: 1 }
 }
 
-async fn plain(stage: &Stage) -> DeliveryKey {
+pub(super) async fn plain(stage: &Stage) -> DeliveryKey {
     to_him(stage, "payload", "'{\"name\": \"Zebedee\"}'").await
 }
 
-async fn called(client: &Client, more: &str) -> Vec<(Option<Uuid>, String)> {
+pub(super) async fn called(client: &Client, more: &str) -> Vec<(Option<Uuid>, String)> {
     let rows = client.query(&format!("{ERASE}{more})"), &[]).await.expect("erases");
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
@@ -41,7 +41,7 @@ async fn erase(stage: &Stage, key: DeliveryKey) -> String {
 }
 
 /// Tables of the schema in which a row, as text, has this in it: also in what is bytea, which text shows in hex digits.
-async fn tables_with(stage: &Stage, words: &str) -> Vec<String> {
+pub(super) async fn tables_with(stage: &Stage, words: &str) -> Vec<String> {
     let tables = "SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind IN ('r', 'p')
         AND NOT c.relispartition ORDER BY 1";
     let mut found = Vec::new();
@@ -60,7 +60,7 @@ async fn tables_with(stage: &Stage, words: &str) -> Vec<String> {
     found
 }
 
-async fn sqlstate(client: &Client, sql: &str) -> String {
+pub(super) async fn sqlstate(client: &Client, sql: &str) -> String {
     let error = client.query(sql, &[]).await.expect_err(sql);
     let error = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error:?}"));
     let all = format!("{error:?}").to_lowercase();
@@ -68,13 +68,13 @@ async fn sqlstate(client: &Client, sql: &str) -> String {
     error.code().code().to_owned()
 }
 
-async fn end(stage: &Stage, key: DeliveryKey, end: (Outcome, Verdict)) -> Attempt {
+pub(super) async fn end(stage: &Stage, key: DeliveryKey, end: (Outcome, Verdict)) -> Attempt {
     let attempt = stage.send(key).await;
     assert!(stage.settle(&attempt, end).await);
     attempt
 }
 
-fn took_it() -> (Outcome, Verdict) {
+pub(super) fn took_it() -> (Outcome, Verdict) {
     (
         Outcome::Accepted { reply: Reply::new(250, "<zebedee@EXAMPLE.org> mailbox Zebedee, queued as 4F2A") },
         Verdict::Sent,

@@ -11,6 +11,7 @@ mod decide;
 mod digest;
 mod durability;
 mod erase;
+mod erase_further;
 mod evidence;
 mod failover;
 mod fill_queue;
