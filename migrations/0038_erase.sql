@@ -127,6 +127,9 @@ BEGIN
      E'\n  SELECT a.outcome INTO known FROM outbox.attempt a\n',
      E'\n  IF EXISTS (SELECT FROM outbox.erasure e WHERE e.message_id = p_message_id) THEN\n    p_reply := NULL;\n    p_detail := NULL;\n  END IF;\n'
      || E'\n  SELECT a.outcome INTO known FROM outbox.attempt a\n'),
+    -- A bounce that is told of afterwards is nobody's any more.
+    ('suppress_bounced(uuid, smallint, uuid, float8, int)', E'FROM outbox.message m WHERE m.id = p_message_id;\n',
+     E'FROM outbox.message m WHERE m.id = p_message_id;\n  IF bare LIKE ''%@erased.invalid'' THEN RETURN ''not a hard bounce''; END IF;\n'),
     -- Nothing is like nothing, but it is no duplicate.
     ('find_suspected_duplicates(timestamptz, interval, text, uuid, int)', E'    WHERE NOT EXISTS (SELECT FROM copies c WHERE c.after = ''sent again as '' || m.id)\n',
      E'    WHERE NOT EXISTS (SELECT FROM copies c WHERE c.after = ''sent again as '' || m.id)\n'
@@ -321,10 +324,7 @@ BEGIN
                             OR EXISTS (SELECT FROM outbox.queue x WHERE x.message_id = p_id)) THEN
     waits_for := 'busy; call again';
   END IF;
-  IF waits_for IS NOT NULL THEN
-    result := result || 'kept: ' || waits_for;
-    RETURN;
-  END IF;
+  IF waits_for IS NOT NULL THEN result := result || 'kept: ' || waits_for; RETURN; END IF;
   PERFORM outbox.empty_message(m, recipient_no::smallint, p_address, p_proof, p_reason);
   result := result || 'erased';
 END $$;
@@ -339,8 +339,7 @@ DECLARE
   gone bigint := 0;
 BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtextextended('hapax.erase', 0)) THEN
-    RETURN NEXT 'kept: what is of no message: somebody else is erasing; call again';
-    RETURN;
+    RETURN NEXT 'kept: what is of no message: somebody else is erasing; call again'; RETURN;
   END IF;
   UPDATE outbox.suppression s SET address = NULL, hint = stand_in, note = outbox.without_address(s.note, p_address)
   WHERE s.address_hash = outbox.address_hash(p_address) AND s.digest = outbox.address_digest(p_address)

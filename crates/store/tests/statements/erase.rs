@@ -273,6 +273,13 @@ async fn what_is_gone_is_never_sent_again_and_no_error_names_the_address() {
         "22H76"
     );
     assert_eq!(stage.retry(assumed, true).await, "nothing to retry: it is sent");
+    // Nor is what stands for him listed, should the relay tell of a hard bounce afterwards.
+    let bounced = plain(&stage).await;
+    let bounce = end(&stage, bounced, knows_him_not()).await;
+    called(&stage.sql, "").await;
+    let entered =
+        format!("SELECT outbox.suppress_bounced('{}', 1::int2, '{}', 86400, 100)", bounced.message_id, bounce.token);
+    assert_eq!(stage.text(&entered).await, "not a hard bounce");
     // It was decided as sent, and was not: there is nothing to hold any more.
     stage.evidence(&attempt, "not_sent").await;
     let done = stage.done(assumed).await.expect("stays");
@@ -328,9 +335,15 @@ async fn it_waits_for_nobody_and_who_waits_for_it_sees_what_has_become_of_it() {
     end(&stage, told, refused()).await;
     let held = plain(&stage).await;
     let attempt = stage.attempt(held).await;
+    // The other delivery of it is being decided.
+    let insert = "INSERT INTO outbox.notification (kind, recipients, payload) VALUES ('note', '{a@example.org,zebedee@example.org}', '{}') RETURNING id";
+    let shared: Uuid = stage.sql.query_one(insert, &[]).await.expect("enqueues").get(0);
+    stage.run(&format!("SELECT outbox.cancel('{shared}', 'x')")).await;
     lock(&other, held).await;
-    let select = "SELECT FROM outbox.done WHERE message_id = $1 FOR UPDATE";
-    other.query_one(select, &[&ended.message_id.0]).await.expect("locks");
+    let select = "SELECT FROM outbox.done WHERE message_id = $1 AND recipient_no = 1 FOR UPDATE";
+    for id in [shared, ended.message_id.0] {
+        other.query_one(select, &[&id]).await.expect("locks");
+    }
     let results = called(&stage.sql, "").await;
     let result = |key: DeliveryKey| {
         results.iter().find(|(id, _)| *id == Some(key.message_id.0)).map(|(_, result)| result.as_str())
@@ -339,6 +352,7 @@ async fn it_waits_for_nobody_and_who_waits_for_it_sees_what_has_become_of_it() {
         [result(held), result(ended), result(told)],
         [Some("kept: busy; call again"), Some("kept: busy; call again"), Some("erased")]
     );
+    assert!(results.contains(&(Some(shared), "kept: busy; call again".to_owned())), "{results:?}");
     other.batch_execute("ROLLBACK").await.expect("ends");
 
     // Uncommitted here, waited for there.
