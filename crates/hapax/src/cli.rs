@@ -12,6 +12,8 @@ pub(crate) use self::control::{Pause, Resume, SendAgain, Suppress, Suppressions,
 use self::doctor::{DOCTOR, Doctor};
 use self::doubts::{RECONCILE, RESOLVE};
 pub(crate) use self::doubts::{Reconcile, Resolve, Verdict};
+use self::erase::ERASE;
+pub(crate) use self::erase::Erase;
 use self::pages::{COMPLETIONS, MAN};
 pub(crate) use self::pages::{Completions, Man};
 use self::template::{SEND_TEST, SendTest, TEMPLATE, Template};
@@ -22,6 +24,7 @@ mod configuration;
 mod control;
 pub(crate) mod doctor;
 mod doubts;
+mod erase;
 mod pages;
 pub(crate) mod template;
 
@@ -142,6 +145,9 @@ pub(crate) enum Command {
     /// Look at the suppression list
     #[command(long_about = SUPPRESSIONS)]
     Suppressions(Suppressions),
+    /// Take an address out of every table
+    #[command(long_about = ERASE)]
+    Erase(Erase),
     /// After a failover or a restore: this database is the one to send from
     #[command(long_about = ARM)]
     Arm(Arm),

@@ -15,6 +15,7 @@ mod control;
 mod decide;
 mod demo;
 mod doctor;
+mod erase;
 mod explain;
 mod failure;
 mod files;
@@ -130,6 +131,7 @@ async fn dispatch(cli: Cli, hangups: Option<std::io::Result<Signal>>) -> anyhow:
         Command::Suppress(options) => control::suppress(loaded, options).await,
         Command::Unsuppress(options) => control::unsuppress(loaded, options).await,
         Command::Suppressions(options) => control::suppressions(loaded, options).await,
+        Command::Erase(options) => erase::run(loaded, options).await,
         Command::Arm(options) => arm::run(loaded, options).await,
         Command::Template(Template::Preview(options)) => preview::run(loaded, options).await,
         Command::Template(Template::Publish(options)) => template::publish::run(loaded, options).await,

@@ -73,6 +73,9 @@ fn facts(first: &Delivery) {
         ("expires", &first.expires_at),
         ("on doubt", &first.on_doubt),
     ];
+    if first.content_gone {
+        table.row(["content".into(), "gone: erased, or past its time".into()]);
+    }
     for (name, value) in optional {
         if let Some(value) = value {
             table.row([name.into(), value.clone()]);

@@ -30,11 +30,13 @@ mod control;
 /// The facts behind `hapax doctor`.
 pub mod doctor;
 mod doubts;
+mod erase;
 /// Finding deliveries, and what was enqueued twice.
 pub mod search;
 
 pub use control::{Blocking, Paused, Suppressing, Suppression};
 pub use doubts::{Address, Decided, DoubtFilter, Doubtful, ManyDoubts, OpenDoubt};
+pub use erase::{Erased, Erasing};
 
 readable!(
     /// How many deliveries are in a state. Times are ISO 8601, UTC.
@@ -130,6 +132,8 @@ readable!(
         pub session_role: String,
         /// The producer's transaction.
         pub txid: String,
+        /// Whether the message has been emptied: it cannot be sent any more.
+        pub content_gone: bool,
     }
 );
 

@@ -149,7 +149,7 @@ pub(crate) fn notification(row: &Row) -> Result<Notification, Error> {
     let unreadable = |reason: String| Error::Row { operation: "letters", key: id.to_string(), reason };
     let (created_at_us, kind, sender, reply_to) = (of.next(), of.next(), of.next(), of.next());
     let (recipients, cc, bcc) = (of.next(), of.next(), of.next());
-    let content = content(&mut of).ok_or_else(|| unreadable("no content".into()))?;
+    let content = content(&mut of).ok_or_else(|| unreadable("its content is gone".into()))?;
     let headers = of.next::<Option<&str>>().map_or(Ok(Vec::new()), |text| {
         let fields: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(text).map_err(|error| unreadable(format!("headers: {error}")))?;

@@ -113,7 +113,8 @@ impl Search<'_> {
     async fn text(&self, text: &str) -> Result<Option<Findings>, Error> {
         // One more than is told, to know whether there are more.
         let found = self.console.find_deliveries(text, self.since, self.limit.saturating_add(1)).await?;
-        if found.is_empty() {
+        let erased = self.console.erased(text, self.limit).await?;
+        if found.is_empty() && erased.is_empty() {
             let ids = self.console.find_raw_message(text, self.since).await?;
             return match ids.first() {
                 Some(newest) => self.message(*newest, None, "Message-ID").await,
@@ -128,7 +129,7 @@ impl Search<'_> {
         }
         stories.reverse();
         let twins = self.twins(TwinsOf::Address(text)).await?;
-        Ok(Some(Findings { by: "address", stories, others: Vec::new(), twins, more, states: Vec::new() }))
+        Ok(Some(Findings { by: "address", stories, others: Vec::new(), twins, more, states: Vec::new(), erased }))
     }
 
     async fn message(&self, id: Uuid, recipient_no: Option<i32>, by: &'static str) -> Result<Option<Findings>, Error> {
@@ -147,7 +148,7 @@ impl Search<'_> {
             });
         }
         let others = self.others(id, &twins).await?;
-        Ok(Some(Findings { by, stories, others, twins, more, states }))
+        Ok(Some(Findings { by, stories, others, twins, more, states, erased: Vec::new() }))
     }
 
     /// The twins of a message: their story belongs to its own.

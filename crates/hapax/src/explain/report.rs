@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hapax_store::inspect::search::Twins;
+use hapax_store::inspect::{Erased, search::Twins};
 use serde_json::json;
 
 use super::{
@@ -35,6 +35,8 @@ pub(crate) struct Findings {
     pub(crate) more: bool,
     /// The states of all deliveries of the message, also of those that are not told.
     pub(crate) states: Vec<String>,
+    /// What is known of the address by its proof, newest first.
+    pub(crate) erased: Vec<Erased>,
 }
 
 /// # Errors
@@ -54,11 +56,16 @@ pub(crate) fn print(typed: &str, findings: &Findings, as_json: bool) -> anyhow::
         return output::json(&json!({
             "asked": typed, "found_by": findings.by, "verdict": verdicts, "deliveries": told.collect::<Vec<_>>(),
             "suspected_duplicates": findings.twins, "timeline": events, "more": findings.more,
+            "erased": findings.erased,
         }));
     }
     output::line("Verdict");
     for sentence in verdicts {
         output::line(&format!("  {}", output::one_line(&sentence)));
+    }
+    erased_table(&findings.erased);
+    if stories.is_empty() {
+        return Ok(());
     }
     output::line("\nNotifications");
     let labels: BTreeMap<String, String> =
@@ -94,6 +101,7 @@ pub(crate) fn verdicts(findings: &Findings) -> Vec<String> {
     let all: Vec<&Story> = stories.iter().chain(&findings.others).collect();
     let mut told = twins::verdicts(&findings.twins, &all, findings.by == "address");
     match stories.as_slice() {
+        [] => {}
         // The twins have been told; of a message that has some, what became of it itself is worth a sentence, too.
         [only] => told.push(verdict(only)),
         _ => {
@@ -105,7 +113,44 @@ pub(crate) fn verdicts(findings: &Findings) -> Vec<String> {
         }
     }
     told.extend(dedup(findings));
+    told.extend(forgotten(&findings.erased));
     told
+}
+
+/// What is known of an address that was erased.
+fn forgotten(erased: &[Erased]) -> Option<String> {
+    let last = erased.iter().map(|one| one.erased_at.as_str()).max()?;
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for one in erased {
+        *counts.entry(&one.state).or_default() += 1;
+    }
+    let each: Vec<String> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    Some(format!(
+        "The address was erased, last at {}: what was sent to it is known by a keyed hash alone, {}: {}. Its content is gone.",
+        at(last),
+        counted(erased.len(), "message"),
+        list(&each)
+    ))
+}
+
+fn erased_table(erased: &[Erased]) {
+    if erased.is_empty() {
+        return;
+    }
+    output::line("\nErased");
+    let mut table = Table::new(&["  DELIVERY", "KIND", "ENQUEUED", "STATE", "FINISHED", "SERVER", "WORDS"]);
+    for one in erased {
+        table.row([
+            format!("  {}/{}", one.message_id, one.recipient_no),
+            one.kind.clone(),
+            one.enqueued_at.clone(),
+            one.state.clone(),
+            one.finished_at.clone(),
+            or_dash(one.server.as_deref()),
+            or_dash(one.reply.as_deref()),
+        ]);
+    }
+    table.print();
 }
 
 fn summary(findings: &Findings) -> String {
@@ -174,6 +219,7 @@ fn dedup(findings: &Findings) -> Vec<String> {
         let id = story.delivery.message_id;
         let own = around.key_holder == Some(id);
         let not_sent = matches!(story.delivery.state.as_str(), "failed" | "cancelled" | "expired" | "suppressed");
+        let not_sent = not_sent && !story.delivery.content_gone;
         let sentence = match (&around.key_until, around.key_in_force, around.key_holder) {
             // With twins the keys have been told.
             (Some(_), Some(true), _) if own && !findings.twins.is_empty() => continue,

@@ -51,6 +51,7 @@ pub(crate) fn verdict(story: &Story) -> String {
         .chain(copy_of(story))
         .chain(digest(story))
         .chain(sent_again_anew(story))
+        .chain(delivery.content_gone.then(|| "Its content is gone: it cannot be sent again.".to_owned()))
         .collect::<Vec<_>>()
         .join(" ")
 }
@@ -153,6 +154,9 @@ fn taken_for_sent(story: &Story, evidence: &str, finished: &str) -> String {
         ("policy", None) => format!(
             "Taken for sent: its policy decided so at {finished}{}. No reply of a server is known.",
             reason(story)
+        ),
+        ("erased", _) => format!(
+            "Taken for sent: its doubt was closed at {finished}, when its address was erased. No reply of a server is known."
         ),
         _ => format!("Sent, as far as is known at {finished}: the evidence is {}{}.", quoted(evidence), reason(story)),
     }

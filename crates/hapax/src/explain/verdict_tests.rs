@@ -38,6 +38,7 @@ pub(super) fn delivery(state: &str) -> Delivery {
         application_name: Some("shop".into()),
         session_role: "app".into(),
         txid: "7012".into(),
+        content_gone: false,
     }
 }
 
@@ -350,6 +351,7 @@ fn a_key_of_what_was_not_sent_is_pointed_out_for_it_keeps_a_repeat_from_being_se
             twins: vec![],
             more: false,
             states: vec![],
+            erased: vec![],
         })
         .join("\n")
     };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{CANARY, run, run_in};
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "demo",
     "run",
     "migrate",
@@ -26,6 +26,7 @@ const COMMANDS: [&str; 22] = [
     "suppress",
     "unsuppress",
     "suppressions",
+    "erase",
     "arm",
 ];
 

@@ -10,6 +10,8 @@ mod claim;
 mod decide;
 mod digest;
 mod durability;
+mod erase;
+mod erase_further;
 mod evidence;
 mod failover;
 mod fill_queue;

@@ -1,0 +1,86 @@
+//! Erasing what is only reached when asked for: doubts, and messages to others.
+
+use std::time::Duration;
+
+use hapax_core::DeliveryKey;
+use uuid::Uuid;
+
+use crate::{
+    common::{Stage, unknown},
+    erase::{LOCAL, called, end, plain, sqlstate, tables_with, took_it},
+};
+
+#[tokio::test]
+async fn a_doubt_that_is_closed_is_taken_for_sent_and_only_once_its_attempt_is_over() {
+    let stage = Stage::set().await;
+    let close = async |key: DeliveryKey| {
+        let all = called(&stage.sql, ", close_doubts => true").await;
+        let own = all.iter().filter(|(id, _)| *id == Some(key.message_id.0)).map(|(_, result)| result.clone());
+        own.collect::<Vec<_>>().join(" and ")
+    };
+    let flying = plain(&stage).await;
+    let flight = stage.send(flying).await;
+    assert_eq!(close(flying).await, "kept: in flight; call again");
+    stage.store.mark_in_doubt(&[stage.store.incarnation()], Duration::from_secs(900)).await.expect("marks");
+    assert_eq!(close(flying).await, "kept: in doubt, and its attempt may still be alive; call again");
+    assert_eq!(stage.state(flying).await, "in_doubt");
+    // Its relay says itself that it does not know.
+    let other = plain(&stage).await;
+    let attempt = end(&stage, other, unknown()).await;
+    assert_eq!(close(other).await, "doubt closed, erased");
+    let done = stage.done(other).await.expect("ended");
+    assert_eq!((done.state.as_str(), done.evidence.as_deref(), done.open_doubts), ("sent", Some("erased"), 1));
+    assert_eq!(stage.evidence(&attempt, "not_sent").await, "noted: it is sent");
+    assert_eq!(stage.retry(other, true).await, "nothing to retry: it is sent");
+    assert!(stage.settle(&flight, took_it()).await);
+    assert_eq!(close(flying).await, "erased");
+    assert_eq!(tables_with(&stage, LOCAL).await, Vec::<String>::new());
+    stage.assert_consistent().await;
+}
+
+#[tokio::test]
+async fn messages_to_others_that_name_the_address_are_emptied_where_that_is_asked_for() {
+    let stage = Stage::set().await;
+    let insert = "INSERT INTO outbox.notification (kind, recipients, payload, reply_to, ordering_key) VALUES
+        ('note', '{a@example.org}', '{\"from\": \"Zebedee@example.org\"}', NULL, NULL), ('note', '{b@example.org}', '{}', 'zebedee@example.org', 'k:zebedee@example.org'),
+        ('note', '{c@example.org}', '{\"from\": \"ozebedee@example.org\"}', NULL, NULL), ('note', '{zebedee@example.org}', '{}', NULL, NULL),
+        ('note', '{d@example.org}', '{\"from\": \"zebedee@example.org\"}', NULL, NULL) RETURNING id";
+    let ids: Vec<Uuid> = stage.sql.query(insert, &[]).await.expect("enqueues").iter().map(|row| row.get(0)).collect();
+    for id in &ids[..4] {
+        stage.run(&format!("SELECT outbox.cancel('{id}', 'x')")).await;
+    }
+    let all = async |page: i32| {
+        let (mut found, mut after) = (Vec::new(), None::<Uuid>);
+        loop {
+            let sql = "SELECT message_id, result FROM outbox.erase_mentions('ZEBEDEE@example.org', 'x', $1, $2)";
+            let rows = stage.sql.query(sql, &[&after, &page]).await.expect("erases");
+            let mut rows: Vec<(Uuid, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+            let more = rows.pop_if(|last| last.1 == "more");
+            found.extend(rows);
+            match more {
+                Some(last) => after = Some(last.0),
+                None => return found,
+            }
+        }
+    };
+    let expected = [
+        (ids[0], "erased".to_owned()),
+        (ids[1], "erased".to_owned()),
+        (ids[3], "kept: the address is a recipient of it; outbox.erase() comes first".to_owned()),
+        (ids[4], "kept: it has not ended; call again then".to_owned()),
+    ];
+    assert_eq!(all(2).await, expected);
+    assert_eq!(all(100).await, expected[2..], "what is gone is not found again");
+    let left = "SELECT string_agg(recipients[1], ' ' ORDER BY id) FROM outbox.message WHERE payload IS NOT NULL";
+    assert_eq!(stage.text(left).await, "c@example.org zebedee@example.org d@example.org");
+    called(&stage.sql, "").await;
+    stage.run(&format!("SELECT outbox.cancel('{}', 'x')", ids[4])).await;
+    assert_eq!(all(100).await, [(ids[4], "erased".to_owned())]);
+    let left = "SELECT string_agg(recipients[1] || coalesce(payload::text, ''), ' ' ORDER BY id) FROM outbox.message WHERE payload IS NOT NULL OR recipients[1] LIKE 'a@%'";
+    assert_eq!(stage.text(left).await, "a@example.org c@example.org{\"from\": \"ozebedee@example.org\"}");
+    assert_eq!(
+        sqlstate(&stage.sql, "SELECT outbox.erase_mentions('zebedee@example.org', 'for zebedee@example.org')").await,
+        "22H75"
+    );
+    stage.assert_consistent().await;
+}
