@@ -134,6 +134,8 @@ BEGIN
 END $migration$;
 COMMENT ON FUNCTION outbox.maintain(interval, interval) IS 'Upkeep: weekly partitions made ahead, expired keys removed, old weeks dropped when keep is given (at least 7 days). Called by the relay, pg_cron or by hand; never waits longer than 100 ms for a lock, postponed work is done by the next call. What is left to do is answered as more: call again.';
 
+COMMENT ON TABLE outbox.message IS 'Notifications as the producers committed them. Insert-only, but for content that is removed when its time is over; partitioned by id, which is time (uuid v7).';
+
 -- Content ----------------------------------------------------------------------------------------------------------------
 CREATE TABLE outbox.content_sweep (
   keep_s float8 PRIMARY KEY,
