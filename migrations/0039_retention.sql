@@ -31,7 +31,7 @@ DECLARE
   gone int;
   total int := 0;
 BEGIN
-  FOREACH name IN ARRAY ARRAY['digest_member', 'erasure', 'audit', 'attempt_default', 'done'] LOOP
+  FOREACH name IN ARRAY ARRAY['digest_member', 'erasure', 'content_later', 'audit', 'attempt_default', 'done'] LOOP
     CONTINUE WHEN to_regclass('outbox.' || name) IS NULL;
     EXECUTE format('DELETE FROM outbox.%1$I x WHERE x.ctid = ANY (ARRAY(
       SELECT y.ctid FROM outbox.%1$I y WHERE %2$s LIMIT $4 FOR UPDATE SKIP LOCKED))', name,

@@ -7,7 +7,7 @@ WITH needed (privilege, kind, name) AS (
     ('SELECT, UPDATE, DELETE', '{queue}'::text[]),
     ('SELECT, INSERT, UPDATE', '{attempt,relay,kind,route}'),
     ('SELECT, INSERT', '{done}'),
-    ('SELECT', '{message,control,migration,queue_health,pause,pause_parked,suppression}'),
+    ('SELECT', '{message,control,migration,queue_health,pause,pause_parked,suppression,upkeep_postponed}'),
     ('SELECT, INSERT, UPDATE, DELETE', '{sleeper}')) v(privileges, names)
   CROSS JOIN LATERAL unnest(string_to_array(v.privileges, ', ')) p(privilege)
   CROSS JOIN LATERAL unnest(v.names) n(name)
