@@ -51,6 +51,12 @@ soak: postgres ## a steady load with trouble all along (30 minutes): memory, des
 	HAPAX_BIN=$${HAPAX_BIN:-$(CURDIR)/target/release/hapax} HAPAX_SOAK_SECONDS=$${HAPAX_SOAK_SECONDS:-1800} \
 	    cargo test $(CHECKED) --test soak -- --nocapture
 
+.PHONY: steady
+steady: postgres ## half a year with retention, made short (20 minutes), without and with an old snapshot: sizes, speed; HAPAX_STEADY_SECONDS, _RATE
+	cargo build --release --locked -p hapax
+	HAPAX_BIN=$${HAPAX_BIN:-$(CURDIR)/target/release/hapax} HAPAX_STEADY_SECONDS=$${HAPAX_STEADY_SECONDS:-1200} \
+	    cargo test $(CHECKED) --test steady -- --nocapture
+
 .PHONY: restarts
 restarts: postgres ## a relay started and ended, or killed, a thousand times while mail flows (minutes): HAPAX_RESTARTS, HAPAX_SEED
 	cargo build $(CHECKED) --bins

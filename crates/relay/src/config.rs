@@ -43,6 +43,8 @@ pub struct RelayConfig {
     pub freight: FreightConfig,
     /// What becomes of addresses that do not exist; none: nothing.
     pub hard_bounces: Option<HardBounces>,
+    /// What is kept, and for how long.
+    pub retention: crate::Retention,
     /// How closing lines name recipients.
     pub recipient_log: RecipientLog,
     /// A notification of Hapax's own, to see that mail goes through.
@@ -178,6 +180,8 @@ pub struct KindPolicy {
     pub guard: Option<hapax_store::GuardWindow>,
     /// How its notifications go in digests; none: each by itself.
     pub collect: Option<hapax_store::Collecting>,
+    /// For how long its content is kept after its end; none: as [`Retention::content`](crate::Retention::content) says.
+    pub keep_content: Option<crate::KeepContent>,
     /// When it waits.
     pub quiet: Option<Arc<QuietHours>>,
 }

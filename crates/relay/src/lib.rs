@@ -47,6 +47,7 @@ mod route;
 mod stock;
 mod told;
 mod trace;
+mod upkeep;
 mod upstream;
 mod verdict;
 mod verp;
@@ -79,6 +80,7 @@ pub use reaper::Watch;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use trace::{Attempt, Observer, TraceParent, Tracing, hex};
+pub use upkeep::{KeepContent, Retention};
 pub use verp::EnvelopeSender;
 pub use warm_up::WarmUp;
 

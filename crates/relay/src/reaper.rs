@@ -24,13 +24,11 @@ use uuid::Uuid;
 
 use crate::{
     complaint::Complaint, config::RelayConfig, fatal::Fatal, meters::Meters, progress::Pulse, registry::Registry,
+    upkeep::Upkeep,
 };
 
 /// Between two listings of this process's own intents, and between two marks by age.
 const SELF_CHECK_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Between two calls of `outbox.maintain()`.
-const MAINTAIN_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Between two looks for ordering keys without a head.
 const FREE_ORDERED_INTERVAL: Duration = Duration::from_secs(2);
@@ -111,7 +109,7 @@ struct Memory {
     /// Doubts whose grace has been seen to end, and which the database knows to be over.
     over: HashSet<Token>,
     next_self_check: Duration,
-    next_maintain: Duration,
+    upkeep: Upkeep,
     next_free_ordered: Duration,
     next_orphans: Duration,
     next_follow_all: Duration,
@@ -154,6 +152,8 @@ impl Reaper {
         // Not at once: a relay that starts has better things to do than to read the messages of a day.
         memory.next_unqueued = memory.next_unqueued.max(self.clock.boottime() + UNQUEUED_FIRST);
         memory.next_self_check = Duration::ZERO;
+        // What is kept for how long may have been changed.
+        memory.upkeep = Upkeep::default();
         let mut complaint = Complaint::default();
         while !soft.is_cancelled() {
             self.pulse.beat();
@@ -215,12 +215,7 @@ impl Reaper {
             memory.next_unqueued = now + UNQUEUED_INTERVAL;
         }
         self.apply_policies(memory).await?;
-        if now >= memory.next_maintain {
-            self.pulse.beat();
-            for (action, detail) in self.store.maintain().await? {
-                tracing::info!(action, detail, "outbox.maintain");
-            }
-            memory.next_maintain = now + MAINTAIN_INTERVAL;
+        if memory.upkeep.round(&self.store, &self.config, &self.pulse, now).await? {
             // From the start of the last day again: what was loaded past the doors may be older than what is new.
             memory.unqueued_after = Uuid::nil();
         }

@@ -181,6 +181,7 @@ mod tests {
             wake_up: true,
             freight: crate::FreightConfig::default(),
             hard_bounces: None,
+            retention: crate::Retention::default(),
             recipient_log: crate::RecipientLog::default(),
             canary: None,
             tracing: None,

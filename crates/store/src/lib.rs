@@ -21,6 +21,7 @@ pub mod migrate;
 mod overview;
 mod pieces;
 mod repeat;
+mod retention;
 mod rows;
 mod stop;
 mod tls;
@@ -47,6 +48,7 @@ use hapax_core::{Incarnation, mutant};
 pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Upstream, Verdict, Wait};
 pub use overview::{Counted, Living, Overview, Standing};
 pub use repeat::{GuardWindow, OnDuplicate, Repeat};
+pub use retention::{Keeps, Removed};
 pub use rows::{Bound, Claimed, Cursor, Turn};
 pub use stop::{Pause, Pauses, Scope, Stopped};
 use tokio_postgres::{

@@ -364,15 +364,6 @@ impl Store {
         Ok(rows.first().map_or(0, |row| row.get(0)))
     }
 
-    /// Makes partitions ahead and removes expired keys.
-    ///
-    /// # Errors
-    /// Any; call again.
-    pub async fn maintain(&self) -> Result<Vec<(String, String)>, Error> {
-        let rows = self.rows("maintain", include_str!("../queries/maintain.sql"), &[]).await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-    }
-
     /// The reaper's word that it has watched these doubts for their whole grace by its own monotonic clock.
     ///
     /// # Errors

@@ -104,6 +104,9 @@ async fn a_schema_that_is_behind_changed_or_has_lost_something_is_found() {
     for sql in gone.split("; ") {
         clinic.sql(sql).await;
     }
+    let overdue = "INSERT INTO outbox.upkeep_postponed VALUES ('message_20240101', 'is in use by another transaction', now() - interval '3 days', now())";
+    let found = ["warning", "schema.retention", "outbox.message_20240101 is in use by another transaction", "pg_locks"];
+    clinic.provoke(overdue, "DELETE FROM outbox.upkeep_postponed", found).await;
     // Somebody holds a lock for ever: what hangs is told, and so is everything else.
     let blocker = clinic.stage.cluster.client("postgres").await.expect("it takes a client");
     blocker.batch_execute("BEGIN; LOCK TABLE outbox.migration IN ACCESS EXCLUSIVE MODE").await.expect("locks");

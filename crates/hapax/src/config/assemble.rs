@@ -17,19 +17,20 @@ use hapax_render::UnsubscribeKey;
 use super::{
     attachments, canary, collect, dkim, guard_window, guards, on_block, quiet,
     reader::{Reader, Section},
-    retry,
+    retention, retry,
     routes::{self, Shared},
     secrets,
     settings::{Database, Format, Http, Level, Log, Relay, Route, Settings, host},
     suppression, telemetry, tenants,
 };
 
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 17] = [
     "database",
     "relay",
     "retry",
     "guards",
     "suppression",
+    "retention",
     "templates",
     "attachments",
     "dkim",
@@ -73,6 +74,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let (retry, codes) = retry::read(reader, &mut root);
     let guards = guards::read(reader, &mut root);
     let hard_bounces = suppression::read(reader, &mut root);
+    let retention = retention::read(reader, &mut root);
     let (templates, unsubscribe_key) = templates(reader, &mut root, credentials);
     let freight = attachments::read(reader, &mut root, relay.freight.clone());
     let keys = dkim::read(reader, &mut root, credentials);
@@ -100,6 +102,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
         directions,
         guards,
         hard_bounces,
+        retention,
         canary,
         log,
         http,
@@ -273,6 +276,7 @@ fn kinds(
         let (collect, digest) = collect::read(&mut section, expires_after, templates);
         digests.extend(digest.map(|given| (name.clone(), given)));
         let quiet = quiet::read(&mut section, expires_after);
+        let keep_content = retention::keep(&mut section, "keep_content", None);
         let (retry, codes) = retry::part(&mut section);
         section.finish();
         let policy = KindPolicy {
@@ -287,6 +291,7 @@ fn kinds(
             codes,
             guard,
             collect,
+            keep_content,
             quiet,
         };
         kinds.insert(name, policy);

@@ -23,6 +23,7 @@ mod quiet;
 mod rate;
 mod reader;
 mod relations;
+mod retention;
 mod retry;
 mod routes;
 pub(crate) mod schema;
@@ -77,6 +78,7 @@ pub(crate) fn load(inputs: &Inputs) -> Loaded {
     relations::check(&mut reader, &settings);
     fallback::check(&mut reader, &settings.routes);
     retry::check(&mut reader, &settings);
+    retention::check(&mut reader, &settings.retention, &settings.kinds);
     weights::check(&mut reader, &settings.routes);
     strays::check(&mut reader, inputs);
     if unreadable {
@@ -115,6 +117,7 @@ impl Loaded {
             "retry",
             "guards",
             "suppression",
+            "retention",
             "templates",
             "attachments",
             "dkim",

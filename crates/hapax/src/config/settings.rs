@@ -10,7 +10,7 @@ use hapax_core::{
 use hapax_mail::Transport;
 use hapax_relay::{
     AfterFailover, Canary, Directions, EnvelopeSender, FreightConfig, HardBounces, Idempotency, KindPolicy, Rate,
-    RecipientLog, RelayConfig, WarmUp,
+    RecipientLog, RelayConfig, Retention, WarmUp,
 };
 use hapax_render::{UnsubscribeKey, dkim::Key};
 use hapax_store::ConnectOptions;
@@ -33,6 +33,7 @@ pub(crate) struct Settings {
     pub(crate) guards: Guards,
     pub(crate) canary: Option<Arc<Canary>>,
     pub(crate) hard_bounces: Option<HardBounces>,
+    pub(crate) retention: Retention,
     pub(crate) log: Log,
     pub(crate) http: Http,
     /// None: nothing is traced.
@@ -202,6 +203,7 @@ impl Settings {
             wake_up: self.relay.wake_up,
             freight: self.relay.freight.clone(),
             hard_bounces: self.hard_bounces,
+            retention: self.retention,
             recipient_log: self.log.recipient,
             canary: self.canary.clone(),
             tracing: None,

@@ -80,10 +80,27 @@ pub(super) async fn tables(patient: &Patient<'_>) -> Vec<Finding> {
         Ok(console) => console,
         Err(findings) => return findings,
     };
-    match console.doctor_tables().await {
+    let mut findings = match console.doctor_tables().await {
         Ok(tables) => judge(&tables),
-        Err(error) => vec![patient.failed(name, &error)],
+        Err(error) => return vec![patient.failed(name, &error)],
+    };
+    let name = "schema.retention";
+    findings.push(match console.doctor_postponed().await {
+        Ok(weeks) => overdue(name, &weeks),
+        Err(error) => patient.failed(name, &error),
+    });
+    findings
+}
+
+fn overdue(name: &'static str, weeks: &[(String, String, f64)]) -> Finding {
+    let words = |(what, why, since_s): &(String, String, f64)| format!("outbox.{what} {why}, for {}", told(*since_s));
+    let words: Vec<String> = weeks.iter().map(words).collect();
+    if words.is_empty() {
+        return Finding::ok(name, "no week is overdue");
     }
+    let remedy = "end the transactions that hold it (SELECT * FROM pg_locks WHERE relation = 'outbox.message'::regclass), \
+                  decide what has not ended (hapax ls --held, --in-doubt); the next upkeep drops it";
+    Finding::warning(name, words.join("; "), remedy)
 }
 
 fn judge(tables: &[Table]) -> Vec<Finding> {

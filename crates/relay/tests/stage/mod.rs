@@ -89,6 +89,7 @@ impl Stage {
             wake_up: false,
             freight: hapax_relay::FreightConfig::default(),
             hard_bounces: None,
+            retention: hapax_relay::Retention::default(),
             recipient_log: hapax_relay::RecipientLog::default(),
             canary: None,
             tracing: None,

@@ -256,6 +256,15 @@ impl Console {
         self.many("doctor_indexes", include_str!("../../queries/doctor_indexes.sql"), &[], Index::read).await
     }
 
+    /// Weeks that should have been dropped days ago: which, why they are still there, and for how many seconds.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn doctor_postponed(&self) -> Result<Vec<(String, String, f64)>, Error> {
+        let sql = include_str!("../../queries/doctor_postponed.sql");
+        self.many("doctor_postponed", sql, &[], |row| (row.get(0), row.get(1), row.get(2))).await
+    }
+
     /// What is older than so many seconds and keeps dead rows.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ mod random;
 
 mod relay_life;
 mod repeats;
+mod retention;
 mod same_key;
 mod settle;
 mod suppression;

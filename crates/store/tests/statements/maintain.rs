@@ -17,7 +17,7 @@ async fn partitions_are_made_weeks_ahead_once() {
     let stage = Stage::set().await;
     let before = stage.count(PARTITIONS).await;
     assert!(before >= 10, "five weeks of two tables: {before}");
-    assert!(stage.store.maintain().await.expect("maintains").is_empty(), "nothing to do");
+    assert!(stage.store.maintain(None).await.expect("maintains").is_empty(), "nothing to do");
     let made = actions(&stage, "outbox.maintain('70 days')").await;
     assert!(made.iter().all(|(action, _)| action == "created") && made.len() >= 10, "{made:?}");
     assert_eq!(stage.count(PARTITIONS).await, before + i64::try_from(made.len()).expect("few"));
@@ -49,7 +49,7 @@ async fn of_two_calls_at_once_one_does_the_work() {
     let (other, _driver) = stage.session().await;
     other.batch_execute("BEGIN; SELECT outbox.maintain('70 days')").await.expect("maintains");
     assert_eq!(
-        stage.store.maintain().await.expect("maintains"),
+        stage.store.maintain(None).await.expect("maintains"),
         [("skipped".to_owned(), "another session is at it".to_owned())]
     );
     other.batch_execute("ROLLBACK").await.expect("rolls back");
@@ -111,7 +111,7 @@ async fn an_expired_key_that_a_producer_is_taking_over_neither_stops_upkeep_nor_
     assert!(done.iter().any(|(action, _)| action == "created"), "{done:?}");
     assert!(done.contains(&("expired keys".into(), "2".into())), "{done:?}");
     producer.batch_execute("COMMIT").await.expect("commits");
-    stage.store.maintain().await.expect("maintains");
+    stage.store.maintain(None).await.expect("maintains");
     assert_eq!(stage.text("SELECT string_agg(key, ',') FROM outbox.dedup_key").await, "k2");
     assert_eq!(stage.text("SELECT string_agg(order_key, ',') FROM outbox.ordering").await, "o2");
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use hapax_relay::KeepContent;
+
 use super::*;
 
 /// With templates of these kinds.
@@ -67,4 +69,18 @@ fn what_changes_nothing_is_warned_of() {
     let expected =
         hapax_relay::GuardWindow { within: Duration::from_secs(600), on_duplicate: hapax_relay::OnDuplicate::Hold };
     assert_eq!(guard, Some(expected));
+}
+
+#[test]
+fn content_that_would_outlive_its_record_is_warned_about() {
+    let kinds = "[retention]\nrecords = \"60d\"\ncontent = \"90d\"\n[kinds.a]\nkeep_content = \"61d\"\n\
+                 [kinds.b]\nkeep_content = \"accepted\"\n[kinds.c]\nkeep_content = \"forever\"\n[kinds.d]\nkeep_content = \"60d\"\n";
+    let (loaded, _) = with_templates(kinds, &[]);
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let words = "is longer than retention.records (60d): it goes with its record";
+    let said = |path: &str| warnings.iter().any(|said| said.starts_with(path) && said.contains(words));
+    assert!(warnings.len() == 2 && said("retention.content = \"90d\"") && said("kinds.a.keep_content"), "{warnings:?}");
+    let kept = |kind: &str| loaded.settings.kinds[kind].keep_content;
+    assert_eq!((kept("b"), kept("c")), (Some(KeepContent::Accepted), Some(KeepContent::Forever)));
+    assert_eq!(loaded.settings.retention.records, Some(Duration::from_secs(60 * 86_400)));
 }
