@@ -69,6 +69,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     35 "0035_guard_window.sql",
     36 "0036_digest.sql",
     37 "0037_turns.sql",
+    40 "0040_history.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.
