@@ -62,6 +62,15 @@ restarts: postgres ## a relay started and ended, or killed, a thousand times whi
 	cargo build $(CHECKED) --bins
 	HAPAX_RESTARTS=$${HAPAX_RESTARTS:-1000} cargo test $(CHECKED) --test lifecycle -- --nocapture again_and_again
 
+HAPAX_HISTORY_FINISHED ?= 10000000
+HAPAX_HISTORY_PENDING ?= 1000000
+
+.PHONY: history
+history: postgres ## buffers of every statement beside ten million finished and a million pending (a quarter of an hour, 12 GB): HAPAX_HISTORY_FINISHED, _PENDING
+	cargo build $(CHECKED) --bins
+	HAPAX_HISTORY_FINISHED=$(HAPAX_HISTORY_FINISHED) HAPAX_HISTORY_PENDING=$(HAPAX_HISTORY_PENDING) \
+	    cargo test $(CHECKED) --test history -- --nocapture
+
 BENCH_RUNS ?= 5
 HAPAX_BENCH := target/release/hapax bench
 SMTP_SOURCE = $(firstword $(wildcard /usr/sbin/smtp-source /usr/local/sbin/smtp-source))

@@ -289,7 +289,7 @@ Examples:
   hapax status --json | jq '.states[] | select(.state == \"pending\").deliveries'";
 
 const LS: &str = "\
-Lists deliveries, newest first; addresses are masked. A list by state or kind may have to look at many messages; \
+Lists deliveries, newest first; addresses are masked. A list by kind may have to look at many messages; \
 --in-doubt never does.
 
 Examples:

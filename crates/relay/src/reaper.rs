@@ -111,6 +111,8 @@ struct Memory {
     next_self_check: Duration,
     upkeep: Upkeep,
     next_free_ordered: Duration,
+    /// Ordering keys up to this one have been looked at.
+    free_ordered_after: Option<String>,
     next_orphans: Duration,
     next_follow_all: Duration,
     next_unqueued: Duration,
@@ -196,7 +198,7 @@ impl Reaper {
         }
         if now >= memory.next_free_ordered {
             self.pulse.beat();
-            self.store.free_ordered().await?;
+            memory.free_ordered_after = self.store.free_ordered(memory.free_ordered_after.as_deref()).await?.1;
             let all = now >= memory.next_follow_all;
             self.store.follow_digests(all).await?;
             if all {

@@ -6,5 +6,5 @@ SELECT /* outbox.delivery_list */ d.message_id, d.recipient_no, outbox.mask_addr
        to_char(d.not_before AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS not_before, to_char(d.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS expires_at, d.on_doubt, d.application_name,
        d.session_role::text AS session_role, d.txid::text AS txid, outbox.is_content_gone(d.message_id) AS content_gone
 FROM outbox.deliveries d
-WHERE ($1::text IS NULL OR d.state = $1) AND ($2::text IS NULL OR d.kind = $2)
-ORDER BY d.message_id DESC, d.recipient_no LIMIT $3
+WHERE $1::text IS NULL OR d.kind = $1
+ORDER BY d.message_id DESC, d.recipient_no LIMIT $2

@@ -1,2 +1,2 @@
--- outbox.free_ordered: keys whose head ended while their next delivery was being committed.
-SELECT /* outbox.free_ordered */ outbox.free_ordered() AS freed
+-- outbox.free_ordered: keys whose head ended while their next delivery was being committed, a page of keys behind $1.
+SELECT /* outbox.free_ordered */ f.freed, f.next FROM outbox.free_ordered($1) f

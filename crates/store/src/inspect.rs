@@ -279,7 +279,10 @@ impl Console {
         limit: i64,
     ) -> Result<Vec<Delivery>, Error> {
         let params: [Typed<'_>; 3] = [(&state, Type::TEXT), (&kind, Type::TEXT), (&limit, Type::INT8)];
-        let rows = self.rows("delivery_list", include_str!("../queries/delivery_list.sql"), &params).await?;
+        let rows = match state {
+            Some(_) => self.rows("delivery_list", include_str!("../queries/delivery_list_state.sql"), &params).await?,
+            None => self.rows("delivery_list", include_str!("../queries/delivery_list.sql"), &params[1..]).await?,
+        };
         Ok(rows.iter().map(Delivery::read).collect())
     }
 

@@ -71,6 +71,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     37 "0037_turns.sql",
     38 "0038_erase.sql",
     39 "0039_retention.sql",
+    40 "0040_history.sql",
     41 "0041_turns_onward.sql",
     42 "0042_ordered_enqueue.sql",
     43 "0043_digest_doubts.sql",

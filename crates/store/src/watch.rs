@@ -344,13 +344,15 @@ impl Store {
         Ok(rows.first().map_or_else(|| "nothing: it is gone, or locked by somebody".into(), |row| row.get(0)))
     }
 
-    /// Frees ordering keys whose head ended while their next delivery was being committed.
+    /// Frees ordering keys whose head ended while their next delivery was being committed: a page of the keys behind
+    /// `after`. Answers how many, and where the next page begins, none when it is the first again.
     ///
     /// # Errors
     /// Any; call again.
-    pub async fn free_ordered(&self) -> Result<i64, Error> {
-        let rows = self.rows("free_ordered", include_str!("../queries/free_ordered.sql"), &[]).await?;
-        Ok(rows.first().map_or(0, |row| row.get(0)))
+    pub async fn free_ordered(&self, after: Option<&str>) -> Result<(i64, Option<String>), Error> {
+        let sql = include_str!("../queries/free_ordered.sql");
+        let rows = self.rows("free_ordered", sql, &[(&after, Type::TEXT)]).await?;
+        Ok(rows.first().map_or((0, None), |row| (row.get("freed"), row.get("next"))))
     }
 
     /// Moves what is due in lanes of routes that no relay has had for a while into the lanes of the default route, at most

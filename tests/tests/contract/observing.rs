@@ -284,3 +284,21 @@ async fn an_address_in_an_ordering_key_is_masked_for_who_may_not_see_addresses()
     assert_eq!(texts(&viewer, keys).await.unwrap(), ["of ***"]);
     assert_eq!(texts(&operator, keys).await.unwrap(), ["of carol@example.org"]);
 }
+
+#[tokio::test]
+async fn find_state_finds_what_deliveries_shows_newest_first() {
+    let outbox = Outbox::new().await;
+    every_state(&outbox).await;
+    let states =
+        "unnest('{pending,claimed,sending,in_doubt,held,sent,failed,cancelled,expired,suppressed}'::text[]) s (state)";
+    let differ = format!(
+        "SELECT s.state FROM {states} WHERE ARRAY(SELECT d.message_id FROM outbox.deliveries d WHERE d.state = s.state ORDER BY d.message_id DESC)
+           IS DISTINCT FROM ARRAY(SELECT f.message_id FROM outbox.find_state(s.state) f)"
+    );
+    assert_eq!(outbox.texts(&differ).await, [] as [&str; 0]);
+    let found = format!("SELECT count(*) FROM {states} CROSS JOIN LATERAL outbox.find_state(s.state, 'greeting')");
+    assert_eq!(outbox.number(&found).await, outbox.number("SELECT count(*) FROM outbox.deliveries").await);
+    assert_eq!(outbox.number("SELECT count(*) FROM outbox.find_state('pending', max_rows => 2)").await, 2);
+    assert_eq!(outbox.number("SELECT count(*) FROM outbox.find_state('pending', 'other')").await, 0);
+    assert_eq!(outbox.number("SELECT count(*) FROM outbox.find_state('no such state')").await, 0);
+}

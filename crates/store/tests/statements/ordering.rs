@@ -21,7 +21,7 @@ async fn the_settle_that_ends_the_head_frees_the_next_in_the_same_statement() {
         assert!(stage.settle(&attempt, if key.recipient_no == 1 { accepted() } else { refused() }).await);
     }
     assert_eq!(stage.count("SELECT count(*) FROM outbox.done").await, 6);
-    assert_eq!(stage.store.free_ordered().await.expect("frees"), 0);
+    assert_eq!(stage.store.free_ordered(None).await.expect("frees").0, 0);
 }
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn a_head_in_doubt_or_held_blocks_until_it_is_decided() {
     let next = stage.enqueue_one(1, Some("k")).await[0];
     let attempt = stage.send(head).await;
     assert!(stage.settle(&attempt, unknown()).await);
-    stage.store.free_ordered().await.expect("frees");
+    stage.store.free_ordered(None).await.expect("frees");
     assert!(due(&stage).await.is_empty());
     stage.resolve(head, "failed", None, false).await;
     assert_eq!(due(&stage).await, [next]);
@@ -80,12 +80,12 @@ async fn a_head_that_ends_while_its_next_is_being_committed_leaves_it_to_free_or
     producer.batch_execute("BEGIN").await.expect("begins");
     let next = enqueue_in(&producer, 1, Some("k")).await[0];
     assert!(stage.settle(&attempt, accepted()).await, "the head ends, and nobody sees the next");
-    assert_eq!(stage.store.free_ordered().await.expect("frees"), 0, "not committed yet");
+    assert_eq!(stage.store.free_ordered(None).await.expect("frees").0, 0, "not committed yet");
     producer.batch_execute("COMMIT").await.expect("commits");
     assert!(due(&stage).await.is_empty(), "stuck");
-    assert_eq!(stage.store.free_ordered().await.expect("frees"), 1);
+    assert_eq!(stage.store.free_ordered(None).await.expect("frees").0, 1);
     assert_eq!(due(&stage).await, [next]);
-    assert_eq!(stage.store.free_ordered().await.expect("frees"), 0, "once");
+    assert_eq!(stage.store.free_ordered(None).await.expect("frees").0, 0, "once");
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn two_who_free_at_once_free_one() {
     stage.enqueue_one(3, Some("k")).await;
     stage.run(&format!("DELETE FROM outbox.queue WHERE message_id = '{}'", head.message_id)).await;
     let calls = [stage.store.clone(), stage.store.clone(), stage.store.clone()]
-        .map(|store| tokio::spawn(async move { store.free_ordered().await.expect("frees") }));
+        .map(|store| tokio::spawn(async move { store.free_ordered(None).await.expect("frees").0 }));
     for call in calls {
         call.await.expect("no panic");
     }
@@ -118,7 +118,7 @@ async fn a_settle_does_not_wait_for_the_lock_of_the_next_one() {
     // Nobody overtakes: the lock may be rolled back.
     assert!(due(&stage).await.is_empty());
     application.batch_execute("ROLLBACK").await.expect("rolls back");
-    assert_eq!(stage.store.free_ordered().await.expect("frees"), 1);
+    assert_eq!(stage.store.free_ordered(None).await.expect("frees").0, 1);
     assert_eq!(due(&stage).await, [next]);
     let cancel = format!("SELECT outbox.cancel('{}', 'x')", next.message_id);
     stage.run(&cancel).await;
@@ -141,7 +141,7 @@ async fn a_late_truth_or_a_mark_does_not_wait_for_the_lock_of_the_next_one() {
     tokio::time::timeout(std::time::Duration::from_secs(5), mark).await.expect("does not stall").expect("marks");
     assert_eq!(stage.state(head).await, "sent");
     application.batch_execute("ROLLBACK").await.expect("rolls back");
-    assert_eq!(stage.store.free_ordered().await.expect("frees"), 1);
+    assert_eq!(stage.store.free_ordered(None).await.expect("frees").0, 1);
     assert_eq!(due(&stage).await, [next]);
 }
 
@@ -177,8 +177,30 @@ async fn where_failures_block_a_failed_head_is_held_unless_an_earlier_attempt_ma
     let attempt = stage.send(doubtful).await;
     assert!(stage.settle(&attempt, refused()).await);
     assert_eq!(stage.state(doubtful).await, "failed", "to send it again is a resend, and has to be asked for as one");
-    stage.store.free_ordered().await.expect("frees");
+    stage.store.free_ordered(None).await.expect("frees");
     assert!(due(&stage).await.is_empty(), "the key of the held one waits");
     stage.run("SELECT outbox.cancel(message_id, 'they have moved') FROM outbox.blocked_keys").await;
     assert_eq!(due(&stage).await, [behind]);
+}
+
+/// Keys are looked at page by page: those that stay blocked must not stand before the others.
+#[tokio::test]
+async fn behind_a_thousand_blocked_keys_another_is_still_freed() {
+    let stage = Stage::set().await;
+    stage
+        .run(
+            "INSERT INTO outbox.queue (message_id, recipient_no, lane, due_at, parked, address_hash, order_key, order_no)
+             SELECT outbox.uuid_v7(), 1, 1, 'infinity', parked, 1, 'blocked ' || i, nextval('outbox.order_no')
+             FROM generate_series(1, 1100) i, unnest(ARRAY['held', 'ordered']) parked;
+             INSERT INTO outbox.queue (message_id, recipient_no, lane, due_at, parked, address_hash, order_key, order_no)
+             SELECT outbox.uuid_v7(), 1, 1, 'infinity', 'ordered', 1, 'headless', nextval('outbox.order_no') FROM generate_series(1, 3);
+             INSERT INTO outbox.ordering (order_key) VALUES ('headless')",
+        )
+        .await;
+    let (freed, next) = stage.store.free_ordered(None).await.expect("frees");
+    assert_eq!(freed, 0);
+    let next = next.expect("there is more");
+    assert_eq!(stage.store.free_ordered(Some(&next)).await.expect("frees"), (1, None));
+    assert_eq!(due(&stage).await.len(), 1);
+    assert_eq!(stage.count("SELECT outbox.free_ordered()").await, 0, "an earlier relay goes once round");
 }

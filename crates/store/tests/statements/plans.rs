@@ -174,3 +174,38 @@ async fn claim_and_intend_leave_the_indexes_alone() {
     .await;
     assert!(hot * 10 > updated * 9, "{hot} of {updated} updates were HOT");
 }
+
+/// Index entries of ordering keys read so far, of all that waits and of heads alone.
+async fn keys_read(stage: &Stage) -> (i64, i64) {
+    stage.run("SELECT pg_stat_force_next_flush()").await;
+    stage.run("SELECT pg_stat_clear_snapshot()").await;
+    let sql = "SELECT (SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelid = 'outbox.queue_ordered'::regclass),
+                      (SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelid = 'outbox.queue_heads'::regclass)";
+    let row = stage.sql.query_one(sql, &[]).await.expect("reads");
+    (row.get(0), row.get(1))
+}
+
+#[tokio::test]
+async fn an_ordering_key_goes_on_without_reading_all_that_waits_behind_it() {
+    let stage = Stage::set().await;
+    // Plans as they are made while next to nothing waits, for both ways to settle, and kept.
+    for how in [HOW[0], HOW[1], HOW[0], HOW[1]] {
+        stage.run("INSERT INTO outbox.notification (kind, recipients, subject, body_text, ordering_key) VALUES ('note', '{a@example.org}', 'x', 'x', 'k')").await;
+        assert_eq!(one_round(&stage, EVERYTHING, how).await, 1);
+    }
+    stage.run("ALTER TABLE outbox.queue SET (autovacuum_enabled = off)").await;
+    stage
+        .run(
+            "INSERT INTO outbox.notification (kind, recipients, subject, body_text, ordering_key)
+              SELECT 'note', '{a@example.org}', 'x', 'x', 'k' FROM generate_series(1, 5000)",
+        )
+        .await;
+    for how in HOW {
+        let before = keys_read(&stage).await;
+        assert_eq!(one_round(&stage, EVERYTHING, how).await, 1);
+        let after = keys_read(&stage).await;
+        let (all, heads) = (after.0 - before.0, after.1 - before.1);
+        println!("{how}: {all} entries of queue_ordered, {heads} of queue_heads");
+        assert!(all <= 10 && heads <= 10, "{how}: {all} entries of queue_ordered, {heads} of queue_heads");
+    }
+}
