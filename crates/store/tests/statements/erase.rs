@@ -321,7 +321,7 @@ async fn a_dedup_key_that_named_the_address_is_still_known_to_a_producer_that_tr
     // Its time passes.
     stage.run("UPDATE outbox.erased_key SET expires_at = now() - interval '1 second'").await;
     assert_ne!(stage.sql.query_one(insert, &[]).await.expect("enqueues").get::<_, Uuid>(0), first);
-    stage.store.maintain().await.expect("maintains");
+    stage.store.maintain(None).await.expect("maintains");
     assert_eq!(stage.count("SELECT count(*) FROM outbox.erased_key").await, 0);
 }
 
