@@ -181,12 +181,16 @@ async fn produce(sql: Client, operator: Client, world: Arc<World>) {
     }
 }
 
-/// Deliveries in a second, of many at once.
+/// Deliveries in a second, of many at once: the best of three, since others may be at work on the machine.
 async fn drain(stage: &Stage, count: i32) -> f64 {
-    stage.enqueue(count).await;
-    let began = Instant::now();
-    stage.until_settled().await;
-    f64::from(count) / began.elapsed().as_secs_f64()
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        stage.enqueue(count).await;
+        let began = Instant::now();
+        stage.until_settled().await;
+        best = best.min(began.elapsed());
+    }
+    f64::from(count) / best.as_secs_f64()
 }
 
 /// Weeks dropped.
@@ -252,7 +256,7 @@ async fn live(duration: Duration, old_snapshot: bool) -> Report {
         producer.await.expect("it goes on to the end");
     }
     stage.until_settled().await;
-    let speed = drain(&stage, (duration.as_secs_f64() * 40.0).clamp(1_000.0, 20_000.0) as i32).await;
+    let speed = drain(&stage, (duration.as_secs_f64() * 20.0).clamp(300.0, 10_000.0) as i32).await;
     if old_snapshot {
         holder.batch_execute("COMMIT").await.expect("ends");
         eventually(PATIENCE, async || {

@@ -1,9 +1,9 @@
 //! Retention: content goes when its time is over and never before, weeks go whole, and nobody waits for either.
 
-use hapax_core::{DeliveryKey, MessageId};
+use hapax_core::{DeliveryKey, MessageId, Token};
 use hapax_store::{Keeps, Removed};
 
-use crate::common::{Stage, accepted, enqueue_in, refused};
+use crate::common::{Attempt, Stage, accepted, enqueue_in, refused};
 
 const WITH_CONTENT: &str = "SELECT count(*) FROM outbox.message m
     WHERE num_nonnulls(m.payload, m.subject, m.body_text, m.body_html, m.raw_message, m.headers, m.attachments) > 0";
@@ -68,7 +68,7 @@ async fn what_had_not_ended_when_its_turn_came_is_looked_at_again() {
     assert_eq!(stage.count("SELECT count(*) FROM outbox.content_later").await, 1);
     let claimed = stage.claim().await;
     for one in &claimed {
-        let attempt = crate::common::Attempt { key: one.key, lease: one.lease, token: hapax_core::Token::fresh() };
+        let attempt = Attempt { key: one.key, lease: one.lease, token: Token::fresh() };
         stage.intend(&attempt).await;
         assert!(stage.settle(&attempt, accepted()).await);
     }
@@ -119,14 +119,19 @@ async fn each_kind_has_its_time_and_a_kind_that_gets_a_shorter_one_is_gone_throu
     assert_eq!(stage.count("SELECT count(*) FROM outbox.content_sweep").await, 2, "one for each time");
 }
 
-/// A retry has the terminal row locked until it commits: its content must be there afterwards.
+/// A retry has the terminal row locked until it commits: its content must be there afterwards, also when another recipient
+/// of the message has nothing to do with it.
 #[tokio::test]
 async fn what_somebody_is_retrying_keeps_its_content() {
     let stage = Stage::set().await;
-    let failed = stage.sending().await;
-    assert!(stage.settle(&failed, refused()).await);
+    stage.enqueue_one(2, None).await;
+    for one in stage.claim().await {
+        let failed = Attempt { key: one.key, lease: one.lease, token: Token::fresh() };
+        stage.intend(&failed).await;
+        assert!(stage.settle(&failed, refused()).await);
+    }
     age(&stage, "31 days").await;
-    let key = stage.text("SELECT message_id::text FROM outbox.done").await;
+    let key = stage.text("SELECT id::text FROM outbox.message").await;
     let (operator, _driver) = stage.session().await;
     operator.batch_execute(&format!("BEGIN; SELECT outbox.retry('{key}', 1, 'test')")).await.expect("retries");
     assert_eq!(remove(&stage, &keeps(Some(0.0))).await, 0);
