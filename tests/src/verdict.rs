@@ -39,8 +39,11 @@ impl Verdict {
     /// # Panics
     /// When the database refuses.
     pub async fn of_those(sql: &Client, ledger: &Ledger, suffix: &str) -> Self {
-        let query = "SELECT d.message_id::text, d.recipient, d.state, coalesce(d.evidence, ''), d.open_doubts, d.resends, d.intents
-                     FROM outbox.deliveries d WHERE right(d.recipient, length($1)) = $1";
+        // One that went in a digest is taken with that, and doubts of it are the digest's.
+        let query = "SELECT d.message_id::text, d.recipient, d.state, coalesce(d.evidence, ''), coalesce(g.open_doubts, d.open_doubts)::int,
+                            d.resends, d.intents, x.digest_id::text
+                     FROM outbox.deliveries d LEFT JOIN outbox.digest_members x USING (message_id, recipient_no)
+                     LEFT JOIN outbox.done g ON g.message_id = x.digest_id WHERE right(d.recipient, length($1)) = $1";
         let rows = sql.query(query, &[&suffix]).await.expect("the deliveries can be read");
         let theirs = ledger.all_counts().iter().filter(|((_, recipient), _)| recipient.ends_with(suffix));
         let accepted = theirs.map(|(_, counts)| counts.accepted).sum();
@@ -49,11 +52,16 @@ impl Verdict {
         for row in &rows {
             let (id, recipient, state): (String, String, String) = (row.get(0), row.get(1), row.get(2));
             let (evidence, open_doubts, resends): (String, i32, i32) = (row.get(3), row.get(4), row.get(5));
-            let counts = ledger.counts(&format!("{id}@{DOMAIN}"), &recipient);
-            known += counts.accepted;
+            let own = ledger.counts(&format!("{id}@{DOMAIN}"), &recipient);
+            let digest: Option<String> = row.get(7);
+            let counts = digest.as_ref().map_or(own, |digest| ledger.counts(&format!("{digest}@{DOMAIN}"), &recipient));
+            known += own.accepted;
             let mut wrong =
                 |what: &str| verdict.wrong.push(format!("{id} to {recipient} ({state}): {what}: {counts:?}"));
-            if counts.accepted > 1 + usize::try_from(resends).unwrap_or_default() {
+            if digest.is_some() && own.accepted > 0 {
+                wrong("taken by itself, and in a digest");
+            }
+            if own.accepted > 1 + usize::try_from(resends).unwrap_or_default() {
                 wrong("taken more often than was decided");
             }
             match state.as_str() {
@@ -61,11 +69,13 @@ impl Verdict {
                 "sent" => {}
                 "in_doubt" | "sending" if row.get::<_, i32>(6) == 0 => wrong("nothing was intended"),
                 "in_doubt" | "sending" => {}
+                // In a digest that is on its way or in doubt: as that has ended when it has.
+                "pending" if digest.is_some() => {}
                 _ if counts.accepted > 0 && open_doubts == 0 => wrong("taken, and nobody knows"),
                 _ => {}
             }
-            if counts.accepted > 1 {
-                verdict.twice.push((format!("{id}/{recipient}"), counts.accepted, resends));
+            if own.accepted > 1 {
+                verdict.twice.push((format!("{id}/{recipient}"), own.accepted, resends));
             }
             *verdict.states.entry(state).or_default() += 1;
         }

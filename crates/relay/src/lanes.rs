@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use hapax_core::policy::Priority;
-use hapax_store::{Claimed, Cursor, Wanted};
+use hapax_store::{Claimed, Cursor, Turn, Wanted};
 
 /// Every lane of the given route groups.
 pub(crate) fn lanes_of(groups: impl IntoIterator<Item = i16>) -> Vec<i16> {
@@ -16,15 +16,23 @@ pub(crate) struct Cursors {
     pub(crate) lanes: HashMap<i16, Cursor>,
     pub(crate) rescan_at: Duration,
     pub(crate) round: usize,
-    /// Where several tenants wait, as of the last look, with the turn to go on from.
-    pub(crate) turns: HashMap<i16, i32>,
+    /// Where several tenants wait, as of the last look, with where each goes on.
+    pub(crate) turns: HashMap<i16, Turn>,
     pub(crate) turns_at: Duration,
 }
 
 impl Cursors {
+    /// What came in behind a cursor is found from the start; where a long way is left to the end, it is gone first.
+    pub(crate) fn from_the_start(&mut self) {
+        self.lanes.clear();
+        for turn in self.turns.values_mut().filter(|turn| turn.seen_all) {
+            turn.seen = Cursor::START;
+        }
+    }
+
     /// These are the lanes in which several tenants wait; those that were go on where they were.
     pub(crate) fn go_by_turns(&mut self, lanes: &[i16]) {
-        self.turns = lanes.iter().map(|lane| (*lane, self.turns.get(lane).copied().unwrap_or(-1))).collect();
+        self.turns = lanes.iter().map(|lane| (*lane, self.turns.get(lane).copied().unwrap_or(Turn::START))).collect();
     }
 
     /// Where each lane goes on: behind what was taken of it, or at its start when there was no more.

@@ -7,11 +7,12 @@ use std::{
 
 use hapax_core::{Lease, MessageId, envelope::Notification};
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 use crate::{
     Store, Typed,
     error::Error,
-    rows::{self, Claimed, Cursor},
+    rows::{self, Claimed, Cursor, Turn},
 };
 
 /// A lane to claim from.
@@ -89,18 +90,18 @@ impl Store {
         Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
     }
 
-    /// As [`Store::claim`], but by turns: as many of each tenant that waits, those first that come after `turn`; in the order
-    /// they are due within a tenant. Answers the turn to go on from, too.
+    /// As [`Store::claim`], but by turns: as many of each tenant that waits, those first whose turn it is; in the order they are
+    /// due within a tenant. Answers where the next claim of the lane goes on, too.
     ///
     /// # Errors
     /// Any; see there.
     pub async fn claim_turns(
         &self,
         lane: i16,
-        turn: i32,
+        turn: Turn,
         limit: usize,
         lease_for: Duration,
-    ) -> Result<(i32, Vec<Claimed>), Error> {
+    ) -> Result<(Turn, Vec<Claimed>), Error> {
         let lease = Lease::fresh();
         let rows = self
             .rows(
@@ -113,14 +114,19 @@ impl Store {
                     (&lease_for.as_secs_f64(), Type::FLOAT8),
                     (&lane, Type::INT2),
                     (&i64::try_from(limit).unwrap_or(i64::MAX), Type::INT8),
-                    (&turn, Type::INT4),
+                    (&turn.after, Type::INT4),
+                    (&turn.seen.due_at, Type::TIMESTAMPTZ),
+                    (&turn.seen.message_id, Type::UUID),
+                    (&turn.seen.recipient_no, Type::INT2),
                 ],
             )
             .await?;
-        let turn = rows.first().map_or(-1, |row| row.get("turn"));
-        let mut claimed: Vec<Claimed> = rows.iter().map(|row| rows::claimed(row, lease)).collect();
+        let next = rows.first().map_or(turn, rows::turn);
+        // Without a message it only says how far the claim has looked.
+        let taken = rows.iter().filter(|row| row.get::<_, Option<Uuid>>("message_id").is_some());
+        let mut claimed: Vec<Claimed> = taken.map(|row| rows::claimed(row, lease)).collect();
         claimed.sort_by_key(|claimed| claimed.cursor);
-        Ok((turn, claimed))
+        Ok((next, claimed))
     }
 
     /// As [`Store::claim_lanes`], of one lane; answers the cursor to go on from, too.

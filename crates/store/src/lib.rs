@@ -47,7 +47,7 @@ use hapax_core::{Incarnation, mutant};
 pub use hot::{IntendAnswer, IntendRequest, LateAnswer, Release, Settlement, Upstream, Verdict, Wait};
 pub use overview::{Counted, Living, Overview, Standing};
 pub use repeat::{GuardWindow, OnDuplicate, Repeat};
-pub use rows::{Bound, Claimed, Cursor};
+pub use rows::{Bound, Claimed, Cursor, Turn};
 pub use stop::{Pause, Pauses, Scope, Stopped};
 use tokio_postgres::{
     Row,

@@ -70,6 +70,8 @@ pub const MIGRATIONS: &[Migration] = embedded![
     36 "0036_digest.sql",
     37 "0037_turns.sql",
     38 "0038_erase.sql",
+    41 "0041_turns_onward.sql",
+    42 "0042_ordered_enqueue.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -75,6 +75,28 @@ impl Cursor {
     pub const START: Self = Self { due_at: SystemTime::UNIX_EPOCH, message_id: Uuid::nil(), recipient_no: 0 };
 }
 
+/// Where a claim by turns goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The number of the tenant that was served last.
+    pub after: i32,
+    /// How far the lane has been looked through for what has no tenant.
+    pub seen: Cursor,
+    /// It was looked through to its end.
+    pub seen_all: bool,
+}
+
+impl Turn {
+    /// Before every tenant, and before every row.
+    pub const START: Self = Self { after: -1, seen: Cursor::START, seen_all: false };
+}
+
+/// What a row of `outbox.claim_turns()` says of the next claim.
+pub(crate) fn turn(row: &Row) -> Turn {
+    let seen = Cursor { due_at: row.get("seen_due"), message_id: row.get("seen_id"), recipient_no: row.get("seen_no") };
+    Turn { after: row.get("turn"), seen, seen_all: row.get("seen_all") }
+}
+
 /// A row's columns in their order: by name each would be searched for among all of them, for every row.
 struct Columns<'a>(&'a Row, usize);
 

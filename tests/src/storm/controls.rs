@@ -1,9 +1,10 @@
 //! Everything that controls delivery, switched on: rates far above the load, fallbacks, weights, envelope senders, tenants
 //! and senders with routes of their own, a warm-up that is over, schedules, codes, guards, policies and quiet hours of kinds;
-//! and somebody who pauses, resumes, suppresses and relents all the time. Not digests: the oracle knows no members.
+//! digests; and somebody who pauses, resumes, suppresses and relents all the time.
 //!
 //! Invariant: when the storm is over nothing is paused any more.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,14 @@ use super::{World, around};
 use crate::stage::{DOMAIN, PATIENCE, Settings};
 
 /// Of every storm that has controls: what the default route has it shares with `other`, and both have a stand-in. It is quiet
-/// in hours that are far away.
-pub(super) fn switched_on(settings: Settings, port: u16, quiet_hours: &str) -> Settings {
+/// in hours that are far away. Of kind `drizzle` as much as may be is gathered, in `puddle`s; both are rendered from `templates`.
+pub(super) fn switched_on(settings: Settings, port: u16, quiet_hours: &str, templates: &Path) -> Settings {
+    for (kind, body) in [("drizzle", "{{ no }}"), ("puddle", "{% for item in items %}{{ item.no }}\n{% endfor %}")] {
+        let directory = templates.join(kind);
+        std::fs::create_dir(&directory).expect("it is new");
+        std::fs::write(directory.join("subject.txt"), kind).expect("it can be written");
+        std::fs::write(directory.join("body.txt"), body).expect("it can be written");
+    }
     let url = format!("smtp://127.0.0.1:{port}?starttls=none");
     let from = format!("Shop <no-reply@{DOMAIN}>");
     ["routes.backup", "routes.other"]
@@ -48,6 +55,11 @@ pub(super) fn switched_on(settings: Settings, port: u16, quiet_hours: &str) -> S
         .set("kinds.squall.route", "other")
         .set("kinds.squall.priority", "bulk")
         .set("kinds.squall.failed_blocks", true)
+        .set("templates.directory", templates.display())
+        .set("kinds.drizzle.collect", "2s")
+        .set("kinds.drizzle.collect_max", 5)
+        .set("kinds.drizzle.collect_as", "puddle")
+        .set("kinds.puddle.priority", "bulk")
 }
 
 /// Three hours that begin in three, by the clock of the database and in UTC.
@@ -67,8 +79,18 @@ pub(super) fn arguments(random: &mut Rng) -> Vec<(&'static str, String)> {
     given
 }
 
+/// Instead of a kind, recipients and content: one that may be gathered, with others of the same readers.
+pub(super) fn drizzle(producer: usize, serial: usize, readers: usize) -> [(&'static str, String); 3] {
+    let all: Vec<String> = (0..readers).map(|n| format!("'d{producer}-{n}@example.org'")).collect();
+    [
+        ("kind", "'drizzle'".to_owned()),
+        ("recipients", format!("ARRAY[{}]", all.join(", "))),
+        ("payload", format!("json_build_object('no', '{producer}-{serial}')")),
+    ]
+}
+
 /// What somebody does, and undoes a moment later.
-const DEEDS: [(&str, &str); 6] = [
+const DEEDS: [(&str, &str); 8] = [
     ("outbox.pause(kind => 'squall', reason => 'storm')", "outbox.resume(kind => 'squall', reason => 'storm')"),
     ("outbox.pause(kind => 'storm', reason => 'storm')", "outbox.resume(kind => 'storm', reason => 'storm')"),
     ("outbox.pause(tenant => 'big', reason => 'storm')", "outbox.resume(tenant => 'big', reason => 'storm')"),
@@ -77,6 +99,8 @@ const DEEDS: [(&str, &str); 6] = [
         "outbox.pause(address => 'p0-7-0@example.org', reason => 'storm')",
         "outbox.resume(address => 'p0-7-0@example.org', reason => 'storm')",
     ),
+    ("outbox.pause(kind => 'drizzle', reason => 'storm')", "outbox.resume(kind => 'drizzle', reason => 'storm')"),
+    ("outbox.suppress('d0-0@example.org')", "outbox.unsuppress('d0-0@example.org', 'storm')"),
     ("outbox.suppress('p1-9-0@example.org')", "outbox.unsuppress('p1-9-0@example.org', 'storm')"),
 ];
 

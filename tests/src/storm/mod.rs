@@ -6,6 +6,7 @@
 //! of deliveries, a few hundred bytes each; nobody resolves by force a doubt whose relay may be alive.
 
 mod controls;
+mod digests;
 mod operator;
 mod producers;
 mod relays;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 use hapax_testkit::{PgCluster, Script, SmtpServer};
+use tempfile::TempDir;
 use tokio_postgres::Client;
 
 use crate::stage::{Settings, Stage};
@@ -87,6 +89,8 @@ struct World {
     cluster: PgCluster,
     server: SmtpServer,
     settings: Settings,
+    /// Lives as long as the relays that read it.
+    _templates: TempDir,
     /// Deliveries that are neither done nor parked, as last seen.
     backlog: AtomicI64,
     committed: AtomicUsize,
@@ -206,9 +210,10 @@ async fn set(plan: Plan) -> Arc<World> {
         .set("relay.final_reply_timeout", "3s")
         .set("retry.cap", "3s")
         .set("log.level", "warn");
+    let templates = tempfile::tempdir().expect("a directory");
     let settings = if plan.controls {
         let quiet_hours = stage.text(controls::FAR_HOURS, &[]).await.expect("hours");
-        controls::switched_on(settings, stage.server.port(), &quiet_hours)
+        controls::switched_on(settings, stage.server.port(), &quiet_hours, templates.path())
     } else {
         settings
     };
@@ -218,6 +223,7 @@ async fn set(plan: Plan) -> Arc<World> {
         cluster,
         server,
         settings,
+        _templates: templates,
         backlog: AtomicI64::new(0),
         committed: AtomicUsize::new(0),
         kills: AtomicUsize::new(0),

@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::relays::Haunted;
-use super::{IN_FLIGHT, Plan, Produced, SETTLE_MIN, World, operator};
+use super::{IN_FLIGHT, Plan, Produced, SETTLE_MIN, World, digests, operator};
 use crate::verdict::Verdict;
 
 /// What came of it.
@@ -42,6 +42,8 @@ pub struct Report {
     pub events: BTreeMap<String, usize>,
     /// The lives of deliveries that a rule was broken for, with what happened around.
     pub lives: Vec<String>,
+    /// Digests, and deliveries that went in them.
+    digests: (i64, i64),
     produced: Produced,
     took: Duration,
 }
@@ -77,7 +79,12 @@ impl fmt::Display for Report {
             self.produced.cancelled
         )?;
         let decided = self.verdict.twice.iter().filter(|(_, taken, resends)| *taken <= 1 + *resends as usize).count();
-        writeln!(f, "ended: {:?}, taken again by decision {decided}", self.verdict.states)?;
+        let (digests, members) = self.digests;
+        writeln!(
+            f,
+            "ended: {:?}, taken again by decision {decided}; {members} went in {digests} digests",
+            self.verdict.states
+        )?;
         let (kills, busy) = self.kills;
         let doubts: usize = self.doubt_per_kill.iter().sum();
         write!(
@@ -120,6 +127,7 @@ pub(super) async fn settle_and_judge(world: &World, produced: Produced, relays: 
     breaches.extend(verdict.wrong.iter().filter(|wrong| !first.wrong.contains(wrong)).cloned());
     let (lost, missing) = missing(&sql, &produced).await;
     breaches.extend(missing);
+    breaches.extend(digests::breaches(&sql).await);
     breaches.extend(ledger.violations().take(5).map(|(connection, what)| format!("connection {connection}: {what}")));
     let (busy, doubt_per_kill) = doubts_by_kill(&sql, world).await;
     let over = doubt_per_kill.iter().filter(|doubts| **doubts > IN_FLIGHT);
@@ -138,6 +146,7 @@ pub(super) async fn settle_and_judge(world: &World, produced: Produced, relays: 
         lives: lives(&sql, world, &verdict).await,
         verdict,
         breaches,
+        digests: digests::counted(&sql).await,
         produced,
         took: world.began.elapsed(),
     }
@@ -155,11 +164,14 @@ async fn settled(sql: &Client, plan: &Plan, deliveries: usize) -> Option<String>
     loop {
         let row = sql.query_one(moving, &[&plan.mutant.is_none()]).await.expect("the queue can be read");
         let (count, example): (i64, String) = (row.get(0), row.get(1));
-        if count == 0 {
+        let untold: i64 = sql.query_one(digests::NOT_TOLD, &[]).await.expect("digests can be read").get(0);
+        if count + untold == 0 {
             return None;
         }
         if Instant::now() > deadline {
-            return Some(format!("{count} deliveries are stuck, for example {example}"));
+            return Some(format!(
+                "{count} deliveries are stuck, for example {example}; {untold} have not ended as their digest"
+            ));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -188,7 +200,9 @@ async fn doubts_without_cause(sql: &Client, world: &World, ledger: &Ledger) -> V
 
 /// What was committed and is not there, and what was rolled back and is.
 async fn missing(sql: &Client, produced: &Produced) -> (usize, Vec<String>) {
-    let rows = sql.query("SELECT message_id, count(*) FROM outbox.deliveries GROUP BY 1", &[]).await;
+    // Digests nobody commits but relays.
+    let query = "SELECT message_id, count(*) FROM outbox.deliveries WHERE kind <> 'puddle' GROUP BY 1";
+    let rows = sql.query(query, &[]).await;
     let rows = rows.expect("the deliveries can be read");
     let known: BTreeMap<Uuid, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let (mut lost, mut wrong) = (0, Vec::new());

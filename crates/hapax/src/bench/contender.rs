@@ -38,6 +38,9 @@ pub(super) enum Contender {
     Source(u32),
 }
 
+/// Characters of a variant's settings that make its name.
+const NAME_MAX: usize = 60;
+
 /// A hapax binary and its settings.
 #[derive(Clone, Debug)]
 pub(super) struct Hapax {
@@ -63,9 +66,8 @@ pub(super) fn all(relays: &Relays, peers: Option<&Peers>, limit: bool) -> anyhow
     for path in &relays.against {
         found.push(hapax(format!("against {}", file_name(path)), other_binary(path)?, &[]));
     }
-    for variant in &relays.variants {
-        let words: Vec<String> = variant.0.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        found.push(hapax(words.join(" "), this.clone(), &variant.0));
+    for (number, variant) in (1..).zip(&relays.variants) {
+        found.push(hapax(variant_name(number, &variant.0), this.clone(), &variant.0));
     }
     if let Some(peers) = peers {
         for argument in &peers.peers {
@@ -242,6 +244,17 @@ impl Hapax {
     }
 }
 
+/// Its settings, or the first of them: a name is a column of a table, and part of a file's name.
+fn variant_name(number: usize, settings: &[(String, String)]) -> String {
+    let words: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let all = words.join(" ");
+    if all.chars().count() <= NAME_MAX {
+        return all;
+    }
+    let first: String = all.chars().take(NAME_MAX).collect();
+    format!("variant {number}: {first}...")
+}
+
 /// This process's own configuration is not the relays'.
 fn deafen(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
@@ -290,5 +303,14 @@ mod tests {
         let mut contenders = vec![hapax("a"), hapax("b"), hapax("b")];
         distinguish(&mut contenders);
         assert_eq!(contenders.iter().map(Contender::name).collect::<Vec<_>>(), ["a", "b #1", "b #2"]);
+    }
+    #[test]
+    fn a_variant_of_many_settings_has_a_name_that_fits_a_table_and_a_file() {
+        let setting = |n: usize| ("relay.max_in_flight".to_owned(), n.to_string());
+        assert_eq!(variant_name(1, &[setting(7)]), "relay.max_in_flight=7");
+        let many: Vec<_> = (0..50).map(setting).collect();
+        let name = variant_name(2, &many);
+        assert!(name.starts_with("variant 2: relay.max_in_flight=0 ") && name.ends_with("..."), "{name}");
+        assert!(name.len() < 80, "{name}");
     }
 }
