@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hapax_testkit::{SmtpServer, eventually};
+use hapax_testkit::{HapaxProcess, SmtpServer, eventually};
 use hapax_tests::stage::{PATIENCE, Stage};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
@@ -21,7 +21,7 @@ const WEEKS_KEPT: f64 = 4.0;
 
 /// Of each relation at the end, beside what it was in the second quarter. A page is a large part of a small one.
 const GROWTH_MAX: f64 = 1.3;
-const SLACK_BYTES: f64 = 128.0 * 1024.0;
+const SLACK_BYTES: f64 = 256.0 * 1024.0;
 
 /// Dead rows of all tables together: what autovacuum lets lie between two of its rounds.
 const DEAD_MAX: i64 = 20_000;
@@ -47,7 +47,7 @@ const PRODUCE: &str = "WITH made AS (
 const UPKEEP: &str = "DO $$
     DECLARE week timestamp; parent text; name text;
     BEGIN
-      FOR week IN SELECT generate_series(date_trunc('week', simulated() AT TIME ZONE 'UTC'), simulated() AT TIME ZONE 'UTC' + interval '14 days', interval '7 days') LOOP
+      FOR week IN SELECT generate_series(date_trunc('week', simulated() AT TIME ZONE 'UTC'), simulated() AT TIME ZONE 'UTC' + interval '56 days', interval '7 days') LOOP
         FOREACH parent IN ARRAY ARRAY['message', 'attempt'] LOOP
           name := format('%s_%s', parent, to_char(week, 'YYYYMMDD'));
           CONTINUE WHEN to_regclass('outbox.' || name) IS NOT NULL;
@@ -79,10 +79,13 @@ struct Sample {
     sizes: Sizes,
 }
 
+/// What is left of one life: everything still runs.
 struct Report {
+    stage: Stage,
+    relays: Vec<HapaxProcess>,
+    /// Holds the old snapshot.
+    holder: Client,
     samples: Vec<Sample>,
-    /// Of many at once, at the end, in deliveries a second.
-    speed: f64,
     dropped: usize,
 }
 
@@ -109,12 +112,11 @@ impl Report {
         let mib = |sizes: &Sizes| sizes.values().map(|(bytes, _)| *bytes).sum::<i64>() as f64 / 1_048_576.0;
         println!(
             "{what}: {} weeks dropped, {:.1} MiB in the second quarter, {:.1} MiB in the last, \
-             at most {} dead rows; many at once: {:.0} deliveries a second",
+             at most {} dead rows",
             self.dropped,
             mib(&early),
             mib(&late),
-            self.dead_most(),
-            self.speed
+            self.dead_most()
         );
         for (name, (bytes, dead)) in late.iter().filter(|(_, (bytes, _))| *bytes > 262_144) {
             println!(
@@ -181,16 +183,12 @@ async fn produce(sql: Client, operator: Client, world: Arc<World>) {
     }
 }
 
-/// Deliveries in a second, of many at once: the best of three, since others may be at work on the machine.
+/// Deliveries in a second, of many at once.
 async fn drain(stage: &Stage, count: i32) -> f64 {
-    let mut best = Duration::MAX;
-    for _ in 0..3 {
-        stage.enqueue(count).await;
-        let began = Instant::now();
-        stage.until_settled().await;
-        best = best.min(began.elapsed());
-    }
-    f64::from(count) / best.as_secs_f64()
+    stage.enqueue(count).await;
+    let began = Instant::now();
+    stage.until_settled().await;
+    f64::from(count) / began.elapsed().as_secs_f64()
 }
 
 /// Weeks dropped.
@@ -215,15 +213,15 @@ async fn live(duration: Duration, old_snapshot: bool) -> Report {
     stage.sql.batch_execute("ALTER SYSTEM SET autovacuum_naptime = '1s'").await.expect("it may");
     stage.sql.batch_execute("SELECT pg_reload_conf()").await.expect("it may");
     let holder = client(&stage, "postgres").await;
-    make_time_short(&stage.sql, duration).await;
-    upkeep(&stage.sql).await;
     if old_snapshot {
         // A report of the application: it reads nothing of the outbox.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class";
         holder.batch_execute(begin).await.expect("a snapshot");
     }
     let settings = stage.settings().set("kinds.reset.keep_content", "accepted").set("guards.max_age", "off");
-    let relays = [settings.run().await, settings.run().await];
+    let relays = vec![settings.run().await, settings.run().await];
+    make_time_short(&stage.sql, duration).await;
+    upkeep(&stage.sql).await;
     let world = Arc::new(World {
         rate: number("HAPAX_STEADY_RATE", 120.0),
         ttl: duration.as_secs_f64() * 2.0 / WEEKS,
@@ -256,35 +254,43 @@ async fn live(duration: Duration, old_snapshot: bool) -> Report {
         producer.await.expect("it goes on to the end");
     }
     stage.until_settled().await;
-    let speed = drain(&stage, (duration.as_secs_f64() * 20.0).clamp(300.0, 10_000.0) as i32).await;
-    if old_snapshot {
-        holder.batch_execute("COMMIT").await.expect("ends");
-        eventually(PATIENCE, async || {
-            let dead: i64 = sizes(&stage.sql).await.values().map(|(_, dead)| dead).sum();
-            (dead <= DEAD_MAX / 10).then_some(()).ok_or(dead)
-        })
-        .await;
-    }
-    let [one, other] = relays;
-    for mut relay in [one, other] {
+    Report { stage, relays, holder, samples, dropped }
+}
+
+/// Its snapshot has ended: autovacuum cleans up.
+async fn end(report: Report) {
+    report.holder.batch_execute("ROLLBACK").await.expect("ends");
+    eventually(PATIENCE, async || {
+        let dead: i64 = sizes(&report.stage.sql).await.values().map(|(_, dead)| dead).sum();
+        (dead <= DEAD_MAX / 5).then_some(()).ok_or(dead)
+    })
+    .await;
+    for mut relay in report.relays {
         relay.sigterm();
         assert!(relay.wait_exit(PATIENCE).await.success(), "{}", relay.report());
     }
-    Report { samples, speed, dropped }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_grows_in_half_a_year_and_an_old_snapshot_slows_it_down_little() {
-    let seconds = number("HAPAX_STEADY_SECONDS", 24.0);
+    let seconds = number("HAPAX_STEADY_SECONDS", 20.0);
     let duration = Duration::from_secs_f64(seconds / 2.0);
     let free = live(duration, false).await;
     free.say("steady");
     let held = live(duration, true).await;
     held.say("with an old snapshot all along");
-    let ratio = held.speed / free.speed;
-    println!("throughput ratio {ratio:.2}");
+    // By turns, since the speed of a machine drifts; the best, since others may be at work on it.
+    let count = (duration.as_secs_f64() * 20.0).clamp(300.0, 10_000.0) as i32;
+    let mut best = (0.0_f64, 0.0_f64);
+    for _ in 0..3 {
+        best = (best.0.max(drain(&free.stage, count).await), best.1.max(drain(&held.stage, count).await));
+    }
+    let ratio = best.1 / best.0;
+    println!("{count} at once: {:.0} deliveries a second, with the old snapshot {:.0}: {ratio:.2}", best.0, best.1);
     free.assert_flat();
     // A short run on a busy machine says little about speed.
     assert!(ratio >= RATIO_MIN || seconds < 300.0, "{ratio}");
     assert!(held.dropped >= 10, "weeks are dropped: {}", held.dropped);
+    end(free).await;
+    end(held).await;
 }
