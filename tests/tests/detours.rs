@@ -105,6 +105,34 @@ async fn a_server_that_asks_for_less_gets_fewer_connections_and_no_message_pays_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_fallback_keeps_nothing_from_the_route_that_works_again() {
+    let (stage, backup) = (Stage::set().await, SmtpServer::start());
+    let settings = watched(&stage)
+        .set("routes.default.fallback", "backup")
+        .set("routes.backup.url", format!("smtp://127.0.0.1:{}?starttls=none", backup.port()))
+        .set("routes.backup.from", "Backup <backup@shop.example>");
+    let (relay, _other) = (settings.run().await, settings.run().await);
+    let probe = Probe::of(&relay).await;
+    stage.text("SELECT outbox.pause(route => 'backup', reason => 'for the weekend')", &[]).await.expect("paused");
+    stage.server.stop().await;
+    stage.enqueue(20).await;
+    until(&probe, BLOCKED, |value| value == 1.0).await;
+    // Five heartbeats pass.
+    let beat = "SELECT max(beat) FROM outbox.relay";
+    let began = stage.count(beat).await;
+    eventually(PATIENCE, async || (stage.count(beat).await >= began + 5).then_some(()).ok_or(began)).await;
+    assert_eq!(
+        stage.count("SELECT count(*) FROM outbox.queue WHERE parked IS NOT NULL").await,
+        0,
+        "it waits for its own"
+    );
+    stage.server.restart().await;
+    stage.until("sent", 20).await;
+    assert_eq!(backup.with_ledger(|ledger| ledger.count_mail_commands()), 0);
+    Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fallback_takes_what_was_never_begun_and_nothing_else() {
     let script = Script::rules([
         Rule::at(Phase::EndMarker { took: true }, Fault::Eof).recipient("doubt@example.org"),

@@ -105,14 +105,20 @@ fn said_or(reply: Option<(u16, &str)>, otherwise: &str) -> String {
 /// but neither expiry nor giving up comes sooner by that.
 fn patience(pause: Duration, counts: bool, retry: &RetryPolicy, now: Situation, said: impl Fn() -> String) -> Decision {
     let left = now.expires_in.unwrap_or(Duration::MAX).min(retry.give_up_after.saturating_sub(now.age));
-    let pause = hint::retry_after(&said()).filter(|asked| *asked < left).map_or(pause, |asked| asked.max(pause));
+    // A server that asks for more time than is left is asked once more shortly before the end.
+    let heeded = |asked: Duration| if asked < left { asked } else { left / 10 * 9 };
+    let pause = hint::retry_after(&said()).map_or(pause, |asked| heeded(asked).max(pause));
     match now.expires_in {
         Some(left) if left <= pause => return Decision::Expired,
         _ => {}
     }
     if now.age.saturating_add(pause) > retry.give_up_after {
-        let hours = retry.give_up_after.as_secs() / 3600;
-        return Decision::Failed { reason: format!("gave up after {hours} h; last: {}", said()) };
+        let after = match retry.give_up_after.as_secs() {
+            seconds @ 0..60 => format!("{seconds} s"),
+            seconds @ 60..3_600 => format!("{} min", seconds / 60),
+            seconds => format!("{} h", seconds / 3_600),
+        };
+        return Decision::Failed { reason: format!("gave up after {after}; last: {}", said()) };
     }
     Decision::Retry { after: pause, counts }
 }
@@ -163,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_when_is_left_alone_until_then_unless_it_would_be_too_late() {
+    fn a_server_that_says_when_is_left_alone_until_then_or_asked_once_more_before_the_end() {
         let (policy, second) = (RetryPolicy::default(), Duration::from_secs(1));
         let asks = |text: &str| Outcome::Refused { permanent: false, phase: Phase::Rcpt, reply: Reply::new(450, text) };
         let after = |outcome: &Outcome, now| match decide(outcome, &policy, now) {
@@ -174,9 +180,9 @@ mod tests {
         assert_eq!(after(&asks("4.2.0 try again in 5 seconds"), now()), 30, "no sooner than the schedule has it");
         let expires = |left| Situation { expires_in: Some(left * second), ..now() };
         assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), expires(301)), 300);
-        assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), expires(300)), 30);
+        assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), expires(300)), 270, "once more before the end");
         let old = Situation { age: policy.give_up_after - 60 * second, ..now() };
-        assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), old), 30);
+        assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), old), 54);
     }
 
     #[test]

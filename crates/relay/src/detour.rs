@@ -3,7 +3,10 @@
 //! Architecture Invariant: only a delivery that never had an intent takes another way: nothing of it can have been
 //! transmitted. What had one, whatever came of it, waits for its own route; what is in doubt at a fallback stays with that.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use hapax_store::Claimed;
 
@@ -38,9 +41,11 @@ impl Ways {
         own.saturating_add(self.stand_in(route).map_or(0, |other| other.free()))
     }
 
-    /// The first that works and has room, of its fallbacks and theirs. There are no circles: the configuration was checked.
+    /// The first that works, is not paused and has room, of its fallbacks and theirs: what is parked for a pause of another route
+    /// would wait although its own works again. There are no circles: the configuration was checked.
     fn stand_in(&self, route: &Route) -> Option<&Arc<Route>> {
-        route.config.fallback.iter().filter_map(|name| self.named(name)).find_map(|other| {
+        let going = route.config.fallback.iter().filter_map(|name| self.named(name));
+        going.filter(|other| !other.paused.load(Ordering::Relaxed)).find_map(|other| {
             if other.is_resting() { self.stand_in(other) } else { Some(other).filter(|other| other.free() > 0) }
         })
     }

@@ -6,7 +6,10 @@
 //! lately, backing off to `poll_interval_max`; a relay with little to do may be woken instead. A claim that comes back short, and every rescan interval, begins at the start of
 //! the index again: rows committed late lie behind the cursor.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use hapax_core::{DeliveryKey, MessageId, Outcome, Phase, Token, fault, limits::Limits, outcome::Cause};
 use hapax_store::{Claimed, Release, Settlement, Verdict};
@@ -116,6 +119,9 @@ impl Pump {
         let (clock, pauses) = (self.office.clock.as_ref(), &self.office.pauses);
         pauses.refresh(&self.office.store, clock).await?;
         self.pulse.beat();
+        for route in &self.routes.0 {
+            route.paused.store(pauses.is_paused(&route.config.name), Ordering::Relaxed);
+        }
         let goes = |route: &Arc<Route>| !pauses.is_paused(&route.config.name) || self.has_guests(route);
         let is_open = |route: &Arc<Route>| room.min(self.room(route)) > 0 && goes(route);
         let (open, closed): (Vec<_>, Vec<_>) = self.groups.iter().partition(|(route, _)| is_open(route));

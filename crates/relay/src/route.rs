@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -52,6 +52,8 @@ pub(crate) struct Route {
     /// What it has in common with earlier incarnations of it.
     pub(crate) shared: OfRoute,
     pub(crate) meters: RouteMeters,
+    /// As last heard: it stands in for nobody then.
+    pub(crate) paused: AtomicBool,
     state: Mutex<State>,
     arrived: Notify,
     clock: Arc<dyn Clock>,
@@ -121,7 +123,18 @@ impl Route {
         if config.rate.is_none() && config.warm_up.is_none() {
             meters.unlimited();
         }
-        Ok(Self { config, groups, mailer, stock, shared, meters, state, arrived, clock })
+        Ok(Self {
+            config,
+            groups,
+            mailer,
+            stock,
+            shared,
+            meters,
+            paused: AtomicBool::new(false),
+            state,
+            arrived,
+            clock,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
