@@ -79,7 +79,7 @@ pub(super) fn assemble(reader: &mut Reader, mut root: Map<String, Value>, creden
     let freight = attachments::read(reader, &mut root, relay.freight.clone());
     let keys = dkim::read(reader, &mut root, credentials);
     let routes = routes(reader, &mut root, &Shared { timeouts: &relay.timeouts, keys: &keys, credentials });
-    let kinds = kinds(reader, &mut root, &routes, templates.as_deref());
+    let kinds = kinds(reader, &mut root, &routes, templates.as_deref(), relay.on_doubt);
     let directions = tenants::read(reader, &mut root, &routes);
     let canary = canary::read(reader, &mut root, &routes, &guards);
     let log = log(reader, &mut root);
@@ -254,17 +254,36 @@ pub(super) fn valid_route_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(fits)
 }
 
+/// Kinds and tenants are what producers name: others are met by nothing.
+pub(super) fn named_by_producers(reader: &mut Reader, section: &str, name: &str, longest: usize, shape: &str) {
+    let is_kind = section == "kinds";
+    let first = |byte: u8| byte.is_ascii_lowercase() || !is_kind && byte.is_ascii_alphanumeric();
+    let fits = |byte: u8| {
+        let others: &[u8] = if is_kind { b"_.-" } else { b"_.:-" };
+        byte.is_ascii_digit() || first(byte) || others.contains(&byte)
+    };
+    if !name.bytes().next().is_some_and(first) || !name.bytes().all(fits) || name.len() > longest {
+        let problem = super::origin::Problem::new(
+            format!("{section}.{name}"),
+            "no producer can name it: it would apply to nothing",
+        );
+        reader.problems.push(problem.hint(format!("{shape}, up to {longest} characters")));
+    }
+}
+
 fn kinds(
     reader: &mut Reader,
     root: &mut Map<String, Value>,
     routes: &[Route],
     templates: Option<&Path>,
+    on_doubt_else: OnDoubt,
 ) -> BTreeMap<String, KindPolicy> {
     let mut section = reader.section(root, "", "kinds");
     let names = section.names();
     let mut table = section.take_table();
     let (mut kinds, mut digests) = (BTreeMap::new(), BTreeMap::new());
     for name in names {
+        named_by_producers(reader, "kinds", &name, 63, "a-z, 0-9, _ . -, begins with a letter");
         let mut section = reader.section(&mut table, "kinds", &name);
         let priority = section.word("priority", None, &PRIORITY);
         let on_doubt = section.word("on_doubt", None, &ON_DOUBT);
@@ -296,7 +315,7 @@ fn kinds(
         };
         kinds.insert(name, policy);
     }
-    collect::check(reader, &kinds, &digests, templates);
+    collect::check(reader, &kinds, &digests, templates, on_doubt_else);
     kinds
 }
 

@@ -4,12 +4,13 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use hapax_core::{OnDoubt, Priority};
 use hapax_relay::{Collecting, KindPolicy};
 
 use super::{
     duration::format,
     nearest::nearest,
-    origin::Problem,
+    origin::{Origin, Problem},
     reader::{Given, Reader, Section},
 };
 
@@ -24,13 +25,18 @@ pub(super) fn read(
 ) -> (Option<Collecting>, Option<Given>) {
     let within = section.duration_maybe("collect", SHORTEST..=LONGEST);
     let max = section.number("collect_max", 50_i32, 2..=1_000, "a whole number");
+    let path = section.path("collect_max");
+    let max_given =
+        section.reader.shown.iter().any(|shown| shown.path == path && !matches!(shown.origin, Origin::Default));
     let as_kind = section.take("collect_as");
     section.show("collect_as", as_kind.as_ref(), None);
     let Some(within) = within else {
-        if as_kind.is_some() && !section.has_problem("collect") {
-            let problem = Problem::new(section.path("collect_as"), "changes nothing: there is no collect");
-            let hint = format!("set {} = \"15m\", or leave it out", section.path("collect"));
-            section.reader.warnings.push(problem.hint(hint));
+        let hint = format!("set {} = \"15m\", or leave it out", section.path("collect"));
+        for (key, given) in [("collect_max", max_given), ("collect_as", as_kind.is_some())] {
+            if given && !section.has_problem("collect") {
+                let problem = Problem::new(section.path(key), "changes nothing: there is no collect");
+                section.reader.warnings.push(problem.hint(hint.clone()));
+            }
         }
         return (None, None);
     };
@@ -54,7 +60,13 @@ pub(super) fn check(
     kinds: &BTreeMap<String, KindPolicy>,
     given: &BTreeMap<String, Given>,
     templates: Option<&Path>,
+    on_doubt_else: OnDoubt,
 ) {
+    for (kind, policy) in kinds {
+        if let Some(collect) = &policy.collect {
+            check_policies(reader, kinds, kind, collect, on_doubt_else);
+        }
+    }
     let Some(directory) = templates.filter(|directory| directory.is_dir()) else { return };
     for (kind, policy) in kinds {
         let Some(collect) = &policy.collect else { continue };
@@ -76,6 +88,51 @@ pub(super) fn check(
             };
             reader.problems.push(problem(format!("there is no template {other}")).hint(hint));
         }
+    }
+}
+
+/// A digest is decided on by its own kind: what that says must be what its members were promised.
+fn check_policies(
+    reader: &mut Reader,
+    kinds: &BTreeMap<String, KindPolicy>,
+    kind: &str,
+    collect: &Collecting,
+    on_doubt_else: OnDoubt,
+) {
+    let member = &kinds[kind];
+    let path = format!("kinds.{kind}.collect");
+    if member.priority == Some(Priority::Urgent) {
+        let problem = Problem::new(path.clone(), "changes nothing: what is urgent goes by itself");
+        reader.warnings.push(problem.hint(format!("leave it out, or set another kinds.{kind}.priority")));
+    }
+    let other = collect.as_kind.as_deref().unwrap_or(kind);
+    let nothing = KindPolicy::default();
+    let digest = kinds.get(other).unwrap_or(&nothing);
+    let on_doubt = |policy: &KindPolicy| policy.on_doubt.unwrap_or(on_doubt_else).as_str();
+    let (ours, theirs) = (on_doubt(member), on_doubt(digest));
+    let mut differs = |key: &str, ours: &str, theirs: &str| {
+        let message = format!("digests are of kind {other}, which has {key} = {theirs} where {kind} has {ours}");
+        let hint = format!("a digest is decided on by its own kind: say the same for both in kinds.{other}.{key}");
+        reader.problems.push(Problem::new(path.clone(), message).hint(hint));
+    };
+    if ours != theirs {
+        differs("on_doubt", ours, theirs);
+    }
+    if member.ignores_suppression != digest.ignores_suppression {
+        let word = |policy: &KindPolicy| policy.ignores_suppression.to_string();
+        differs("ignores_suppression", &word(member), &word(digest));
+    }
+    // The time of a digest begins when it is made: by then its first has waited for the whole window.
+    let Some(most) = member.expires_after.and_then(|expires| expires.checked_sub(collect.within)) else { return };
+    if most > Duration::ZERO && digest.expires_after.is_none_or(|expires| expires > most) {
+        let message = format!("what is gathered could be sent after kinds.{kind}.expires_after");
+        let hint = match collect.as_kind.as_deref().filter(|other| *other != kind) {
+            Some(other) => format!("set kinds.{other}.expires_after to {} or less", format(most)),
+            None => {
+                format!("give digests a kind of their own, collect_as, with expires_after of {} or less", format(most))
+            }
+        };
+        reader.problems.push(Problem::new(path, message).hint(hint));
     }
 }
 

@@ -6,7 +6,13 @@ use config::{Map, Value};
 use hapax_core::Recipient;
 use hapax_relay::{Directions, Tenant};
 
-use super::{assemble::known_route, origin::Problem, quiet, reader::Reader, settings::Route};
+use super::{
+    assemble::{known_route, named_by_producers},
+    origin::Problem,
+    quiet,
+    reader::Reader,
+    settings::Route,
+};
 
 pub(super) fn read(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route]) -> Directions {
     Directions { tenants: tenants(reader, root, routes), senders: senders(reader, root, routes) }
@@ -17,6 +23,8 @@ fn tenants(reader: &mut Reader, root: &mut Map<String, Value>, routes: &[Route])
     let names = section.names();
     let mut table = section.take_table();
     let read = |name: String| {
+        let shape = "letters, digits, _ . : -, begins with a letter or digit";
+        named_by_producers(reader, "tenants", &name, 100, shape);
         let mut section = reader.section(&mut table, "tenants", &name);
         let route = known_route(&mut section, routes);
         let zone = quiet::zone(&mut section, None);

@@ -49,19 +49,47 @@ fn a_kind_collects_by_itself_or_as_another_one_and_what_cannot_be_made_is_refuse
             "kinds.b.collect: is 15m, and expires_after 10m: all of it would expire unsent \
              (make expires_after longer, or collect shorter)",
         ),
+        (
+            "[relay]\non_doubt = \"resend\"\n[kinds.b]\ncollect = \"15m\"\ncollect_as = \"summary\"\non_doubt = \"hold\"\n",
+            "kinds.b.collect: digests are of kind summary, which has on_doubt = resend where b has hold \
+             (a digest is decided on by its own kind: say the same for both in kinds.summary.on_doubt)",
+        ),
+        (
+            "[kinds.b]\ncollect = \"15m\"\ncollect_as = \"summary\"\nignores_suppression = true\n",
+            "kinds.b.collect: digests are of kind summary, which has ignores_suppression = false where b has true \
+             (a digest is decided on by its own kind: say the same for both in kinds.summary.ignores_suppression)",
+        ),
+        (
+            "[kinds.b]\ncollect = \"15m\"\nexpires_after = \"1h\"\n",
+            "kinds.b.collect: what is gathered could be sent after kinds.b.expires_after \
+             (give digests a kind of their own, collect_as, with expires_after of 45m or less)",
+        ),
+        (
+            "[kinds.b]\ncollect = \"15m\"\nexpires_after = \"1h\"\ncollect_as = \"summary\"\n[kinds.summary]\nexpires_after = \"46m\"\n",
+            "kinds.b.collect: what is gathered could be sent after kinds.b.expires_after \
+             (set kinds.summary.expires_after to 45m or less)",
+        ),
+        (
+            "[kinds.\"Bad Name\"]\n[tenants.\"a b\"]\n",
+            "kinds.Bad Name: no producer can name it: it would apply to nothing \
+             (a-z, 0-9, _ . -, begins with a letter, up to 63 characters)",
+        ),
     ] {
-        assert_eq!(with_templates(kinds, &["b", "summary"]).1, [expected]);
+        assert_eq!(with_templates(kinds, &["b", "summary"]).1[..1], [expected]);
     }
+    let in_time = "[kinds.b]\ncollect = \"15m\"\nexpires_after = \"1h\"\ncollect_as = \"summary\"\n[kinds.summary]\nexpires_after = \"45m\"\n";
+    assert_eq!(with_templates(in_time, &["b", "summary"]).1, [""; 0]);
 }
 
 #[test]
 fn what_changes_nothing_is_warned_of() {
-    let kinds = "[kinds.a]\ncollect_as = \"b\"\non_duplicate = \"drop\"\n";
+    let kinds = "[kinds.a]\ncollect_as = \"b\"\ncollect_max = 7\non_duplicate = \"drop\"\n";
     let warnings: Vec<String> = with_templates(kinds, &[]).0.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
         [
             "kinds.a.on_duplicate: changes nothing: there is no guard_window",
+            "kinds.a.collect_max: changes nothing: there is no collect",
             "kinds.a.collect_as: changes nothing: there is no collect",
         ]
     );
