@@ -123,18 +123,8 @@ impl Route {
         if config.rate.is_none() && config.warm_up.is_none() {
             meters.unlimited();
         }
-        Ok(Self {
-            config,
-            groups,
-            mailer,
-            stock,
-            shared,
-            meters,
-            paused: AtomicBool::new(false),
-            state,
-            arrived,
-            clock,
-        })
+        let paused = AtomicBool::new(false);
+        Ok(Self { config, groups, mailer, stock, shared, meters, paused, state, arrived, clock })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
