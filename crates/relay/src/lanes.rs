@@ -23,7 +23,7 @@ pub(crate) struct Cursors {
 
 impl Cursors {
     /// What came in behind a cursor is found from the start; where a long way is left to the end, it is gone first.
-    pub(crate) fn from_the_start(&mut self) {
+    pub(crate) fn begin_anew(&mut self) {
         self.lanes.clear();
         for turn in self.turns.values_mut().filter(|turn| turn.seen_all) {
             turn.seen = Cursor::START;

@@ -61,7 +61,7 @@ impl Pump {
     pub(crate) async fn round(&self, cursors: &mut Cursors, due: &[i16]) -> Result<usize, hapax_store::Error> {
         let now = self.office.clock.boottime();
         if now >= cursors.rescan_at {
-            cursors.from_the_start();
+            cursors.begin_anew();
             cursors.rescan_at = now + RESCAN_INTERVAL;
         }
         cursors.round = cursors.round.wrapping_add(1);
