@@ -83,7 +83,7 @@ pub(crate) async fn work(office: Arc<Office>, route: Arc<Route>) {
 /// a route whose server is slow must not hold what others could use. What is paused does not take off.
 async fn take_off(office: &Office, route: &Route, mut job: Job) -> Option<Job> {
     let places = async {
-        let of_route = route.shared.places.take().await?;
+        let of_route = route.shared.take().await?;
         let global = office.flights.take().await?;
         Some(Flight { _global: global, _route: of_route })
     };

@@ -1,5 +1,5 @@
 //! Places in flight, shared by all incarnations of a process: while one drains and the next one works, both together stay
-//! within `max_in_flight`, a route within its share, and its couriers within `max_connections` as far as one is left. Of that
+//! within `max_in_flight`, a route within what it has for itself and what is for every route, and its couriers within `max_connections` as far as one is left. Of that
 //! each process has its part: divided by the relays that live.
 //!
 //! Invariant: a limit that shrinks is kept as places are given back; nothing that is in flight is disturbed.
@@ -29,6 +29,8 @@ pub struct Flights(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     all: Places,
+    /// Those that no route has for itself.
+    common: Places,
     routes: Mutex<HashMap<String, OfRoute>>,
     crowd: Mutex<Crowd>,
     /// Relays that live; 0 while nobody knows.
@@ -39,8 +41,10 @@ struct Shared {
 /// What the incarnations of one process share of a route.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OfRoute {
-    /// Its share of what may be in flight.
-    pub(crate) places: Places,
+    /// What it has for itself of what may be in flight.
+    places: Places,
+    /// What is for every route.
+    common: Places,
     /// Its couriers at work.
     couriers: Arc<AtomicUsize>,
     /// Told when something about a route is not as it was.
@@ -59,10 +63,20 @@ impl Flights {
         self.0.all.clone()
     }
 
-    /// Those of the route of that name, `limit` from now on.
+    /// Those that every route may take, `limit` from now on.
+    pub(crate) fn common(&self, limit: usize) {
+        self.0.common.resize(limit);
+    }
+
+    /// Those of the route of that name, `limit` for itself from now on.
     pub(crate) fn of_route(&self, name: &str, limit: usize) -> OfRoute {
         let mut routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = || OfRoute { changed: self.0.changed.clone(), living: self.0.living.clone(), ..OfRoute::default() };
+        let made = || OfRoute {
+            common: self.0.common.clone(),
+            changed: self.0.changed.clone(),
+            living: self.0.living.clone(),
+            ..OfRoute::default()
+        };
         let route = routes.entry(name.to_owned()).or_insert_with(made).clone();
         route.places.resize(limit);
         route
@@ -121,6 +135,15 @@ impl Flights {
 impl OfRoute {
     fn ceiling(&self) -> MutexGuard<'_, Ceiling> {
         self.ceiling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a place: one of its own, or else one that is for every route.
+    pub(crate) async fn take(&self) -> Option<Place> {
+        tokio::select! {
+            biased;
+            place = self.places.take() => place,
+            place = self.common.take() => place,
+        }
     }
 
     /// Something is not as it was.
@@ -266,6 +289,16 @@ mod tests {
         assert_eq!(flights.of_route("b", 1).couriers_elsewhere(0), 0);
         let held = taken(&old.places);
         assert_eq!((held.len(), taken(&new.places).len()), (2, 0));
+        drop(held);
+        flights.common(2);
+        let both: Vec<_> = std::iter::from_fn(|| old.take().now_or_never().flatten()).collect();
+        let other = flights.of_route("b", 1);
+        assert_eq!(
+            (both.len(), other.take().now_or_never().flatten().is_some()),
+            (4, true),
+            "its own is left to the other"
+        );
+        drop(both);
         old.courier_begins();
         assert_eq!((new.couriers_elsewhere(0), old.couriers_elsewhere(1)), (1, 0));
         old.courier_ends();

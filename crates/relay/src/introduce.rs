@@ -10,6 +10,7 @@ use std::{
 
 use hapax_core::{clock::Clock, fault};
 use hapax_store::{Kind, Store};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -91,8 +92,11 @@ impl<'a> Introduction<'a> {
             self.try_again("registering the kinds", error).await?;
         }
         store.warm_up(CONNECTIONS_AHEAD).await;
-        let places = pump::route_share(config, pump::places(&config.limits));
-        let share = pump::route_share(config, config.limits.max_in_flight);
+        let count = config.routes.len();
+        let (places, common_places) = pump::route_shares(count, pump::places(&config.limits));
+        let (share, common) = pump::route_shares(count, config.limits.max_in_flight);
+        flights.common(common);
+        let common_places = Arc::new(Semaphore::new(common_places));
         let mut routes = Vec::with_capacity(config.routes.len());
         for (index, route) in config.routes.iter().enumerate() {
             let own = groups.iter().find(|(name, _)| *name == route.name).map_or(0, |(_, group)| *group);
@@ -101,7 +105,7 @@ impl<'a> Introduction<'a> {
             let shared = flights.of_route(&route.name, share);
             let ceiling = Ceiling { rate: route.rate, warm_up: route.warm_up.clone() };
             flights.limit(&shared, ceiling, clock.boottime());
-            let stock = Stock::new(places, &config.limits);
+            let stock = Stock::new(places, &config.limits).beside(&common_places);
             routes.push(Arc::new(Route::new(route.clone(), groups, stock, shared, clock.clone(), meters)?));
         }
         Ok(routes)

@@ -19,7 +19,6 @@ use tokio_util::task::TaskTracker;
 use crate::{
     collect,
     complaint::Complaint,
-    config::RelayConfig,
     contents,
     courier::{self, Office},
     detour::{Way, Ways},
@@ -433,9 +432,10 @@ pub(crate) fn places(limits: &Limits) -> usize {
     limits.max_in_flight + limits.prefetch
 }
 
-/// The share of one route in `all`: all of it when it is the only one, else so much that the others have theirs.
-pub(crate) fn route_share(config: &RelayConfig, all: usize) -> usize {
-    all.div_ceil(config.routes.len().max(1)).max(1)
+/// What each route has of `all` for itself, so that others that stall leave it something; and what is for whoever comes.
+pub(crate) fn route_shares(routes: usize, all: usize) -> (usize, usize) {
+    let own = if routes <= 1 { all } else { (all / (4 * routes)).max(1) };
+    (own, all.saturating_sub(routes * own))
 }
 
 /// Keys of jobs that were never begun, for the log at shutdown.

@@ -73,7 +73,11 @@ impl Pump {
         let urgent: Vec<i16> = due.iter().copied().filter(|lane| is_urgent(*lane)).collect();
         // As it is before the first claim: of what had room, that one takes the urgent first.
         let reserved = self.rooms(|route| self.urgent_room(route));
-        let (free, rooms) = (self.stock.free(), self.rooms(|route| self.room(route)));
+        // What is for every route is divided among those that want it: what is claimed has a place.
+        let wants = |route: &&Arc<Route>| due.iter().any(|lane| route.groups.contains(&(lane / 4)));
+        let many = self.routes.0.iter().filter(wants).count();
+        let room = |route: &Arc<Route>| self.room(route).min(route.stock.free_among(many));
+        let (free, rooms) = (self.stock.free(), self.rooms(room));
         let taken = self.claim(cursors, due, free, rooms).await?;
         if urgent.is_empty() {
             return Ok(taken);

@@ -12,6 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 #[derive(Clone, Debug)]
 pub(crate) struct Stock {
     common: Arc<Semaphore>,
+    /// Beside these, those that are for every route.
+    shared: Arc<Semaphore>,
     reserve: Arc<Semaphore>,
     size: usize,
     reserve_size: usize,
@@ -22,12 +24,23 @@ impl Stock {
     pub(crate) fn new(size: usize, limits: &Limits) -> Self {
         let reserve_size = (limits.max_in_flight / 4).max(1);
         let (common, reserve) = (Semaphore::new(size), Semaphore::new(reserve_size));
-        Self { common: Arc::new(common), reserve: Arc::new(reserve), size, reserve_size }
+        let shared = Arc::new(Semaphore::new(0));
+        Self { common: Arc::new(common), shared, reserve: Arc::new(reserve), size, reserve_size }
+    }
+
+    /// That of one of several routes: these are its own, others it shares.
+    pub(crate) fn beside(self, shared: &Arc<Semaphore>) -> Self {
+        Self { shared: shared.clone(), ..self }
     }
 
     /// Free places for everything.
     pub(crate) fn free(&self) -> usize {
-        self.common.available_permits()
+        self.common.available_permits() + self.shared.available_permits()
+    }
+
+    /// Free places when so many want those that are shared.
+    pub(crate) fn free_among(&self, many: usize) -> usize {
+        self.common.available_permits() + self.shared.available_permits() / many.max(1)
     }
 
     /// Free places for what is urgent.
@@ -38,6 +51,7 @@ impl Stock {
     /// A place, if there is one.
     pub(crate) fn take(&self, is_urgent: bool) -> Option<OwnedSemaphorePermit> {
         let common = self.common.clone().try_acquire_owned().ok();
+        let common = common.or_else(|| self.shared.clone().try_acquire_owned().ok());
         common.or_else(|| self.reserve.clone().try_acquire_owned().ok().filter(|_| is_urgent))
     }
 
@@ -79,6 +93,11 @@ mod tests {
         assert!(stock.has_room(3).now_or_never().is_none());
         drop(urgent);
         assert!(stock.has_room(7).now_or_never().is_some(), "no more than there are");
+        let (other, shared) = (Stock::new(1, &limits), Arc::new(Semaphore::new(2)));
+        let (one, other) = (other.clone().beside(&shared), Stock::new(1, &limits).beside(&shared));
+        assert_eq!((one.free(), one.free_among(2)), (3, 2));
+        let taken: Vec<_> = std::iter::from_fn(|| one.take(false)).collect();
+        assert_eq!((taken.len(), other.free()), (3, 1), "its own is left to the other");
         let mine = stock.take(false);
         assert!(stock.all_others().now_or_never().is_none(), "the reserve is out");
         drop(reserved);
