@@ -114,13 +114,17 @@ async fn a_paused_fallback_keeps_nothing_from_the_route_that_works_again() {
     let (relay, _other) = (settings.run().await, settings.run().await);
     let probe = Probe::of(&relay).await;
     stage.text("SELECT outbox.pause(route => 'backup', reason => 'for the weekend')", &[]).await.expect("paused");
+    // Known to both within half a second; ten heartbeats, two seconds, pass.
+    let beat = "SELECT min(beat) FROM outbox.relay";
+    let heartbeats = async |count| {
+        let began = stage.count(beat).await;
+        eventually(PATIENCE, async || (stage.count(beat).await >= began + count).then_some(()).ok_or(began)).await;
+    };
+    heartbeats(10).await;
     stage.server.stop().await;
     stage.enqueue(20).await;
     until(&probe, BLOCKED, |value| value == 1.0).await;
-    // Five heartbeats pass.
-    let beat = "SELECT max(beat) FROM outbox.relay";
-    let began = stage.count(beat).await;
-    eventually(PATIENCE, async || (stage.count(beat).await >= began + 5).then_some(()).ok_or(began)).await;
+    heartbeats(5).await;
     assert_eq!(
         stage.count("SELECT count(*) FROM outbox.queue WHERE parked IS NOT NULL").await,
         0,

@@ -26,8 +26,10 @@
 ## claim, a route that is paused | 40 0
 @claim '{epoch}'; '{identity}'; {claim}; ARRAY[9]::int2[]; ARRAY[128]::int8[]; ARRAY[1]; ARRAY[{first1}]; ARRAY[{first2}]; ARRAY[{first3}]
 
-## claim by turns of 500 tenants | 3000 0
-@claim_turns '{epoch}'; '{identity}'; gen_random_uuid(); 60; 2::int2; 128; -1
+-- With a look through a thousand rows for what has no tenant, and at what of a tenant is behind its mail on the wire.
+
+## claim by turns of 500 tenants | 9000 0
+@claim_turns '{epoch}'; '{identity}'; gen_random_uuid(); 60; 2::int2; 128; -1; '-infinity'; '00000000-0000-0000-0000-000000000000'; 0::int2
 
 ## lanes by turns | 100 0
 @lanes_by_turns '{lanes}'::int2[]
@@ -149,7 +151,7 @@ UPDATE outbox.queue q SET lease = NULL, lease_until = NULL FROM hit h WHERE q.me
 @canary '{epoch}'; '{identity}'; 'canary@example.org'; 60; NULL; NULL
 
 ## maintain | 2000 0 ordering
-@maintain
+@maintain NULL::float8
 
 -- Once a minute, and for a minute after a relay has died: the queue, but no history.
 
