@@ -50,6 +50,17 @@ pub(super) fn read(
             format!("is {}, and expires_after {}: all of it would expire unsent", format(within), format(expires));
         section.reader.problems.push(Problem::new(path, message).hint("make expires_after longer, or collect shorter"));
     }
+    let as_kind = as_kind.filter(|given| {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte);
+        let name = &given.text;
+        let is_kind = name.starts_with(|first: char| first.is_ascii_lowercase()) && name.bytes().all(fits);
+        if !is_kind || name.len() > 63 {
+            let problem = Problem::new(section.path("collect_as"), "is no name of a kind");
+            let problem = problem.of(given.shown(), given.origin.clone());
+            section.reader.problems.push(problem.hint("a-z, 0-9, _ . -, begins with a letter, up to 63 characters"));
+        }
+        is_kind
+    });
     let name = as_kind.as_ref().map(|given| given.text.clone());
     (Some(Collecting { within, max, as_kind: name }), as_kind)
 }

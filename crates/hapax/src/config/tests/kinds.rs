@@ -70,6 +70,10 @@ fn a_kind_collects_by_itself_or_as_another_one_and_what_cannot_be_made_is_refuse
              (set kinds.summary.expires_after to 45m or less)",
         ),
         (
+            "[kinds.b]\ncollect = \"15m\"\ncollect_as = \"\"\n",
+            "kinds.b.collect_as: is no name of a kind (a-z, 0-9, _ . -, begins with a letter, up to 63 characters)",
+        ),
+        (
             "[kinds.\"Bad Name\"]\n[tenants.\"a b\"]\n",
             "kinds.Bad Name: no producer can name it: it would apply to nothing \
              (a-z, 0-9, _ . -, begins with a letter, up to 63 characters)",
