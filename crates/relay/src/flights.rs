@@ -1,6 +1,6 @@
 //! Places in flight, shared by all incarnations of a process: while one drains and the next one works, both together stay
-//! within `max_in_flight`, a route within what it has for itself and what is for every route, and its couriers within `max_connections` as far as one is left. Of that
-//! each process has its part: divided by the relays that live.
+//! within `max_in_flight`, a route within what it has for itself and what is for every route, and its couriers within
+//! `max_connections` as far as one is left. Of that each process has its part: divided by the relays that live.
 //!
 //! Invariant: a limit that shrinks is kept as places are given back; nothing that is in flight is disturbed.
 
