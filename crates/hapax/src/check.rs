@@ -32,6 +32,7 @@ pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
         let hint = "set TimeoutStopSec or terminationGracePeriodSeconds to that, or shorten relay.shutdown_grace";
         problems.push(Problem::new("--stop-timeout", message).hint(hint));
     }
+    problems.extend(renderer.iter().flat_map(|renderer| digests(loaded, renderer)));
     let fine = problems.is_empty() && templates.is_none();
     // What does not go together is only of interest when each value is fine.
     let advice = if fine { advice::advice(&loaded.settings) } else { Vec::new() };
@@ -80,6 +81,22 @@ pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
         longest.as_secs()
     ));
     Ok(Exit::Done)
+}
+
+/// What digests could not be made, as far as samples tell: each would fail when its window closes.
+fn digests(loaded: &Loaded, renderer: &Renderer) -> Vec<Problem> {
+    let collecting = loaded.settings.kinds.iter().filter_map(|(kind, policy)| Some((kind, policy.collect.as_ref()?)));
+    let told = collecting.flat_map(|(kind, collect)| {
+        let digest = collect.as_kind.as_ref().unwrap_or(kind);
+        let hint = format!(
+            "write {digest}'s templates of items (the payloads) and count, or name a kind so written: collect_as"
+        );
+        let told = move |wrong: hapax_render::Problem| {
+            Problem::new(format!("kinds.{kind}.collect"), format!("its digest cannot be made: {wrong}")).hint(&hint)
+        };
+        renderer.check_digest(digest, kind).into_iter().map(told)
+    });
+    told.collect()
 }
 
 fn print(loaded: &Loaded) {

@@ -434,7 +434,7 @@ pub(crate) fn places(limits: &Limits) -> usize {
 
 /// What each route has of `all` for itself, so that others that stall leave it something; and what is for whoever comes.
 pub(crate) fn route_shares(routes: usize, all: usize) -> (usize, usize) {
-    let own = if routes <= 1 { all } else { (all / (4 * routes)).max(1) };
+    let own = if routes <= 1 { all } else { (all / (8 * routes)).max(1) };
     (own, all.saturating_sub(routes * own))
 }
 

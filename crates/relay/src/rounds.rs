@@ -12,6 +12,7 @@ use crate::{
     lanes::{Cursors, lanes_of, order},
     pump::{Pump, places},
     route::Route,
+    stock::Stock,
 };
 
 /// At least so often every lane is read from its start.
@@ -46,8 +47,9 @@ impl Pump {
     pub(crate) async fn wait_for_room(&self, idle: &mut Idle) {
         // However long servers take, or the database with their outcomes.
         self.pulse.idle();
+        let enough = (places(&self.office.config.limits) / 4).max(1) + self.beyond_reach();
         tokio::select! {
-            () = self.stock.has_room((places(&self.office.config.limits) / 4).max(1)) => return,
+            () = self.stock.has_room(enough) => return,
             () = tokio::time::sleep(ROOM_WITHIN) => {}
             () = self.office.soft.cancelled() => return,
         }
@@ -55,6 +57,12 @@ impl Pump {
             () = self.stock.has_room(1) => {}
             () = idle.rest(self.office.clock.as_ref(), &self.office.soft) => {}
         }
+    }
+
+    /// Free places that the busiest route cannot have: others have them for themselves.
+    fn beyond_reach(&self) -> usize {
+        let at_work = self.routes.0.iter().map(|route| &route.stock).filter(|stock| stock.is_used());
+        at_work.map(Stock::free).min().map_or(0, |room| self.stock.free().saturating_sub(room))
     }
 
     /// One claim from every lane of `due` that has room. Answers how many deliveries were taken.

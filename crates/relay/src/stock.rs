@@ -38,6 +38,11 @@ impl Stock {
         self.common.available_permits() + self.shared.available_permits()
     }
 
+    /// Whether one of its own is taken.
+    pub(crate) fn is_used(&self) -> bool {
+        self.common.available_permits() < self.size
+    }
+
     /// Free places when so many want those that are shared.
     pub(crate) fn free_among(&self, many: usize) -> usize {
         self.common.available_permits() + self.shared.available_permits() / many.max(1)
@@ -95,9 +100,10 @@ mod tests {
         assert!(stock.has_room(7).now_or_never().is_some(), "no more than there are");
         let (other, shared) = (Stock::new(1, &limits), Arc::new(Semaphore::new(2)));
         let (one, other) = (other.clone().beside(&shared), Stock::new(1, &limits).beside(&shared));
-        assert_eq!((one.free(), one.free_among(2)), (3, 2));
+        assert_eq!((one.free(), one.free_among(2), one.is_used()), (3, 2, false));
         let taken: Vec<_> = std::iter::from_fn(|| one.take(false)).collect();
         assert_eq!((taken.len(), other.free()), (3, 1), "its own is left to the other");
+        assert!(one.is_used() && !other.is_used());
         let mine = stock.take(false);
         assert!(stock.all_others().now_or_never().is_none(), "the reserve is out");
         drop(reserved);

@@ -162,6 +162,12 @@ impl Renderer {
         self.library.check(self, |name| name == kind)
     }
 
+    /// Renders digests of one kind's samples by the templates of another, or of the same: `items` and `count`.
+    #[must_use]
+    pub fn check_digest(&self, digest: &str, member: &str) -> Vec<Problem> {
+        self.library.check_digest(self, digest, member)
+    }
+
     /// The message of a notification. `route_from` is the route's `from` (`Name <address>` or `address`), used when the
     /// notification names no sender. The Message-ID's domain is the sender's unless `hostname_for_message_id` is given,
     /// which must then be the same on every relay and after every restart.

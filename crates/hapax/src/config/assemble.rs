@@ -1,7 +1,7 @@
 //! From layers to settings: which sections and keys there are, with their defaults, ranges and meaning.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -281,7 +281,7 @@ fn kinds(
     let mut section = reader.section(root, "", "kinds");
     let names = section.names();
     let mut table = section.take_table();
-    let (mut kinds, mut digests) = (BTreeMap::new(), BTreeMap::new());
+    let (mut kinds, mut digests) = (BTreeMap::new(), BTreeSet::new());
     for name in names {
         named_by_producers(reader, "kinds", &name, 63, "a-z, 0-9, _ . -, begins with a letter");
         let mut section = reader.section(&mut table, "kinds", &name);
@@ -290,10 +290,10 @@ fn kinds(
         let expires_after = section.duration_maybe("expires_after", SECOND..=YEAR);
         let ignores_suppression = section.switch("ignores_suppression", false);
         let route = known_route(&mut section, routes);
-        let (skip_after, failed_blocks) = (on_block::read(&mut section), section.switch("failed_blocks", false));
+        let (skip_after, failed_blocks) = on_block::read(&mut section);
         let guard = guard_window::read(&mut section);
         let (collect, digest) = collect::read(&mut section, expires_after, templates);
-        digests.extend(digest.map(|given| (name.clone(), given)));
+        digests.extend(digest.then(|| name.clone()));
         let quiet = quiet::read(&mut section, expires_after);
         let keep_content = retention::keep(&mut section, "keep_content", None);
         let (retry, codes) = retry::part(&mut section);

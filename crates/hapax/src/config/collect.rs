@@ -2,7 +2,11 @@
 //!
 //! What could not be rendered, or would be gathered twice, is refused.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use hapax_core::{OnDoubt, Priority};
 use hapax_relay::{Collecting, KindPolicy};
@@ -11,18 +15,18 @@ use super::{
     duration::format,
     nearest::nearest,
     origin::{Origin, Problem},
-    reader::{Given, Reader, Section},
+    reader::{Reader, Section},
 };
 
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How a kind collects, whose notifications expire after so long; and what was given for `collect_as`.
+/// How a kind collects, whose notifications expire after so long; and whether `collect_as` was given.
 pub(super) fn read(
     section: &mut Section<'_>,
     expires_after: Option<Duration>,
     templates: Option<&Path>,
-) -> (Option<Collecting>, Option<Given>) {
+) -> (Option<Collecting>, bool) {
     let within = section.duration_maybe("collect", SHORTEST..=LONGEST);
     let max = section.number("collect_max", 50_i32, 2..=1_000, "a whole number");
     let path = section.path("collect_max");
@@ -38,17 +42,18 @@ pub(super) fn read(
                 section.reader.warnings.push(problem.hint(hint.clone()));
             }
         }
-        return (None, None);
+        return (None, false);
     };
     let path = section.path("collect");
     if templates.is_none() {
-        let problem = Problem::new(path.clone(), "there are no templates: a digest is made by one, from payloads");
+        let problem = section.reader.of(&path, "there are no templates: a digest is made by one, from payloads");
         section.reader.problems.push(problem.hint("set templates.directory, or leave collect out"));
     }
     if let Some(expires) = expires_after.filter(|expires| *expires <= within) {
         let message =
             format!("is {}, and expires_after {}: all of it would expire unsent", format(within), format(expires));
-        section.reader.problems.push(Problem::new(path, message).hint("make expires_after longer, or collect shorter"));
+        let problem = section.reader.of(&path, message);
+        section.reader.problems.push(problem.hint("make expires_after longer, or collect shorter"));
     }
     let as_kind = as_kind.filter(|given| {
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte);
@@ -62,14 +67,14 @@ pub(super) fn read(
         is_kind
     });
     let name = as_kind.as_ref().map(|given| given.text.clone());
-    (Some(Collecting { within, max, as_kind: name }), as_kind)
+    (Some(Collecting { within, max, as_kind: name }), as_kind.is_some())
 }
 
 /// Whether each digest can be made, once all kinds are known.
 pub(super) fn check(
     reader: &mut Reader,
     kinds: &BTreeMap<String, KindPolicy>,
-    given: &BTreeMap<String, Given>,
+    given: &BTreeSet<String>,
     templates: Option<&Path>,
     on_doubt_else: OnDoubt,
 ) {
@@ -82,22 +87,20 @@ pub(super) fn check(
     for (kind, policy) in kinds {
         let Some(collect) = &policy.collect else { continue };
         let other = collect.as_kind.as_ref().unwrap_or(kind);
-        let problem = |message: String| match given.get(kind) {
-            Some(given) => {
-                Problem::new(format!("kinds.{kind}.collect_as"), message).of(given.shown(), given.origin.clone())
-            }
-            None => Problem::new(format!("kinds.{kind}.collect"), message),
-        };
+        let key = if given.contains(kind) { "collect_as" } else { "collect" };
+        let problem = |reader: &Reader, message: String| reader.of(&format!("kinds.{kind}.{key}"), message);
         if other != kind && kinds.get(other).is_some_and(|policy| policy.collect.is_some()) {
             let message = format!("kind {other} collects, too: what is a digest is not gathered again");
-            reader.problems.push(problem(message).hint("name a kind that does not collect, or leave it out"));
+            let problem = problem(reader, message);
+            reader.problems.push(problem.hint("name a kind that does not collect, or leave it out"));
         } else if !directory.join(other).is_dir() {
             let names = names(directory);
             let hint = match nearest(other, names.iter().map(String::as_str)) {
                 Some(near) if near != other => format!("did you mean {near}?"),
                 _ => format!("make it: {other}/subject.txt and {other}/body.txt, of items and count"),
             };
-            reader.problems.push(problem(format!("there is no template {other}")).hint(hint));
+            let problem = problem(reader, format!("there is no template {other}"));
+            reader.problems.push(problem.hint(hint));
         }
     }
 }
@@ -113,7 +116,7 @@ fn check_policies(
     let member = &kinds[kind];
     let path = format!("kinds.{kind}.collect");
     if member.priority == Some(Priority::Urgent) {
-        let problem = Problem::new(path.clone(), "changes nothing: what is urgent goes by itself");
+        let problem = reader.of(&path, "changes nothing: what is urgent goes by itself");
         reader.warnings.push(problem.hint(format!("leave it out, or set another kinds.{kind}.priority")));
     }
     let other = collect.as_kind.as_deref().unwrap_or(kind);
@@ -124,7 +127,8 @@ fn check_policies(
     let mut differs = |key: &str, ours: &str, theirs: &str| {
         let message = format!("digests are of kind {other}, which has {key} = {theirs} where {kind} has {ours}");
         let hint = format!("a digest is decided on by its own kind: say the same for both in kinds.{other}.{key}");
-        reader.problems.push(Problem::new(path.clone(), message).hint(hint));
+        let problem = reader.of(&path, message);
+        reader.problems.push(problem.hint(hint));
     };
     if ours != theirs {
         differs("on_doubt", ours, theirs);
@@ -143,7 +147,8 @@ fn check_policies(
                 format!("give digests a kind of their own, collect_as, with expires_after of {} or less", format(most))
             }
         };
-        reader.problems.push(Problem::new(path, message).hint(hint));
+        let problem = reader.of(&path, message);
+        reader.problems.push(problem.hint(hint));
     }
 }
 

@@ -2,20 +2,31 @@
 
 use std::time::Duration;
 
-use super::{duration, reader::Section, schema::Shape};
+use super::{duration, origin::Problem, reader::Section, schema::Shape};
 
 /// No key waits longer before it is skipped.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// `on_block`: for how long those behind a stopped delivery wait; none: until it is decided.
-pub(super) fn read(section: &mut Section<'_>) -> Option<Duration> {
+/// `on_block` and `failed_blocks`: for how long those behind a stopped delivery wait (none: until it is decided), and whether
+/// one that has failed is such.
+pub(super) fn read(section: &mut Section<'_>) -> (Option<Duration>, bool) {
+    let (skip_after, failed_blocks) = (policy(section), section.switch("failed_blocks", false));
+    if failed_blocks && skip_after == Some(Duration::ZERO) {
+        let problem = Problem::new(section.path("failed_blocks"), "changes nothing: on_block skips what has stopped");
+        let hint = format!("leave it out, or set {} to wait or skip_after", section.path("on_block"));
+        section.reader.warnings.push(problem.hint(hint));
+    }
+    (skip_after, failed_blocks)
+}
+
+fn policy(section: &mut Section<'_>) -> Option<Duration> {
     let given = section.take_as("on_block", Shape::Text);
     section.show("on_block", given.as_ref(), Some("\"wait\"".to_owned()));
     let given = given?;
     match parse(&given.text) {
         Some(skip_after) => skip_after,
         None => {
-            let hint = "skip_after takes a time of at most a year: skip_after 10m";
+            let hint = "skip_after takes a time above 0, of at most a year: skip_after 10m";
             section.refuse_with("on_block", &given, "is not one of wait, skip, skip_after 10m", hint);
             None
         }
@@ -27,7 +38,9 @@ fn parse(text: &str) -> Option<Option<Duration>> {
     let parsed = match (words.next()?, words.next()) {
         ("wait", None) => None,
         ("skip", None) => Some(Duration::ZERO),
-        ("skip_after", Some(time)) => Some(duration::parse(time).filter(|time| *time <= LONGEST)?),
+        ("skip_after", Some(time)) => {
+            Some(duration::parse(time).filter(|time| *time <= LONGEST && *time > Duration::ZERO)?)
+        }
         _ => return None,
     };
     words.next().is_none().then_some(parsed)
@@ -47,6 +60,7 @@ mod tests {
             "hold",
             "skip_after",
             "skip_after soon",
+            "skip_after 0s",
             "skip 10m",
             "wait 10m",
             "skip_after 10m now",

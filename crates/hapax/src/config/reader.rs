@@ -78,6 +78,15 @@ impl Reader {
         Section { reader: self, path, table, known: Vec::new(), secret: Vec::new() }
     }
 
+    /// A problem of what was read at `path`, with its value.
+    pub(crate) fn of(&self, path: &str, message: impl Into<String>) -> Problem {
+        let problem = Problem::new(path, message);
+        match self.shown.iter().rev().find(|shown| shown.path == path) {
+            Some(Shown { value: Some(value), origin, .. }) => problem.of(value.clone(), origin.clone()),
+            _ => problem,
+        }
+    }
+
     /// Reports what was left over at the top.
     pub(crate) fn unknown_sections(&mut self, root: Map<String, Value>, known: &[&'static str]) {
         let mut left: Vec<_> = root.into_iter().collect();
@@ -232,6 +241,11 @@ impl Section<'_> {
             self.reader.problems.push(problem.hint(format!("write {key} = {{ NAME = VALUE, ... }}")));
             return Vec::new();
         };
+        if table.is_empty() {
+            let problem = Problem::new(path, "is empty").of("{ }", origin);
+            self.reader.problems.push(problem.hint(format!("write {key} = {{ NAME = VALUE, ... }}, or leave it out")));
+            return Vec::new();
+        }
         let of = |value: &Value| given(value, origin.clone()).unwrap_or_else(|| Given::unquoted(show(value), &origin));
         let mut parts: Vec<(String, Given)> = table.iter().map(|(name, value)| (name.clone(), of(value))).collect();
         parts.sort_by(|a, b| a.0.cmp(&b.0));

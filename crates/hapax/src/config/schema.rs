@@ -135,6 +135,7 @@ fn property(shape: &Shape) -> Value {
         Shape::Words(words) => json!({ "enum": words }),
         Shape::Parts => json!({
             "type": "object",
+            "minProperties": 1,
             "additionalProperties": { "type": "integer", "minimum": 0, "maximum": super::weights::MOST },
         }),
         Shape::Codes => json!({

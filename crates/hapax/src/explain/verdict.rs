@@ -27,6 +27,14 @@ pub(crate) fn verdict(story: &Story) -> String {
     let delivery = &story.delivery;
     let finished = at_or_unknown(delivery.finished_at.as_deref());
     let sentences = match delivery.state.parse::<State>() {
+        Ok(state)
+            if state.is_terminal()
+                && state != State::Sent
+                && delivery.open_doubts > 0
+                && in_digest(story).is_some() =>
+        {
+            vec![format!("It may have arrived: its digest, which has ended as {state}, may have.")]
+        }
         Ok(State::Sent) => sent(story, &finished),
         Ok(State::Pending) => pending(story),
         Ok(State::Claimed) => vec!["A relay has it in hand; nothing has been transmitted yet.".to_owned()],
@@ -215,6 +223,9 @@ fn late(story: &Story) -> Option<String> {
 
 /// What is known about a doubt, and how to decide it.
 fn in_doubt(story: &Story) -> Vec<String> {
+    if let Some(id) = in_digest(story) {
+        return vec![format!("In doubt, with digest {id}: nobody knows whether that arrived. It is decided there.")];
+    }
     let Some(doubt) = &story.doubt else {
         return vec!["Nobody knows whether it arrived; the doubt has just changed, look again.".to_owned()];
     };
@@ -276,6 +287,9 @@ fn by_itself(story: &Story) -> Option<String> {
 
 fn held(story: &Story) -> String {
     let delivery = &story.delivery;
+    if let Some(id) = in_digest(story) {
+        return format!("Held, with digest {id}: nothing is sent until somebody decides on that.");
+    }
     let go_on = format!("Nothing is sent until somebody decides: hapax release {} --reason '...'", delivery.message_id);
     match story.decided(&["hold", "release"]).last() {
         Some(decision) if decision.action == "hold" => {

@@ -169,8 +169,21 @@ fn programs_are_told_in_a_word() {
     let id = Uuid::from_u128(5);
     let collected = Delivery { due_at: None, due_later: None, ..gathered(&format!("in digest {id}")) };
     assert_eq!(
-        verdict(&story(collected, vec![], vec![])),
+        verdict(&story(collected.clone(), vec![], vec![])),
         format!("Waits: in digest {id}. It ends as digest {id}: hapax explain {id}.")
     );
     assert_eq!(word(delivery("sent")), json!(null), "it does not wait");
+    let with_it =
+        |state: &str| Delivery { state: state.into(), open_doubts: i32::from(state == "failed"), ..collected.clone() };
+    let of = format!("It ends as digest {id}: hapax explain {id}.");
+    for (state, said) in [
+        (
+            "in_doubt",
+            format!("In doubt, with digest {id}: nobody knows whether that arrived. It is decided there. {of}"),
+        ),
+        ("held", format!("Held, with digest {id}: nothing is sent until somebody decides on that. {of}")),
+        ("failed", format!("It may have arrived: its digest, which has ended as failed, may have. {of}")),
+    ] {
+        assert_eq!(verdict(&story(with_it(state), vec![], vec![])), said);
+    }
 }

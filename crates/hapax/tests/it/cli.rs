@@ -161,6 +161,31 @@ async fn check_speaks_json() {
 }
 
 #[tokio::test]
+async fn a_digest_that_its_templates_cannot_make_is_found_by_check() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |file: &str, text: &str| {
+        let path = directory.path().join(file);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(path, text).expect("written");
+    };
+    write("t/comment/subject.txt", "{{ title }}");
+    write("t/comment/body.txt", "t");
+    write("t/comment/sample.json", r#"{"title": "x"}"#);
+    let config =
+        "[database]\nurl = \"postgres://db/x\"\n[templates]\ndirectory = \"t\"\n[kinds.comment]\ncollect = \"15m\"\n";
+    let route = "[routes.default]\nurl = \"capture:\"\nfrom = \"a@example.org\"\n";
+    write("hapax.toml", &format!("{config}{route}"));
+    let ended = run_in(directory.path(), &["check", "--config", "hapax.toml"], &[]).await;
+    let said = "kinds.comment.collect: its digest cannot be made: comment/subject.txt:1: `title` is undefined (with a digest of comment/sample.json)";
+    assert!(ended.code == 78 && ended.stderr.contains(said) && ended.stderr.contains("collect_as"), "{}", ended.stderr);
+    write("t/comments/subject.txt", "{{ count }} new");
+    write("t/comments/body.txt", "{% for item in items %}{{ item.title }}{% endfor %}");
+    write("hapax.toml", &format!("{config}collect_as = \"comments\"\n{route}"));
+    let ended = run_in(directory.path(), &["check", "--config", "hapax.toml"], &[]).await;
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+}
+
+#[tokio::test]
 async fn broken_templates_are_found_by_check() {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::create_dir_all(directory.path().join("templates/welcome")).expect("made");

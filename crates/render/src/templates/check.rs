@@ -55,33 +55,65 @@ impl Library {
                 continue;
             }
             for (name, payload) in &entry.samples {
-                let file = match name.as_str() {
-                    "" => format!("{kind}/sample.json"),
-                    name => format!("{kind}/sample.{name}.json"),
-                };
-                for (locale, texts) in entry.locales.all() {
-                    let one = notification(kind, payload, locale);
-                    let blank = || {
-                        let name = texts.html.as_ref().or(texts.text.as_ref()).unwrap_or(&texts.subject);
-                        Error::Template(Problem::new(name, None, "it writes nothing: a message needs a body"))
-                    };
-                    let rendered = renderer.render(&one, SENDER, None);
-                    let judged = rendered.and_then(|done| if done.is_blank { Err(blank()) } else { Ok(()) });
-                    if let Err(error) = judged {
-                        let is_known = |known: &Problem| matches!(&error, Error::Template(own) if own == known);
-                        if problems.iter().any(is_known) {
-                            continue;
-                        }
-                        let problem = problem(&file, locale, error);
-                        if !problems.contains(&problem) {
-                            problems.push(problem);
-                        }
-                    }
-                }
+                let file = sample_file(kind, name);
+                try_sample(renderer, (kind, entry), &file, payload, &mut problems);
             }
         }
         problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         problems
+    }
+
+    /// What is wrong with a kind whose messages are digests of another: made of each of that one's samples.
+    pub(crate) fn check_digest(&self, renderer: &Renderer, digest: &str, member: &str) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let is_broken = self.problems.iter().any(|problem| problem.is_of(digest));
+        let (Some(entry), Some(of), false) = (self.kinds.get(digest), self.kinds.get(member), is_broken) else {
+            return problems;
+        };
+        for (name, payload) in &of.samples {
+            let payload = format!(r#"{{"items":[{payload}],"count":1}}"#);
+            try_sample(
+                renderer,
+                (digest, entry),
+                &format!("a digest of {}", sample_file(member, name)),
+                &payload,
+                &mut problems,
+            );
+        }
+        problems
+    }
+}
+
+fn sample_file(kind: &str, name: &str) -> String {
+    match name {
+        "" => format!("{kind}/sample.json"),
+        name => format!("{kind}/sample.{name}.json"),
+    }
+}
+
+/// Renders a payload in every locale of a kind.
+fn try_sample(
+    renderer: &Renderer,
+    (kind, entry): (&str, &Entry),
+    file: &str,
+    payload: &str,
+    problems: &mut Vec<Problem>,
+) {
+    for (locale, texts) in entry.locales.all() {
+        let one = notification(kind, payload, locale);
+        let blank = || {
+            let name = texts.html.as_ref().or(texts.text.as_ref()).unwrap_or(&texts.subject);
+            Error::Template(Problem::new(name, None, "it writes nothing: a message needs a body"))
+        };
+        let rendered = renderer.render(&one, SENDER, None);
+        let Err(error) = rendered.and_then(|done| if done.is_blank { Err(blank()) } else { Ok(()) }) else { continue };
+        if problems.iter().any(|known| matches!(&error, Error::Template(own) if own == known)) {
+            continue;
+        }
+        let problem = problem(file, locale, error);
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
     }
 }
 

@@ -188,6 +188,29 @@ fn a_check_renders_every_sample_in_every_locale() {
 }
 
 #[test]
+fn a_digest_is_checked_with_what_it_would_be_made_of() {
+    let files = [
+        ("a/subject.txt", "{{ x }}"),
+        ("a/body.txt", "t"),
+        ("a/sample.json", r#"{"x": 1}"#),
+        ("a/sample.odd.json", r#"{"y": 1}"#),
+        ("good/subject.txt", "{{ count }} new"),
+        ("good/body.txt", "{% for item in items %}{{ item.x | default('-') }}{% endfor %}"),
+        ("short/subject.txt", "{{ items[0].x }}"),
+        ("short/body.txt", "t"),
+    ];
+    let renderer = renderer(&files).expect("good templates");
+    let told = |digest: &str, of: &str| -> Vec<String> {
+        renderer.check_digest(digest, of).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!((told("good", "a"), told("short", "good"), told("none", "a")), (vec![], vec![], vec![]));
+    let x = "`x` is undefined (with a digest of a/sample.json)";
+    assert_eq!(told("a", "a").first(), Some(&format!("a/subject.txt:1: {x}")));
+    assert_eq!(told("short", "a").len(), 1, "{:?}", told("short", "a"));
+    assert!(told("short", "a")[0].ends_with("(with a digest of a/sample.odd.json)"), "{:?}", told("short", "a"));
+}
+
+#[test]
 fn the_demo_templates_pass_the_check() {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../hapax/assets/demo-templates");
     let options = Options { templates: Templates::from_dir(directory), ..Options::default() };

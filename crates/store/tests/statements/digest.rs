@@ -124,7 +124,7 @@ async fn each_ends_as_its_digest_does_and_follows_what_becomes_of_it_later() {
     let sent = digest(&stage).await;
     let attempt = stage.send(sent).await;
     assert_eq!(stage.store.follow_digests(true).await.expect("follows"), 0, "it is on its way");
-    assert!(state(&stage, keys[0]).await.starts_with(&format!("pending: in digest {}", sent.message_id)));
+    assert!(state(&stage, keys[0]).await.starts_with(&format!("sending: in digest {}", sent.message_id)));
     assert!(stage.settle(&attempt, accepted()).await);
     assert_eq!(stage.store.follow_digests(false).await.expect("follows"), 1);
     for key in keys {
@@ -136,7 +136,7 @@ async fn each_ends_as_its_digest_does_and_follows_what_becomes_of_it_later() {
     let attempt = stage.send(doubtful).await;
     assert!(stage.settle(&attempt, unknown()).await);
     assert_eq!(stage.store.follow_digests(true).await.expect("follows"), 0);
-    assert!(state(&stage, keys[1]).await.starts_with("pending: in digest "));
+    assert!(state(&stage, keys[1]).await.starts_with("in_doubt: in digest "));
     stage.resolve(doubtful, "failed", None, true).await;
     assert_eq!(stage.store.follow_digests(false).await.expect("follows"), 1);
     assert!(state(&stage, keys[1]).await.starts_with(&format!("failed: in digest {}", doubtful.message_id)));
@@ -449,4 +449,40 @@ async fn a_pause_and_a_suppression_of_a_kind_reach_digests_of_it() {
     assert_eq!(stage.count(stop).await, 1, "one is suppressed");
     stage.store.follow_digests(false).await.expect("follows");
     assert!(state(&stage, keys[0]).await.starts_with("suppressed: "));
+}
+
+#[tokio::test]
+async fn what_is_in_a_digest_is_in_the_state_of_that_and_does_not_age_the_queue() {
+    let stage = collecting(50).await;
+    let keys = comments(&stage, "a", 2).await;
+    gather(&stage).await;
+    let answer = stage.retry(keys[0], false).await;
+    assert!(answer.starts_with("nothing to retry: it is pending, gathered: goes in a digest at "), "{answer}");
+    let one = digest(&stage).await;
+    let oldest = "SELECT coalesce(oldest < now() - interval '1 hour', false)::int::bigint FROM outbox.queue_health WHERE state = 'pending'";
+    let found = |state: &str| {
+        format!(
+            "SELECT count(*) FROM outbox.find_state('{state}') f JOIN outbox.deliveries d USING (message_id, recipient_no) WHERE d.state = '{state}'"
+        )
+    };
+    assert_eq!((stage.count(&found("pending")).await, stage.count(&found("in_doubt")).await), (3, 0));
+    let attempt = stage.send(one).await;
+    assert!(state(&stage, keys[0]).await.starts_with("sending: in digest "));
+    assert_eq!(stage.count(&found("sending")).await, 3);
+    assert!(stage.settle(&attempt, unknown()).await);
+    assert!(state(&stage, keys[1]).await.starts_with("in_doubt: in digest "));
+    assert_eq!((stage.count(&found("pending")).await, stage.count(&found("in_doubt")).await), (0, 3));
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.in_doubt").await, 1, "there is one thing to decide");
+    assert_eq!(stage.count(oldest).await, 0);
+    let again = format!("SELECT outbox.send_again('{}', 'why not')", keys[0].message_id);
+    let refused = stage.sql.query_one(&again, &[]).await.expect_err("it is in a digest");
+    let refused = refused.as_db_error().expect("the server's").clone();
+    assert!(refused.message().ends_with(" is in_doubt"), "{refused:?}");
+    let hint = format!("it is in digest {} and ends as that does: decide that one", one.message_id);
+    assert_eq!(refused.hint(), Some(hint.as_str()));
+    stage.resolve(one, "resend", None, true).await;
+    assert!(state(&stage, keys[0]).await.starts_with("pending: in digest "));
+    assert_eq!(stage.decide("hold", one).await, ["held"]);
+    assert!(state(&stage, keys[0]).await.starts_with("held: in digest "));
+    assert_eq!(stage.count(&found("held")).await, 3);
 }

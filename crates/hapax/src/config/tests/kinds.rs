@@ -87,11 +87,12 @@ fn a_kind_collects_by_itself_or_as_another_one_and_what_cannot_be_made_is_refuse
 
 #[test]
 fn what_changes_nothing_is_warned_of() {
-    let kinds = "[kinds.a]\ncollect_as = \"b\"\ncollect_max = 7\non_duplicate = \"drop\"\n";
+    let kinds = "[kinds.a]\ncollect_as = \"b\"\ncollect_max = 7\non_duplicate = \"drop\"\non_block = \"skip\"\nfailed_blocks = true\n";
     let warnings: Vec<String> = with_templates(kinds, &[]).0.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
         [
+            "kinds.a.failed_blocks: changes nothing: on_block skips what has stopped",
             "kinds.a.on_duplicate: changes nothing: there is no guard_window",
             "kinds.a.collect_max: changes nothing: there is no collect",
             "kinds.a.collect_as: changes nothing: there is no collect",
