@@ -96,6 +96,20 @@ async fn contenders_take_turns_and_a_peer_is_driven_by_its_description() {
 }
 
 #[tokio::test]
+async fn a_database_with_a_history_is_made_once_and_takes_its_turns() {
+    let results = results(&["drain", "--messages", "20", "--runs", "2", "--history", "2000"]).await;
+    let order: Vec<&str> = runs(&results).iter().filter_map(|run| run["contender"].as_str()).collect();
+    assert_eq!(order, ["hapax", "hapax after 2000 deliveries", "hapax", "hapax after 2000 deliveries"]);
+    let sent: Vec<f64> = runs(&results).iter().map(|run| figure(run, "delivered")).collect();
+    assert_eq!(sent, [20.0, 2020.0, 20.0, 2040.0]);
+    for run in runs(&results) {
+        // Claimed, intended, and then its end and its attempt.
+        let versions = figure(run, "versions");
+        assert!((4.0..6.0).contains(&versions) && figure(run, "buffers") > versions, "{run}");
+    }
+}
+
+#[tokio::test]
 async fn a_contender_that_fails_is_named_and_the_others_are_measured() {
     let directory = tempfile::tempdir().expect("a directory");
     peer(directory.path(), "echo out of order >&2; exit 3");

@@ -12,7 +12,7 @@ use super::{
     letters,
     peer::Peer,
     process::{self, End, Process},
-    sink,
+    progress, sink,
     stage::{Stage, file_name},
 };
 use crate::{
@@ -49,6 +49,8 @@ pub(super) struct Hapax {
     pub(super) in_flight: u32,
     pub(super) connections: u32,
     pub(super) settings: Vec<(String, String)>,
+    /// It works in a database that has had so many deliveries already, which is made once and kept.
+    pub(super) history: u32,
 }
 
 /// Those of a command line, this binary first.
@@ -60,7 +62,7 @@ pub(super) fn all(relays: &Relays, peers: Option<&Peers>, limit: bool) -> anyhow
     let hapax = |name: String, binary: PathBuf, more: &[(String, String)]| {
         let settings = relays.settings.iter().chain(more).cloned().collect();
         let (in_flight, connections) = (relays.in_flight, relays.in_flight);
-        Contender::Hapax(Hapax { name, binary, in_flight, connections, settings })
+        Contender::Hapax(Hapax { name, binary, in_flight, connections, settings, history: 0 })
     };
     let mut found = vec![hapax("hapax".to_owned(), this.clone(), &[])];
     for path in &relays.against {
@@ -143,10 +145,23 @@ impl Contender {
     /// The database it works in; the load generator needs none, but is watched from one.
     pub(super) fn database(&self) -> &str {
         match self {
-            Self::Hapax(_) => "bench_hapax",
+            Self::Hapax(Hapax { history: 0, .. }) => "bench_hapax",
+            Self::Hapax(_) => "bench_history",
             Self::Peer(peer) => &peer.database,
             Self::Source(_) => "postgres",
         }
+    }
+
+    /// Beside it, this binary in a database with a history.
+    pub(super) fn with_history(&self, finished: u32) -> Option<Self> {
+        let Self::Hapax(hapax) = self else { return None };
+        let name = format!("{} after {finished} deliveries", hapax.name);
+        Some(Self::Hapax(Hapax { name, history: finished, ..hapax.clone() }))
+    }
+
+    /// Whether its database is kept from run to run.
+    pub(super) fn keeps_its_database(&self) -> bool {
+        matches!(self, Self::Hapax(hapax) if hapax.history > 0)
     }
 
     /// A fresh database with its schema.
@@ -209,6 +224,9 @@ impl Contender {
 impl Hapax {
     /// The database with its schema, and a role that may do what a relay must.
     pub(super) async fn prepare(&self, stage: &Stage, database: &str) -> anyhow::Result<()> {
+        if self.history > 0 && stage.has_database(database).await? {
+            return Ok(());
+        }
         stage.fresh_database(database).await?;
         let mut command = Command::new(&self.binary);
         command.args(["migrate", "up", "--database-url", &stage.url(database, "postgres")]);
@@ -217,7 +235,13 @@ impl Hapax {
         process::run(command, &stage.log(&format!("{} migrate", self.name)), "hapax migrate up").await?;
         let role = "DO $$ BEGIN CREATE ROLE relay LOGIN IN ROLE outbox_relay; \
                     EXCEPTION WHEN duplicate_object THEN NULL; END $$";
-        stage.execute(database, role).await
+        stage.execute(database, role).await?;
+        if self.history > 0 {
+            progress(&format!("{}: making them", self.name));
+            let script = include_str!("history.sql").replace("{finished}", &self.history.to_string());
+            stage.execute(database, &script).await?;
+        }
+        Ok(())
     }
 
     /// `hapax run`.
@@ -298,7 +322,7 @@ mod tests {
     fn contenders_of_one_name_are_told_apart() {
         let hapax = |name: &str| {
             let (name, binary) = (name.to_owned(), PathBuf::new());
-            Contender::Hapax(Hapax { name, binary, in_flight: 1, connections: 1, settings: Vec::new() })
+            Contender::Hapax(Hapax { name, binary, in_flight: 1, connections: 1, settings: Vec::new(), history: 0 })
         };
         let mut contenders = vec![hapax("a"), hapax("b"), hapax("b")];
         distinguish(&mut contenders);

@@ -21,7 +21,7 @@ use super::{
     progress,
     runs::{Column, Results, Run, column, plain},
     sink::{self, Sink},
-    stage::{Stage, Watcher},
+    stage::{Stage, Watcher, Work},
 };
 use crate::{
     cli::bench::{Drain, SinkKind},
@@ -42,12 +42,14 @@ pub(super) const SPEED: [Column; 5] = [
     column("cpu_sink_us", "sink", 1),
     column("cpu_us", "relay + Postgres", 1),
 ];
-const COST: [Column; 6] = [
+const COST: [Column; 8] = [
     column("wal_records", "WAL B/msg: delivery", 0),
     column("wal_images", "full pages", 0),
     plain("wal_enqueue", "enqueue", 0),
     column("peak_mb", "peak memory MB", 1),
     column("commits", "commits/msg", 3),
+    column("versions", "row versions/msg", 2),
+    column("buffers", "buffers/msg", 0),
     plain("statements", "statements/msg", 3),
 ];
 
@@ -73,7 +75,11 @@ pub(super) struct Plan<'a> {
 
 /// `hapax bench drain`.
 pub(super) async fn run(options: &Drain) -> anyhow::Result<(Results, Exit)> {
-    let contenders = contender::all(&options.relay, Some(&options.peers), options.limit)?;
+    let mut contenders = contender::all(&options.relay, Some(&options.peers), options.limit)?;
+    if options.history > 0 {
+        let beside = contenders[0].with_history(options.history);
+        contenders.splice(1..1, beside);
+    }
     let sink = sink::resolve(options.common.sink)?;
     let stage = Stage::set(options.count_statements.then_some("pg_stat_statements")).await?;
     let mut runs = Vec::new();
@@ -179,6 +185,7 @@ impl Plan<'_> {
         drop(watcher);
         match contender {
             Contender::Source(_) => Ok(()),
+            kept if kept.keeps_its_database() => Ok(()),
             _ => stage.drop_database(contender.database()).await,
         }
     }
@@ -281,6 +288,9 @@ impl Plan<'_> {
             run.note("wal_images", (wal.total - records) / messages);
         }
         run.note("commits", (watcher.transactions().await? - before.transactions) as f64 / messages);
+        let work = watcher.work().await?;
+        run.note("versions", (work.versions - before.work.versions) / messages);
+        run.note("buffers", (work.buffers - before.work.buffers) / messages);
         if self.statements {
             let sql = format!(
                 "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE dbid = {} AND query NOT LIKE '%pg_stat%'",
@@ -314,6 +324,7 @@ struct Usage {
     children_us: u64,
     lsn: String,
     transactions: i64,
+    work: Work,
 }
 
 impl Usage {
@@ -321,8 +332,9 @@ impl Usage {
         // CPU first: what follows costs some.
         let postgres_us = stage.postgres_cpu_us(&[watcher.pid()]);
         let (sink_us, children_us) = (sink.cpu_us(), proc::ended_children_cpu_us());
+        let work = watcher.work().await?;
         let (lsn, transactions) = (watcher.lsn().await?, watcher.transactions().await?);
-        Ok(Self { postgres_us, sink_us, children_us, lsn, transactions })
+        Ok(Self { postgres_us, sink_us, children_us, lsn, transactions, work })
     }
 }
 

@@ -99,8 +99,14 @@ impl Form {
 /// `hapax bench enqueue`.
 pub(super) async fn run(options: &Enqueue) -> anyhow::Result<(Results, Exit)> {
     let stage = Stage::set(None).await?;
-    let hapax =
-        Hapax { name: "hapax".into(), binary: this_binary()?, in_flight: 1, connections: 1, settings: Vec::new() };
+    let hapax = Hapax {
+        name: "hapax".into(),
+        binary: this_binary()?,
+        in_flight: 1,
+        connections: 1,
+        settings: Vec::new(),
+        history: 0,
+    };
     hapax.prepare(&stage, DATABASE).await?;
     stage.execute(DATABASE, PLAIN_TABLE).await?;
     let time = Duration::from_secs(options.seconds.into());

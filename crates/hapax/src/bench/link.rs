@@ -62,6 +62,7 @@ pub(super) async fn run(options: &RemoteLink) -> anyhow::Result<(Results, Exit)>
                     in_flight: (2 * u32::from(*connections)).max(16),
                     connections: (*connections).into(),
                     settings: options.settings.clone(),
+                    history: 0,
                 };
                 let mut result = Run { run, ..Run::new(&name) };
                 if let Err(error) = Box::pin(measure(&stage, hapax, options, *connections, &mut result)).await {

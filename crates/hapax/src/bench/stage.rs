@@ -53,6 +53,12 @@ impl Stage {
         Ok(())
     }
 
+    /// Whether there is one of that name.
+    pub(super) async fn has_database(&self, name: &str) -> anyhow::Result<bool> {
+        let sql = "SELECT count(*) FROM pg_database WHERE datname = $1";
+        Ok(self.client("postgres").await?.query_one(sql, &[&name]).await?.get::<_, i64>(0) > 0)
+    }
+
     /// Without it.
     pub(super) async fn drop_database(&self, name: &str) -> anyhow::Result<()> {
         let sql = format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", name.replace('"', "\"\""));
@@ -135,6 +141,13 @@ pub(super) struct Wal {
     pub(super) records: Option<f64>,
 }
 
+/// What the server has counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    pub(super) versions: f64,
+    pub(super) buffers: f64,
+}
+
 /// The connection that looks. What it costs is left out of what is measured: its backend's CPU time, and its statements
 /// are counted.
 pub(super) struct Watcher {
@@ -179,6 +192,14 @@ impl Watcher {
         let own = i64::from(self.statements.load(Ordering::Relaxed));
         let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
         Ok(self.one::<i64>(sql).await? - own)
+    }
+
+    /// Versions of rows that were written, and buffers that were looked at. Exact as [`Watcher::transactions`].
+    pub(super) async fn work(&self) -> anyhow::Result<Work> {
+        self.batch("SELECT pg_stat_force_next_flush()").await?;
+        let rows = "SELECT coalesce(sum(n_tup_ins + n_tup_upd), 0)::float8 FROM pg_stat_user_tables";
+        let buffers = "SELECT (blks_hit + blks_read)::float8 FROM pg_stat_database WHERE datname = current_database()";
+        Ok(Work { versions: self.one(rows).await?, buffers: self.one(buffers).await? })
     }
 
     /// The process id of its backend.

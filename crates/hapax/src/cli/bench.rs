@@ -152,6 +152,10 @@ pub(crate) struct Drain {
     /// How many relay processes share the database; wait events are sampled when there are several
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) relays: u16,
+    /// Also in a database that has sent so many already: made once (about a minute and 1.2 GB of disk for each million), kept
+    /// from run to run
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000_000))]
+    pub(crate) history: u32,
     /// Sample wait events also for a single relay
     #[arg(long)]
     pub(crate) wait_events: bool,
