@@ -204,6 +204,10 @@ rules: ## the rules no compiler checks: arrows between crates, licences, files, 
 audit: ## known vulnerabilities and deny.toml in full; needs cargo-deny and the network
 	cargo deny --locked check
 
+.PHONY: squawk
+squawk: ## what would lock or rewrite a live table: the migrations by squawk, fetched from PyPI unless installed
+	.ci/squawk
+
 .PHONY: docs
 docs: ## write the generated lists of ARCHITECTURE.md again
 	.ci/docs --write
