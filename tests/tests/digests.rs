@@ -72,7 +72,7 @@ async fn each_reader_gets_one_message_a_window_and_what_is_in_it_ends_with_it() 
     let first = taken(&stage);
     assert_eq!(first.len(), 18, "{first:?}");
     assert!(first.values().all(|messages| *messages == [all.clone()]), "{first:?}");
-    let waiting = "SELECT count(*) FROM outbox.deliveries WHERE recipient = 'r19@example.org' AND state = 'pending' AND reason LIKE 'in digest %'";
+    let waiting = "SELECT count(*) FROM outbox.deliveries WHERE recipient = 'r19@example.org' AND kind = 'comment' AND state = 'in_doubt' AND reason LIKE 'in digest %'";
     assert_eq!(stage.count(waiting).await, 10, "they follow a decision");
     let decide = "SELECT outbox.resolve(message_id, recipient_no, 'resend', 'the log has no trace of it', token => token) FROM outbox.in_doubt";
     stage.sql.query(decide, &[]).await.expect("it can be decided");

@@ -89,6 +89,11 @@ impl Idle {
         }
     }
 
+    /// Whether the next look is one: after a full round there is more, nobody needs to ask.
+    pub(crate) fn looks(&self) -> bool {
+        !self.full
+    }
+
     /// Which of the lanes are worth a claim.
     ///
     /// # Errors

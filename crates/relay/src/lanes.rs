@@ -19,9 +19,24 @@ pub(crate) struct Cursors {
     /// Where several tenants wait, as of the last look, with where each goes on.
     pub(crate) turns: HashMap<i16, Turn>,
     pub(crate) turns_at: Duration,
+    /// When something was last seen in each group's lanes.
+    seen_at: HashMap<i16, Duration>,
 }
 
+/// For so long a route counts as one that wants places.
+const LATELY: Duration = Duration::from_secs(1);
+
 impl Cursors {
+    /// There is something in these lanes, or was.
+    pub(crate) fn see(&mut self, lanes: impl IntoIterator<Item = i16>, now: Duration) {
+        self.seen_at.extend(lanes.into_iter().map(|lane| (lane.div_euclid(4), now)));
+    }
+
+    /// Whether there was something in one of these groups lately.
+    pub(crate) fn saw(&self, groups: &[i16], now: Duration) -> bool {
+        groups.iter().any(|group| self.seen_at.get(group).is_some_and(|at| now.saturating_sub(*at) < LATELY))
+    }
+
     /// What came in behind a cursor is found from the start; where a long way is left to the end, it is gone first.
     pub(crate) fn begin_anew(&mut self) {
         self.lanes.clear();
@@ -65,6 +80,15 @@ pub(crate) fn order(round: usize) -> [(Priority, usize); 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_counts_for_a_while_after_something_was_seen_in_one_of_its_lanes() {
+        let (mut cursors, at) = (Cursors::default(), Duration::from_secs(9));
+        assert!(!cursors.saw(&[0, 1], at));
+        cursors.see([6], at);
+        assert!(cursors.saw(&[0, 1], at) && !cursors.saw(&[0], at));
+        assert!(!cursors.saw(&[1], at + LATELY));
+    }
 
     #[test]
     fn every_lane_comes_first_within_eight_rounds() {

@@ -128,7 +128,11 @@ impl Pump {
         lanes.extend(
             closed.iter().filter(|(route, _)| goes(route)).filter_map(|(route, group)| self.reserved(route, *group)),
         );
+        let looks = idle.looks();
         let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
+        if looks {
+            cursors.see(due.iter().copied(), clock.boottime());
+        }
         for route in &self.routes.0 {
             route.forget_rest();
             // Its part of the connections may have grown since its deliveries were handed to it.

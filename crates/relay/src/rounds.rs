@@ -81,10 +81,11 @@ impl Pump {
         let urgent: Vec<i16> = due.iter().copied().filter(|lane| is_urgent(*lane)).collect();
         // As it is before the first claim: of what had room, that one takes the urgent first.
         let reserved = self.rooms(|route| self.urgent_room(route));
-        // What is for every route is divided among those that want it: what is claimed has a place.
-        let wants = |route: &&Arc<Route>| due.iter().any(|lane| route.groups.contains(&(lane / 4)));
-        let many = self.routes.0.iter().filter(wants).count();
-        let room = |route: &Arc<Route>| self.room(route).min(route.stock.free_among(many));
+        // What is for every route is divided among those that have wanted some lately: what is claimed has a place. (Lanes that
+        // nobody has looked at may be empty: each round would leave them their part.)
+        let many = self.routes.0.iter().filter(|route| cursors.saw(&route.groups, now)).count();
+        let among = |route: &Route| if cursors.saw(&route.groups, now) { many } else { usize::MAX };
+        let room = |route: &Arc<Route>| self.room(route).min(route.stock.free_among(among(route)));
         let (free, rooms) = (self.stock.free(), self.rooms(room));
         let taken = self.claim(cursors, due, free, rooms).await?;
         if urgent.is_empty() {
@@ -119,6 +120,7 @@ impl Pump {
             cursors.advance(&wanted, free, rooms, &claimed);
             claimed
         };
+        cursors.see(claimed.iter().map(|claimed| claimed.lane), asked);
         self.office.meters.claimed(claimed.len(), self.office.clock.boottime().saturating_sub(asked));
         if !claimed.is_empty() {
             fault::point("claimed");
