@@ -78,6 +78,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     41 "0041_turns_onward.sql",
     42 "0042_ordered_enqueue.sql",
     43 "0043_digest_doubts.sql",
+    45 "0045_somebodys.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.
