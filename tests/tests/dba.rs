@@ -3,3 +3,5 @@
 
 #[path = "dba/somebodys.rs"]
 mod somebodys;
+#[path = "dba/tenants.rs"]
+mod tenants;
