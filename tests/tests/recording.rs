@@ -246,7 +246,7 @@ async fn rc23_a_wake_up_is_only_a_hint_there_may_be_none_or_a_thousand() {
             .expect("notifies");
     }
     stage.until("sent", 350).await;
-    let listening = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'hapax' AND query ILIKE 'listen%'";
+    let listening = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'hapax %' AND query LIKE '%outbox.listen *%'";
     assert_eq!(stage.count(listening).await, 0, "nobody listens: the queue itself is asked");
     // To one that listens, a thousand more while it sleeps and while it works: it looks, and finds what there is.
     let woken = stage.settings().set("relay.name", "woken").run().await;

@@ -233,7 +233,7 @@ Examples:
   hapax migrate up --database-url postgres://owner@db/shop
   hapax migrate status
   hapax migrate verify                   for a deployment: fails unless everything is as it should be
-  hapax migrate sql --from 3 --to 10     for a DBA, or another migration tool";
+  hapax migrate sql --from 3 --to 10     for a DBA, or another migration tool; may be applied again";
 
 /// `hapax migrate ...`.
 #[derive(Clone, Copy, Debug, Subcommand)]

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     captures::Captures,
-    config::Database,
+    config::{Database, Settings},
     connect,
     failure::{Exit, Refusal, chain},
     notify,
@@ -216,7 +216,7 @@ impl Relays {
             self.current.candidate = candidate;
             return self.accept("the configuration was read again, it holds when the outbox is armed");
         }
-        let store = match another(&self.current.store, &now.database, &candidate.settings.database) {
+        let store = match another(&self.current.store, &now.database, &candidate.settings) {
             Ok(store) => store,
             Err(error) => return self.refuse(&chain(&error)),
         };
@@ -293,7 +293,8 @@ impl Relays {
         }
         let (past, store, shutdown) = (self.past.clone(), self.current.store.clone(), self.shutdown.clone());
         let settings = &self.current.candidate.settings;
-        let (options, after_failover) = (settings.database.options("hapax"), settings.database.after_failover);
+        let (options, after_failover) =
+            (settings.database.options(&settings.application_name()), settings.database.after_failover);
         let shutdown_grace = settings.relay.limits.shutdown_grace;
         self.standing = Some(tokio::spawn(async move {
             let guard = Guard {
@@ -380,10 +381,10 @@ fn ends(process: &Shutdown) -> (Shutdown, CancellationToken) {
 }
 
 /// The same outbox for the next incarnation: over the connections there are, unless they are made differently now.
-fn another(store: &Store, now: &Database, next: &Database) -> Result<Store, hapax_store::Error> {
-    match are_the_same(now, next) {
+fn another(store: &Store, now: &Database, next: &Settings) -> Result<Store, hapax_store::Error> {
+    match are_the_same(now, &next.database) {
         true => Ok(store.another(Incarnation::fresh())),
-        false => store.another_with(&next.options("hapax"), Incarnation::fresh()),
+        false => store.another_with(&next.database.options(&next.application_name()), Incarnation::fresh()),
     }
 }
 

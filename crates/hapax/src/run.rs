@@ -116,7 +116,7 @@ pub(crate) fn renderer(settings: &Settings) -> Result<Renderer, Refusal> {
 /// Waits for the database and compares its schema; `None` when it was told to stop meanwhile.
 async fn store(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Store>, Refusal> {
     let database = &settings.database;
-    let options = database.options("hapax");
+    let options = database.options(&settings.application_name());
     let status =
         connect::patiently(database, &shutdown.soft, async || Migrator::connect(&options).await?.status().await);
     let Some(status) = status.await? else { return Ok(None) };

@@ -11,6 +11,9 @@ use tokio_postgres::{Client, IsolationLevel, Row, error::SqlState};
 
 use crate::{connect::ConnectOptions, error::Error};
 
+mod script;
+pub use script::script;
+
 /// One embedded file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
@@ -76,6 +79,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     42 "0042_ordered_enqueue.sql",
     43 "0043_digest_doubts.sql",
     44 "0044_digest_states.sql",
+    45 "0045_somebodys.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.
@@ -236,8 +240,8 @@ impl Migrator {
         let transaction = self.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let transaction = transaction.start().await.map_err(wrap)?;
         transaction.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await.map_err(wrap)?;
-        transaction.batch_execute("SET LOCAL lock_timeout = '5s'").await.map_err(wrap)?;
-        transaction.batch_execute(BOOTSTRAP).await.map_err(wrap)?;
+        transaction.batch_execute(script::SETTINGS).await.map_err(wrap)?;
+        transaction.batch_execute(&bootstrap()).await.map_err(wrap)?;
         let rows = transaction.query_typed(include_str!("../queries/migrations.sql"), &[]).await.map_err(wrap)?;
         let status = Status::read(&rows);
         if let Some(problem) = status.problems().into_iter().next() {
@@ -264,20 +268,15 @@ fn bookkeeping(migration: &Migration) -> String {
     )
 }
 
-/// The SQL of the migrations after `from` up to and including `to`, for other tools: each in its transaction, with the
-/// books kept, so that plain psql makes the identical schema.
-#[must_use]
-pub fn script(from: i32, to: i32) -> String {
-    let mut script = String::from("-- Made by `hapax migrate sql`. Apply with: psql -v ON_ERROR_STOP=1 -f FILE\n");
-    for migration in MIGRATIONS.iter().filter(|m| m.version > from && m.version <= to) {
-        script.push_str(&format!(
-            "\n-- {}\nBEGIN ISOLATION LEVEL READ COMMITTED;\nSELECT pg_advisory_xact_lock({LOCK});\n{BOOTSTRAP}{}{}\nCOMMIT;\n",
-            migration.name,
-            migration.sql,
-            bookkeeping(migration)
-        ));
-    }
-    script
+/// Makes the migrator's own table where it is missing. Looked for beforehand: `IF NOT EXISTS` asks for the privilege to
+/// create, also where there is nothing to create.
+fn bootstrap() -> String {
+    format!(
+        "DO $hapax_books$ BEGIN
+IF to_regclass('outbox.migration') IS NULL THEN
+{BOOTSTRAP}END IF;
+END $hapax_books$;"
+    )
 }
 
 #[cfg(test)]

@@ -213,6 +213,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT * FROM outbox.failover, outbox.arming, outbox.armed_address", "------"),
     ("UPDATE outbox.control SET epoch = gen_random_uuid()", "------"),
     ("SELECT * FROM outbox.drop_partitions_before(now())", "------"),
+    ("SELECT outbox.keep_private('message_default')", "------"),
     // Being woken.
     ("INSERT INTO outbox.sleeper VALUES (gen_random_uuid(), now())", "-+----"),
     ("UPDATE outbox.sleeper SET until = now()", "-+----"),
@@ -305,6 +306,21 @@ async fn definer_functions_pin_their_search_path() {
     let sql = "SELECT oid::regprocedure FROM pg_proc WHERE pronamespace IN ('outbox'::regnamespace, 'outbox_test'::regnamespace) AND prosecdef \
                AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)";
     assert_eq!(outbox.texts(sql).await, Vec::<String>::new());
+}
+
+/// Strings within a function are read by the setting of whoever calls it first in a session.
+#[tokio::test]
+async fn what_roles_may_call_reads_its_own_strings_whatever_a_session_sets() {
+    let outbox = Outbox::new().await;
+    let sql = "SELECT DISTINCT p.oid::regprocedure FROM pg_proc p
+               JOIN pg_namespace n ON n.oid = p.pronamespace
+               JOIN outbox.privilege r ON r.schema = n.nspname AND p.proname = ANY (r.names) AND r.privileges = 'EXECUTE'
+               WHERE p.prosqlbody IS NULL AND p.proconfig IS NOT NULL
+                 AND NOT 'standard_conforming_strings=on' = ANY (p.proconfig)";
+    assert_eq!(outbox.texts(sql).await, Vec::<String>::new(), "SET standard_conforming_strings = on");
+    let unpinned = "SELECT p.oid::regprocedure FROM pg_proc p JOIN outbox.privilege r ON p.proname = ANY (r.names) AND r.privileges = 'EXECUTE'
+                    WHERE p.pronamespace = 'outbox'::regnamespace AND p.prosqlbody IS NULL AND p.proconfig IS NULL AND p.prosrc ~ '\\\\'";
+    assert_eq!(outbox.texts(unpinned).await, Vec::<String>::new(), "has a string that depends on it");
 }
 
 #[tokio::test]

@@ -166,6 +166,11 @@ words!(
 );
 
 impl Settings {
+    /// Who a relay's connections are in `pg_stat_activity`, unless the URL says.
+    pub(crate) fn application_name(&self) -> String {
+        format!("hapax {}", self.relay.name)
+    }
+
     /// What the relay is told; `transports` are those of the routes, in their order, with every capture resolved.
     /// Whom it tells of attempts is the process's affair.
     pub(crate) fn relay_config(&self, transports: Vec<Transport>) -> RelayConfig {

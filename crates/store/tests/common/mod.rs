@@ -20,7 +20,7 @@ use tokio_postgres::{Client, NoTls, types::Type};
 use uuid::Uuid;
 
 mod previous;
-use previous::Previous;
+pub(crate) use previous::Previous;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) const LEASE: Duration = Duration::from_secs(3600);

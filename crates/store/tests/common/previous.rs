@@ -27,16 +27,16 @@ pub(crate) struct Previous {
 }
 
 impl Previous {
-    pub(super) fn new(client: Client, store: Store) -> Self {
+    pub(crate) fn new(client: Client, store: Store) -> Self {
         Self { client, store, turns: AtomicU64::new(0) }
     }
 
-    pub(super) fn incarnation(&self) -> Incarnation {
+    pub(crate) fn incarnation(&self) -> Incarnation {
         self.store.incarnation()
     }
 
     /// Every second statement, in an order that is the same each time.
-    pub(super) fn takes_turn(&self) -> bool {
+    pub(crate) fn takes_turn(&self) -> bool {
         let turn = self.turns.fetch_add(1, Ordering::SeqCst);
         turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1
     }
@@ -48,7 +48,7 @@ impl Previous {
         self.client.query_typed(sql, &parameters).await.unwrap_or_else(|error| panic!("{error:?} in {sql}"))
     }
 
-    pub(super) async fn claim(&self) -> Vec<Claimed> {
+    pub(crate) async fn claim(&self) -> Vec<Claimed> {
         let lease = Lease::fresh();
         let parameters: [Typed<'_>; 7] = [
             (&lease.0, Type::UUID),
@@ -77,7 +77,7 @@ impl Previous {
         claimed.collect()
     }
 
-    pub(super) async fn intend(&self, attempt: &Attempt) -> IntendAnswer {
+    pub(crate) async fn intend(&self, attempt: &Attempt) -> IntendAnswer {
         let sql =
             include_str!("../fixtures/previous/intend.sql").replace("FOR UPDATE OF q SKIP LOCKED", "FOR UPDATE OF q");
         let sha256: &[u8] = &[7; 32];
@@ -99,7 +99,7 @@ impl Previous {
         }
     }
 
-    pub(super) async fn settle(&self, end: &Settlement) -> bool {
+    pub(crate) async fn settle(&self, end: &Settlement) -> bool {
         let (word, after, counts, reason) = match &end.verdict {
             Verdict::Sent => ("sent", 0.0, true, None),
             Verdict::Failed(reason) => ("failed", 0.0, true, Some(reason.clone())),
@@ -145,7 +145,7 @@ impl Previous {
         !self.rows(include_str!("../fixtures/previous/settle.sql"), &parameters).await.is_empty()
     }
 
-    pub(super) async fn release(&self, attempt: &Attempt) -> usize {
+    pub(crate) async fn release(&self, attempt: &Attempt) -> usize {
         let parameters: [Typed<'_>; 5] = [
             (&vec![attempt.key.message_id.0], Type::UUID_ARRAY),
             (&vec![attempt.key.recipient_no], Type::INT2_ARRAY),

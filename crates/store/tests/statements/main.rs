@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod by_psql;
 mod canary;
 mod cancel;
 mod claim;

@@ -1,12 +1,9 @@
-//! The migrator: at once, again, ahead, changed, blocked, and by hand.
-
-use std::process::Command;
+//! The migrator: at once, again, ahead, changed, and blocked. By hand: `by_psql`.
 
 use hapax_store::{
     Error,
-    migrate::{MIGRATIONS, Migrator, script},
+    migrate::{MIGRATIONS, Migrator},
 };
-use hapax_testkit::PgCluster;
 use tokio::task::JoinSet;
 
 use crate::common::{Stage, cluster, empty_database, options};
@@ -111,30 +108,4 @@ async fn a_lock_that_somebody_holds_is_waited_for() {
     hapax_testkit::eventually(crate::common::DEADLINE, async || stage.count(gave_up).await > 0).await;
     somebody.batch_execute("ROLLBACK").await.expect("lets go");
     assert_eq!(migrating.await.expect("no panic").expect("migrates"), 1);
-}
-
-#[tokio::test]
-async fn plain_psql_makes_the_identical_schema() {
-    let cluster = PgCluster::start().await.expect("a cluster");
-    let (ours, theirs) =
-        (cluster.create_database("ours").await.expect("made"), cluster.create_database("theirs").await.expect("made"));
-    migrator(&ours).await.up(|_| {}).await.expect("migrates");
-    let file = cluster.socket_directory().join("all.sql");
-    std::fs::write(&file, script(0, i32::MAX)).expect("writes");
-    let psql = Command::new("psql")
-        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &theirs, "-f"])
-        .arg(&file)
-        .output()
-        .expect("psql");
-    assert!(psql.status.success(), "{}", String::from_utf8_lossy(&psql.stderr));
-    let dump = |url: &str| {
-        let dump = Command::new("pg_dump").args(["--schema-only", "-d", url]).output().expect("pg_dump");
-        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
-        let text = String::from_utf8_lossy(&dump.stdout).into_owned();
-        // Newer pg_dump writes a random key.
-        text.lines().filter(|line| !line.contains("restrict ")).collect::<Vec<_>>().join("\n")
-    };
-    assert_eq!(dump(&ours), dump(&theirs));
-    let status = migrator(&theirs).await.status().await.expect("reads");
-    assert!(status.pending().is_empty() && status.problems().is_empty(), "the books are kept too");
 }
