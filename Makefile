@@ -105,6 +105,14 @@ previous: postgres ## a rolling upgrade: relays of the last landing (HEAD~, or G
 	HAPAX_PREVIOUS_BIN=$(CURDIR)/target/previous/debug/hapax \
 	    cargo test $(CHECKED) --test generations -- --nocapture
 
+.PHONY: postgres-matrix
+postgres-matrix: postgres test-servers ## statements, contract, relays, kills, plan bounds against Postgres 16, 17 and 18, out of PyPI (12 GB free, half an hour each): MAJORS, HAPAX_MAJORS_TESTS
+	tests/majors/run $(MAJORS)
+
+.PHONY: pooled
+pooled: postgres test-servers ## the suites of tests/tests with a real PgBouncer in transaction mode before every relay and command (an hour): SUITES
+	tests/pooled/run $(SUITES)
+
 .PHONY: microbench
 microbench: ## the pure paths every message passes (rendering, line ends and dots, replies): microseconds each
 	cargo bench --locked -p hapax-render --bench render
@@ -197,7 +205,7 @@ rules: ## the rules no compiler checks: arrows between crates, licences, files, 
 	    $$check --self-test || status=1; \
 	    $$check || status=1; \
 	done; \
-	for script in .ci/run .ci/postgres; do bash -n $$script || status=1; done; \
+	for script in .ci/run .ci/postgres tests/majors/run tests/pooled/run; do bash -n $$script || status=1; done; \
 	exit $$status
 
 .PHONY: audit

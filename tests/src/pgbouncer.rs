@@ -9,13 +9,37 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use hapax_testkit::{ReservedPort, eventually};
+use hapax_testkit::{PgCluster, ReservedPort, eventually};
 use tokio::net::TcpStream;
 
 use crate::jail::servers;
 use crate::keeper::Keeper;
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What makes every stage a pooled one (`make pooled`).
+const POOLED: &str = "HAPAX_TESTS_POOLED";
+/// `PgBouncer`'s own default.
+const POOL_SIZE: usize = 20;
+
+/// Whether the URLs of stages lead through a pooler.
+#[must_use]
+pub fn is_pooled() -> bool {
+    std::env::var_os(POOLED).is_some_and(|value| value == "1")
+}
+
+/// The cluster, with a pooler in front where every stage is to have one.
+///
+/// # Panics
+/// When there is no pooler here.
+pub async fn pooled(mut cluster: PgCluster) -> PgCluster {
+    if is_pooled() && cluster.password().is_none() {
+        PgBouncer::available().expect("every stage wants one");
+        let pooler = PgBouncer::start(cluster.port(), POOL_SIZE).await;
+        cluster.put_in_front(pooler.port(), pooler);
+    }
+    cluster
+}
 
 /// A pooler; see the module.
 #[derive(Debug)]
@@ -48,14 +72,14 @@ impl PgBouncer {
         let own = ReservedPort::reserve().expect("a port is free");
         let configuration = format!(
             "[databases]\n* = host=127.0.0.1 port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\n\
-             auth_type = trust\nauth_file = {}/users\npool_mode = transaction\ndefault_pool_size = {pool_size}\n\
+             auth_type = trust\nauth_file = {}/users\nauth_user = postgres\npool_mode = transaction\ndefault_pool_size = {pool_size}\n\
              max_client_conn = 200\nserver_login_retry = 1\nignore_startup_parameters = extra_float_digits\n",
             own.number(),
             root.display()
         );
-        let users = ["postgres", "relay", "producer", "operator"].map(|user| format!("\"{user}\" \"\"\n")).concat();
         fs::write(root.join("pgbouncer.ini"), configuration).expect("a file can be written");
-        fs::write(root.join("users"), users).expect("a file can be written");
+        // It asks the database for all others.
+        fs::write(root.join("users"), "\"postgres\" \"\"\n").expect("a file can be written");
         let copy = "cp \"$1/usr/sbin/pgbouncer\" \"$2\" && mkdir \"$2/lib\" && find \"$1/usr/lib\" -name '*.so*' -exec cp {} \"$2/lib\" \\;";
         let copied =
             Command::new("/bin/sh").args(["-c", copy, "copy"]).arg(servers().join("packages")).arg(root).status();

@@ -9,6 +9,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 
 use crate::database::{migrated_database, prepared_cluster};
+use crate::pgbouncer::pooled;
 
 /// One for the process. It is never dropped; its watchdog stops it when the process ends.
 static CLUSTER: OnceCell<PgCluster> = OnceCell::const_new();
@@ -55,7 +56,7 @@ impl Shop {
 }
 
 async fn start() -> anyhow::Result<PgCluster> {
-    let cluster = prepared_cluster().await.context("could not start a cluster")?;
+    let cluster = pooled(prepared_cluster().await.context("could not start a cluster")?).await;
     // Roles belong to the cluster: made once, here, since two at a time would get in each other's way. The group comes
     // with the first migrated database.
     let first = migrated_database(&cluster).await?;

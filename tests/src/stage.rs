@@ -11,6 +11,8 @@ use hapax_testkit::{HapaxProcess, PgCluster, SmtpServer, eventually, migrations_
 use tokio_postgres::{Client, types::ToSql};
 use uuid::Uuid;
 
+use crate::pgbouncer::pooled;
+
 /// How long anything may take that is not a measurement.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -149,7 +151,7 @@ impl Stage {
 
     async fn of(cluster: PgCluster, server: SmtpServer) -> Self {
         let sql = cluster.client("postgres").await.expect("it takes a client");
-        Self { cluster, server, sql }
+        Self { cluster: pooled(cluster).await, server, sql }
     }
 
     /// The quick configuration for a relay on this stage, with the privileges of one.

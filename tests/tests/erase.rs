@@ -216,7 +216,8 @@ async fn producer(
 }
 
 async fn session(stage: &Stage) -> Client {
-    let (client, connection) = tokio_postgres::connect(&stage.cluster.url(), NoTls).await.expect("connects");
+    let (client, connection) =
+        tokio_postgres::connect(&stage.cluster.direct_url_for("postgres", "postgres"), NoTls).await.expect("connects");
     tokio::spawn(connection);
     client
 }

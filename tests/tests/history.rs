@@ -57,7 +57,13 @@ async fn what_is_asked_of_a_long_history_touches_as_much_as_of_a_short_one() {
     if stage.count(stopped).await > 0 {
         broken.push("queue_health does not count all that has stopped".into());
     }
-    broken.extend(live::commands(&stage, &facts).await);
-    broken.extend(live::relay(&stage).await);
+    if fill::witness() {
+        broken.extend(live::commands(&stage, &facts).await);
+        broken.extend(live::relay(&stage).await);
+    } else {
+        println!(
+            "LEFT OUT: what commands and a relay touch; there is no pg_stat_statements (HAPAX_HISTORY_WITNESS=no)"
+        );
+    }
     assert!(broken.is_empty(), "beside {size}:\n{}", broken.join("\n"));
 }

@@ -38,7 +38,7 @@ fn passes(file: &str) {
 }
 
 async fn connected(stage: &Stage, user: &str) -> tokio_postgres::Client {
-    let url = stage.cluster.url_for("postgres", user);
+    let url = stage.cluster.direct_url_for("postgres", user);
     let (client, connection) =
         tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("the user may connect");
     tokio::spawn(connection);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use hapax_testkit::{PgCluster, SmtpServer, eventually};
-use hapax_tests::pgbouncer::PgBouncer;
-use hapax_tests::stage::{PATIENCE, Stage};
+use hapax_tests::pgbouncer::{PgBouncer, is_pooled};
+use hapax_tests::stage::{PATIENCE, Settings, Stage};
 use hapax_tests::verdict::Verdict;
 use tokio_postgres::{Client, NoTls};
 
@@ -166,4 +166,29 @@ async fn rc43_with_synchronous_commit_off_leaked_through_pgbouncer_no_acknowledg
     stage.until_settled().await;
     Verdict::of(&stage.sql, &stage.server.ledger()).await.assert_each_once(600);
     eventually(PATIENCE, async || relay.status().is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stage_stands_behind_a_pooler_where_every_stage_is_to() {
+    let stage = Stage::set().await;
+    let (_, said) = stage.settings().command(["doctor"]).await;
+    assert_eq!(said.contains("a pooler in transaction mode stands in front"), is_pooled(), "{said}");
+    assert!(said.contains("things examined"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_schema_is_made_through_pgbouncer_by_two_at_once() {
+    if !available() {
+        return;
+    }
+    let cluster = PgCluster::start().await.expect("a cluster");
+    let pooler = PgBouncer::start(cluster.port(), 2).await;
+    let settings = Settings::new(&pooler.url_for("postgres", "postgres"), "smtp://127.0.0.1:9?starttls=none");
+    let (one, other) = tokio::join!(settings.command(["migrate", "up"]), settings.command(["migrate", "up"]));
+    assert_eq!((one.0, other.0), (0, 0), "{}\n{}", one.1, other.1);
+    let sql = cluster.client("postgres").await.expect("a client");
+    let made = sql.query_one("SELECT count(*) FROM outbox.queue", &[]).await.expect("it is there");
+    assert_eq!(made.get::<_, i64>(0), 0);
+    let (code, said) = settings.command(["migrate", "status"]).await;
+    assert_eq!(code, 0, "{said}");
 }

@@ -162,7 +162,7 @@ async fn make_time_short(sql: &Client, duration: Duration) {
 }
 
 async fn client(stage: &Stage, user: &str) -> Client {
-    let url = stage.cluster.url_for("postgres", user);
+    let url = stage.cluster.direct_url_for("postgres", user);
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("it takes a client");
     tokio::spawn(connection);
     client

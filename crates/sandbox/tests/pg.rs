@@ -51,6 +51,17 @@ async fn a_committed_row_survives_every_way_to_die_on_the_same_port() {
 }
 
 #[tokio::test]
+async fn the_server_is_the_one_that_was_asked_for() {
+    let Some(directory) = std::env::var_os("HAPAX_PG_BIN") else {
+        return;
+    };
+    let said = Command::new(Path::new(&directory).join("postgres")).arg("--version").output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let runs = show(&cluster().await, "server_version").await;
+    assert!(said.contains(&format!("(PostgreSQL) {runs}")), "{said} was asked for, {runs} runs");
+}
+
+#[tokio::test]
 async fn a_second_start_is_fast_because_the_template_is_copied() {
     drop(cluster().await);
     let started = Instant::now();

@@ -139,7 +139,7 @@ pub(super) async fn produce(world: Arc<World>, number: usize) -> Produced {
 }
 
 async fn connect(world: &World) -> Client {
-    let url = world.cluster.url_for("postgres", "producer");
+    let url = world.cluster.direct_url_for("postgres", "producer");
     loop {
         if let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await {
             tokio::spawn(connection);

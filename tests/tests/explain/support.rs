@@ -70,7 +70,7 @@ pub(crate) async fn explain(stage: &Stage, typed: &str) -> Told {
 
 /// A session of the user `producer`, as the application of this name.
 pub(crate) async fn application(stage: &Stage, name: &str) -> Client {
-    let url = stage.cluster.url_for("postgres", "producer");
+    let url = stage.cluster.direct_url_for("postgres", "producer");
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("it takes a client");
     tokio::spawn(connection);
     client.batch_execute(&format!("SET application_name = '{name}'")).await.expect("it has a name");

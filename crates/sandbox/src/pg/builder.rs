@@ -103,6 +103,7 @@ impl PgClusterBuilder {
             password: self.password_auth.then(generate_password).transpose()?,
             directory,
             port: ReservedPort::reserve().map_err(Error::Port)?,
+            front: None,
             server: Mutex::new(None),
             _watchdog: watchdog,
         })

@@ -27,6 +27,7 @@ mod server;
 mod standby;
 mod template;
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -61,9 +62,17 @@ pub struct PgCluster {
     password: Option<String>,
     directory: tempfile::TempDir,
     port: ReservedPort,
+    front: Option<Front>,
     server: Mutex<Option<Server>>,
     // After `server`: whatever `Drop` leaves behind is still guarded.
     _watchdog: Watchdog,
+}
+
+/// What the URLs lead to instead of the server.
+#[derive(Debug)]
+struct Front {
+    port: u16,
+    _keeper: Box<dyn Any + Send + Sync>,
 }
 
 impl PgCluster {
@@ -90,8 +99,24 @@ impl PgCluster {
     /// so create the role with that one. Both names must be plain words.
     #[must_use]
     pub fn url_for(&self, database: &str, user: &str) -> String {
+        self.url_at(self.front.as_ref().map_or_else(|| self.port(), |front| front.port), database, user)
+    }
+
+    /// The same past what was put in front, for a session that is more than its transactions.
+    #[must_use]
+    pub fn direct_url_for(&self, database: &str, user: &str) -> String {
+        self.url_at(self.port(), database, user)
+    }
+
+    fn url_at(&self, port: u16, database: &str, user: &str) -> String {
         let password = self.password.as_deref().map(|password| format!(":{password}")).unwrap_or_default();
-        format!("postgres://{user}{password}@127.0.0.1:{}/{database}", self.port())
+        format!("postgres://{user}{password}@127.0.0.1:{port}/{database}")
+    }
+
+    /// From now on URLs name `port`, where something of the caller's (a pooler, say) passes connections on to this server;
+    /// it lives as long as the cluster.
+    pub fn put_in_front(&mut self, port: u16, keeper: impl Any + Send + Sync) {
+        self.front = Some(Front { port, _keeper: Box::new(keeper) });
     }
 
     /// The generated password, when the cluster was built with `password_auth(true)`.

@@ -27,24 +27,25 @@ pub(crate) const LEASE: Duration = Duration::from_secs(3600);
 /// The lane of a message without route and priority.
 pub(crate) const LANE: i16 = 1;
 pub(crate) const GRACE: Duration = Duration::from_secs(900);
-const TEMPLATE: &str = "hapax_template";
+pub(crate) const TEMPLATE: &str = "hapax_template";
 
 static CLUSTER: OnceCell<PgCluster> = OnceCell::const_new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 /// One cluster per process; its watchdog removes it when the process has ended.
 pub(crate) async fn cluster() -> &'static PgCluster {
-    CLUSTER
-        .get_or_init(async || {
-            let fill = async |cluster: &PgCluster| {
-                let url = cluster.create_database(TEMPLATE).await.expect("a database");
-                Migrator::connect(&options(&url)).await.expect("connects").up(|_| {}).await.expect("migrates");
-                Ok(())
-            };
-            let recipe = migrations_recipe("statements");
-            PgCluster::builder().start_prepared(&recipe, fill).await.expect("a cluster")
-        })
-        .await
+    CLUSTER.get_or_init(own_cluster).await
+}
+
+/// A cluster for one test alone, with the template in it. Whoever copies a cluster wants one: the shared one grows to ten GB.
+pub(crate) async fn own_cluster() -> PgCluster {
+    let fill = async |cluster: &PgCluster| {
+        let url = cluster.create_database(TEMPLATE).await.expect("a database");
+        Migrator::connect(&options(&url)).await.expect("connects").up(|_| {}).await.expect("migrates");
+        Ok(())
+    };
+    let recipe = migrations_recipe("statements");
+    PgCluster::builder().start_prepared(&recipe, fill).await.expect("a cluster")
 }
 
 /// An empty database of the shared cluster; answers its URL.

@@ -6,7 +6,7 @@ use hapax_core::{Incarnation, Lease};
 use hapax_store::{Cursor, Error, Kind, Release, Store};
 use hapax_testkit::PgCluster;
 
-use crate::common::{Attempt, LANE, LEASE, Stage, cluster, lock, options};
+use crate::common::{Attempt, LANE, LEASE, Stage, TEMPLATE, lock, options, own_cluster};
 
 #[tokio::test]
 async fn a_heartbeat_advances_by_one_and_a_repeated_one_sees_that_it_has() {
@@ -147,17 +147,12 @@ async fn kinds_and_routes_decide_the_lane() {
 
 #[tokio::test]
 async fn a_standby_is_refused_by_its_name() {
-    let primary = cluster().await;
-    let standby = PgCluster::standby_of(primary).await.expect("a standby");
-    let stage = Stage::set().await;
-    let name = stage.text("SELECT current_database()").await;
-    let wal = stage.text("SELECT pg_current_wal_lsn()::text").await;
-    let follower = standby.client("postgres").await.expect("a client");
-    hapax_testkit::eventually(Duration::from_secs(30), async || {
-        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{wal}'::pg_lsn");
-        follower.query_one(&sql, &[]).await.expect("reads").get::<_, bool>(0)
-    })
-    .await;
-    let refusal = Store::connect(&options(&standby.url_for(&name, "postgres")), Incarnation::fresh()).await;
+    let primary = own_cluster().await;
+    let connect = async |server: &PgCluster| {
+        Store::connect(&options(&server.url_for(TEMPLATE, "postgres")), Incarnation::fresh()).await
+    };
+    connect(&primary).await.expect("it takes its like");
+    let standby = PgCluster::standby_of(&primary).await.expect("a standby");
+    let refusal = connect(&standby).await;
     assert!(matches!(refusal, Err(Error::Standby)), "{refusal:?}");
 }
