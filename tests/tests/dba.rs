@@ -1,6 +1,8 @@
 //! The outbox as its DBA meets it: in a database that is somebody's, with the recipes and queries of `deploy/`, beside
 //! replication, and behind the ways to connect that a DBA may ask for.
 
+#[path = "dba/connecting.rs"]
+mod connecting;
 #[path = "dba/page.rs"]
 mod page;
 #[path = "dba/replicas.rs"]

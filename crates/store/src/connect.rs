@@ -76,7 +76,23 @@ pub(crate) enum Verify {
     Full(Option<PathBuf>),
 }
 
-/// Takes a URL apart: tokio-postgres knows neither `verify-full` nor `sslrootcert`.
+/// Who we are to the server, where it asks for a certificate (libpq's `sslcert` and `sslkey`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// PEM: the certificate, and what is between it and its authority.
+    pub(crate) certificate: PathBuf,
+    /// PEM, without a passphrase.
+    pub(crate) key: PathBuf,
+}
+
+/// What a connection string asks of TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Encryption {
+    pub(crate) verify: Verify,
+    pub(crate) identity: Option<Identity>,
+}
+
+/// Takes a URL apart: tokio-postgres knows neither `verify-full` nor the files.
 ///
 /// # Errors
 /// Says what is wrong, without the password.
@@ -84,8 +100,9 @@ pub fn parse_url(url: &str) -> Result<(), Error> {
     parse(url).map(|_| ())
 }
 
-fn parse(url: &str) -> Result<(Config, Verify), Error> {
-    let (mut mode, mut root) = (None, None);
+fn parse(url: &str) -> Result<(Config, Encryption), Error> {
+    let (mut mode, mut root, mut certificate, mut key) = (None, None, None, None);
+    let file = |value: &str| Some(PathBuf::from(value.replace("%2F", "/").replace("%2f", "/")));
     let separator = if url.contains("://") { '&' } else { ' ' };
     let (head, query) = match url.split_once('?') {
         Some((head, query)) if separator == '&' => (Some(head), query),
@@ -101,7 +118,15 @@ fn parse(url: &str) -> Result<(Config, Verify), Error> {
                 false
             }
             Some(("sslrootcert", value)) => {
-                root = Some(PathBuf::from(value.replace("%2F", "/").replace("%2f", "/")));
+                root = file(value);
+                false
+            }
+            Some(("sslcert", value)) => {
+                certificate = file(value);
+                false
+            }
+            Some(("sslkey", value)) => {
+                key = file(value);
                 false
             }
             _ => true,
@@ -130,7 +155,12 @@ fn parse(url: &str) -> Result<(Config, Verify), Error> {
         }
     };
     config.ssl_mode(ssl);
-    Ok((config, verify))
+    let identity = match (certificate, key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(Identity { certificate, key }),
+        _ => return Err(Error::Config { reason: "sslcert and sslkey are given together, or not at all".to_owned() }),
+    };
+    Ok((config, Encryption { verify, identity }))
 }
 
 /// Builds the pool; connects nowhere yet.
@@ -192,8 +222,8 @@ pub(crate) async fn single_at(options: &ConnectOptions, index: usize) -> Result<
 
 /// The connection string taken apart, and what it asks of the encryption.
 pub(crate) fn config(options: &ConnectOptions) -> Result<(Config, Asked), Error> {
-    let (config, verify) = parse(&options.url)?;
-    let asked = match (verify, config.get_ssl_mode()) {
+    let (config, encryption) = parse(&options.url)?;
+    let asked = match (encryption.verify, config.get_ssl_mode()) {
         (Verify::Disabled, _) => Asked::Plain,
         (Verify::Full(_), _) => Asked::Verified,
         (Verify::Encrypted, SslMode::Require) => Asked::Unverified,
@@ -203,7 +233,7 @@ pub(crate) fn config(options: &ConnectOptions) -> Result<(Config, Asked), Error>
 }
 
 fn prepare(options: &ConnectOptions) -> Result<(Config, Dial), Error> {
-    let (mut config, verify) = parse(&options.url)?;
+    let (mut config, encryption) = parse(&options.url)?;
     if let Some(password) = &options.password {
         config.password(password);
     }
@@ -213,7 +243,7 @@ fn prepare(options: &ConnectOptions) -> Result<(Config, Dial), Error> {
     config.connect_timeout(CONNECT_TIMEOUT);
     config.tcp_user_timeout(Duration::from_secs(30));
     config.keepalives_idle(Duration::from_secs(30));
-    Ok((config, Dial { tls: tls::connector(&verify)?, notices: Notices::default() }))
+    Ok((config, Dial { tls: tls::connector(&encryption)?, notices: Notices::default() }))
 }
 
 /// One connection outside any pool, which the caller drives.
@@ -262,7 +292,8 @@ mod tests {
     #[test]
     fn sslmode_has_the_words_of_libpq() {
         let verify = |mode: &str| {
-            parse(&format!("postgres://u@h/d?{mode}")).map(|(config, verify)| (config.get_ssl_mode(), verify))
+            parse(&format!("postgres://u@h/d?{mode}"))
+                .map(|(config, encryption)| (config.get_ssl_mode(), encryption.verify))
         };
         assert_eq!(verify("").expect("parses"), (SslMode::Prefer, Verify::Encrypted));
         assert_eq!(verify("sslmode=disable").expect("parses"), (SslMode::Disable, Verify::Disabled));
@@ -273,6 +304,10 @@ mod tests {
         );
         assert!(verify("sslmode=full").expect_err("no such mode").to_string().contains("verify-full"));
         assert!(parse("host=h user=u sslmode=require").is_ok());
+        let identity = parse("postgres://u@h/d?sslcert=%2Fc.pem&sslmode=verify-full&sslkey=/k.pem").expect("parses").1;
+        let files = Identity { certificate: "/c.pem".into(), key: "/k.pem".into() };
+        assert_eq!(identity, Encryption { verify: Verify::Full(None), identity: Some(files) });
+        assert!(parse("host=h sslcert=/c.pem").expect_err("no key").to_string().contains("sslkey"));
         assert!(parse("http://h").is_err());
     }
 }

@@ -1,37 +1,94 @@
 //! TLS to Postgres: rustls with aws-lc-rs, the platform's roots or a file of one's own.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        ResolvesClientCert,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    sign::CertifiedKey,
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{connect::Verify, error::Error};
+use crate::{
+    connect::{Encryption, Identity, Verify},
+    error::Error,
+};
 
-pub(crate) fn connector(verify: &Verify) -> Result<MakeRustlsConnect, Error> {
+pub(crate) fn connector(encryption: &Encryption) -> Result<MakeRustlsConnect, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::Config { reason: error.to_string() })?;
-    let config = match verify {
-        Verify::Full(Some(path)) => builder.with_root_certificates(roots(path)?).with_no_client_auth(),
-        Verify::Full(None) => builder
-            .with_platform_verifier()
-            .map_err(|error| Error::Config {
-                reason: format!("sslmode=verify-full: the platform's certificates: {error}"),
-            })?
-            .with_no_client_auth(),
+    let builder = match &encryption.verify {
+        Verify::Full(Some(path)) => builder.with_root_certificates(roots(path)?),
+        Verify::Full(None) => builder.with_platform_verifier().map_err(|error| Error::Config {
+            reason: format!("sslmode=verify-full: the platform's certificates: {error}"),
+        })?,
         // libpq's prefer and require encrypt without asking who is there.
         Verify::Disabled | Verify::Encrypted => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))).with_no_client_auth()
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider.clone())))
         }
     };
+    let config = match &encryption.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => builder.with_client_cert_resolver(Arc::new(Ourselves::new(identity, provider)?)),
+    };
     Ok(MakeRustlsConnect::new(config))
+}
+
+/// Our certificate, read again for each connection: it may have been renewed. Where it cannot be read the last one serves.
+#[derive(Debug)]
+struct Ourselves {
+    identity: Identity,
+    provider: Arc<CryptoProvider>,
+    last: Mutex<Arc<CertifiedKey>>,
+}
+
+impl Ourselves {
+    fn new(identity: &Identity, provider: Arc<CryptoProvider>) -> Result<Self, Error> {
+        let last = Mutex::new(Arc::new(read(identity, &provider)?));
+        Ok(Self { identity: identity.clone(), provider, last })
+    }
+}
+
+impl ResolvesClientCert for Ourselves {
+    fn resolve(&self, _authorities: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match read(&self.identity, &self.provider) {
+            Ok(now) => *last = Arc::new(now),
+            Err(error) => {
+                tracing::warn!(error = %error, "the certificate for the database is the one that was read before")
+            }
+        }
+        Some(last.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn read(identity: &Identity, provider: &CryptoProvider) -> Result<CertifiedKey, Error> {
+    let Identity { certificate, key } = identity;
+    let fail =
+        |word: &str, path: &Path, what: String| Error::Config { reason: format!("{word}={}: {what}", path.display()) };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| fail("sslcert", certificate, error.to_string()))?;
+    if chain.is_empty() {
+        return Err(fail("sslcert", certificate, "no certificate in this file".to_owned()));
+    }
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| fail("sslkey", key, error.to_string()))?;
+    CertifiedKey::from_der(chain, secret, provider).map_err(|error| fail("sslkey", key, error.to_string()))
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, Error> {
