@@ -75,6 +75,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     41 "0041_turns_onward.sql",
     42 "0042_ordered_enqueue.sql",
     43 "0043_digest_doubts.sql",
+    44 "0044_erase_keys.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.
