@@ -60,7 +60,8 @@ impl PgBouncer {
         complete.then_some(()).ok_or("PgBouncer is not unpacked: run tests/setup")
     }
 
-    /// Starts it in front of the server at `port`, with so many connections to it per user.
+    /// Starts it in front of the server at `port`, with so many connections to it per user. All else is `PgBouncer`'s default,
+    /// but for what JDBC asks for, room for many clients, and a server that was away, which is tried after 1 s instead of 15.
     ///
     /// # Panics
     /// When it does not start, with its log.

@@ -80,6 +80,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     43 "0043_digest_doubts.sql",
     44 "0044_digest_states.sql",
     45 "0045_somebodys.sql",
+    46 "0046_erase_keys.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -84,3 +84,50 @@ async fn messages_to_others_that_name_the_address_are_emptied_where_that_is_aske
     );
     stage.assert_consistent().await;
 }
+
+#[tokio::test]
+async fn two_who_erase_one_address_do_not_wait_for_each_others_dedup_keys() {
+    let stage = Stage::set().await;
+    let (mut other, _driver) = stage.session().await;
+    // Both have ended, so that each eraser may begin with either.
+    let mut ids = Vec::new();
+    for key in ["1:zebedee@example.org", "2:zebedee@example.org"] {
+        let insert = format!(
+            "INSERT INTO outbox.notification (kind, recipients, payload, dedup_key) VALUES ('note', '{{zebedee@example.org}}', '{{}}', '{key}') RETURNING id"
+        );
+        let id: Uuid = stage.sql.query_one(&insert, &[]).await.expect("enqueues").get(0);
+        stage.run(&format!("SELECT outbox.cancel('{id}', 'x')")).await;
+        ids.push(id);
+    }
+    let keys = "SELECT count(*) FROM outbox.dedup_key";
+    // One has come to the second message, and to no other: it holds that one's key.
+    let first = other.transaction().await.expect("begins");
+    let erase = "SELECT result FROM outbox.erase_message($1, 'zebedee@example.org', outbox.proof_of('zebedee@example.org'), 'x', false)";
+    assert_eq!(first.query_one(erase, &[&ids[1]]).await.expect("erases").get::<_, &str>(0), "erased");
+    // The other has all the rest, and would wait here.
+    assert_eq!(
+        called(&stage.sql, "").await,
+        [
+            (Some(ids[0]), "erased".to_owned()),
+            (Some(ids[1]), "kept: busy; call again".to_owned()),
+            (None, "kept: 1 dedup keys: somebody else has them in hand; call again".to_owned()),
+        ]
+    );
+    assert_eq!(stage.count(keys).await, 1);
+    first.rollback().await.expect("thinks better of it");
+    assert_eq!(called(&stage.sql, "").await, [(Some(ids[1]), "erased".to_owned())]);
+    assert_eq!(stage.count(keys).await, 0);
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.erased_key").await, 2);
+    assert_eq!(tables_with(&stage, LOCAL).await, Vec::<String>::new());
+    // A key alone, in somebody's hand.
+    stage.run("INSERT INTO outbox.dedup_key (tenant, key, digest, message_id, expires_at) VALUES ('', '3:zebedee@example.org', '', gen_random_uuid(), now() + interval '1 hour')").await;
+    let holds = other.transaction().await.expect("begins");
+    holds.query_one("SELECT FROM outbox.dedup_key FOR UPDATE", &[]).await.expect("locks");
+    assert_eq!(
+        called(&stage.sql, "").await,
+        [(None, "kept: 1 dedup keys: somebody else has them in hand; call again".to_owned())]
+    );
+    holds.rollback().await.expect("lets go");
+    let told = "erased: 1 dedup keys, of which hashes stay for their time".to_owned();
+    assert_eq!(called(&stage.sql, "").await, [(None, told)]);
+}
