@@ -101,18 +101,16 @@ fn said_or(reply: Option<(u16, &str)>, otherwise: &str) -> String {
     reply.map_or_else(|| otherwise.to_owned(), |(code, text)| format!("{code} {text}"))
 }
 
-/// Retry after `pause`, unless the delivery expires or becomes too old before. Later where the server's words ask for it,
-/// but neither expiry nor giving up comes sooner by that.
+/// Retry after `pause`, later where the server's words ask for it. Where that is longer than the delivery lives it is tried once
+/// more shortly before the end, and ends when its time has passed, not before: by expiry nothing is attempted any more, by
+/// giving up the last attempt is at the end.
 fn patience(pause: Duration, counts: bool, retry: &RetryPolicy, now: Situation, said: impl Fn() -> String) -> Decision {
-    let left = now.expires_in.unwrap_or(Duration::MAX).min(retry.give_up_after.saturating_sub(now.age));
-    // A server that asks for more time than is left is asked once more shortly before the end.
-    let heeded = |asked: Duration| if asked < left { asked } else { left / 10 * 9 };
-    let pause = hint::retry_after(&said()).map_or(pause, |asked| heeded(asked).max(pause));
-    match now.expires_in {
-        Some(left) if left <= pause => return Decision::Expired,
-        _ => {}
+    let left = now.expires_in.unwrap_or(Duration::MAX);
+    if left.is_zero() {
+        return Decision::Expired;
     }
-    if now.age.saturating_add(pause) > retry.give_up_after {
+    let patient = retry.give_up_after.saturating_sub(now.age);
+    if patient.is_zero() {
         let after = match retry.give_up_after.as_secs() {
             seconds @ 0..60 => format!("{seconds} s"),
             seconds @ 60..3_600 => format!("{} min", seconds / 60),
@@ -120,8 +118,18 @@ fn patience(pause: Duration, counts: bool, retry: &RetryPolicy, now: Situation, 
         };
         return Decision::Failed { reason: format!("gave up after {after}; last: {}", said()) };
     }
-    Decision::Retry { after: pause, counts }
+    let pause = hint::retry_after(&said()).map_or(pause, |asked| asked.max(pause)).min(patient.max(SHORTEST));
+    let after = match left {
+        left if left > pause => pause,
+        // The pause after the last try is at most a little shorter, by chance: that one is not followed by another.
+        left if left > pause / 6 => left / 10 * 9,
+        left => left + SHORTEST,
+    };
+    Decision::Retry { after, counts }
 }
+
+/// So long after the end it is certainly over, whoever's clock is asked.
+const SHORTEST: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
@@ -159,8 +167,8 @@ mod tests {
         let policy = RetryPolicy::default();
         let retry = Decision::Retry { after: Duration::from_secs(30), counts: true };
         assert_eq!(decide(&deferred(), &policy, now()), retry);
-        let soon = Situation { expires_in: Some(Duration::from_secs(30)), ..now() };
-        assert_eq!(decide(&deferred(), &policy, soon), Decision::Expired);
+        let over = Situation { expires_in: Some(Duration::ZERO), ..now() };
+        assert_eq!(decide(&deferred(), &policy, over), Decision::Expired);
         let old = Situation { age: policy.give_up_after, ..now() };
         assert_eq!(
             decide(&deferred(), &policy, old),
@@ -182,7 +190,34 @@ mod tests {
         assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), expires(301)), 300);
         assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), expires(300)), 270, "once more before the end");
         let old = Situation { age: policy.give_up_after - 60 * second, ..now() };
-        assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), old), 54);
+        assert_eq!(after(&asks("4.2.0 Greylisted for 300 seconds"), old), 60, "at the end");
+    }
+
+    #[test]
+    fn nothing_ends_before_its_time_and_there_is_one_last_try_before_it() {
+        let policy = RetryPolicy { first: Duration::from_secs(300), ..RetryPolicy::default() };
+        for (outcome, policy) in [
+            (deferred(), policy),
+            (Outcome::not_sent(Phase::Connect, Cause::Io, "nobody is there"), RetryPolicy::default()),
+        ] {
+            for chance in [0.0, 0.5, 0.999] {
+                for life in [1, 20, 59, 240, 359] {
+                    let (mut left, mut tries) = (Duration::from_secs(life), 0);
+                    while !left.is_zero() {
+                        let now = Situation { expires_in: Some(left), route_failures: 9, chance, ..now() };
+                        let Decision::Retry { after, .. } = decide(&outcome, &policy, now) else { panic!("{left:?}") };
+                        left = left.saturating_sub(after);
+                        tries += usize::from(!left.is_zero());
+                    }
+                    assert!((usize::from(life > 50)..=9).contains(&tries), "{life} s: {tries}");
+                    assert!(policy.first.as_secs() != 300 || tries <= 2, "{life} s: {tries}");
+                }
+            }
+        }
+        let impatient = RetryPolicy { give_up_after: Duration::from_secs(240), ..policy };
+        let after = Decision::Retry { after: Duration::from_secs(239), counts: true };
+        let young = Situation { age: Duration::from_secs(1), ..now() };
+        assert_eq!(decide(&deferred(), &impatient, young), after, "the last try is at the end");
     }
 
     #[test]

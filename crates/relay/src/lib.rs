@@ -75,6 +75,7 @@ pub use memory::{Memory, Tally};
 pub use meters::Meters;
 pub use pace::Rate;
 pub use progress::{Phase, Progress, Stall};
+pub use pump::most_in_flight;
 pub use quiet::{QuietHours, Window, Zone};
 pub use reaper::Watch;
 use tokio::{sync::watch, task::JoinHandle};

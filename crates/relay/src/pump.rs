@@ -442,6 +442,13 @@ pub(crate) fn route_shares(routes: usize, all: usize) -> (usize, usize) {
     (own, all.saturating_sub(routes * own))
 }
 
+/// How many deliveries may be in flight by one of so many routes, of `all`.
+#[must_use]
+pub fn most_in_flight(routes: usize, all: usize) -> usize {
+    let (own, common) = route_shares(routes, all);
+    own + common
+}
+
 /// Keys of jobs that were never begun, for the log at shutdown.
 pub(crate) fn keys(jobs: &[Job]) -> Vec<DeliveryKey> {
     jobs.iter().map(|job| job.claimed.key).collect()

@@ -97,18 +97,18 @@ fn retries(settings: &Settings) -> Vec<Problem> {
 
 fn routes(settings: &Settings) -> Vec<Problem> {
     let limits = &settings.relay.limits;
-    let share = limits.max_in_flight.div_ceil(settings.routes.len().max(1));
+    let most = hapax_relay::most_in_flight(settings.routes.len(), limits.max_in_flight);
     let grace = limits.doubt_grace(&settings.relay.timeouts);
     let mut found = Vec::new();
     for route in &settings.routes {
-        if route.max_connections > share {
+        if route.max_connections > most {
             let message = format!(
-                "{}: its share of relay.max_in_flight ({}, {} routes) is {share}, more are never used",
+                "{}: of relay.max_in_flight ({}, {} routes) one has {most} at most, more are never used",
                 route.max_connections,
                 limits.max_in_flight,
                 settings.routes.len()
             );
-            let hint = format!("raise max_in_flight, or set it to {share}");
+            let hint = format!("raise max_in_flight, or set it to {most}");
             found.push(Problem::new(format!("routes.{}.max_connections", route.name), message).hint(hint));
         }
         let window = route.idempotency.as_ref().map(|found| found.window);

@@ -204,3 +204,29 @@ async fn behind_a_thousand_blocked_keys_another_is_still_freed() {
     assert_eq!(due(&stage).await.len(), 1);
     assert_eq!(stage.count("SELECT outbox.free_ordered()").await, 0, "an earlier relay goes once round");
 }
+
+#[tokio::test]
+async fn what_is_tried_again_goes_behind_what_waits_for_its_key() {
+    let stage = Stage::set().await;
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        keys.extend(stage.enqueue_one(1, Some("k")).await);
+    }
+    assert_eq!(stage.decide("cancel", keys[1]).await, ["cancelled"]);
+    let attempt = stage.send(keys[0]).await;
+    assert!(stage.settle(&attempt, unknown()).await);
+    assert_eq!(stage.retry(keys[1], false).await, "pending: it was cancelled, behind what waits for its ordering key");
+    stage.store.free_ordered(None).await.expect("frees");
+    assert!(due(&stage).await.is_empty(), "the head is in doubt");
+    stage.resolve(keys[0], "sent", None, false).await;
+    for key in [keys[2], keys[1]] {
+        assert!(stage.settle(&stage.send(key).await, accepted()).await);
+    }
+    // Of a key that nothing waits for: at once, and the next waits for it.
+    let one = stage.enqueue_one(1, Some("k")).await[0];
+    assert_eq!(stage.decide("cancel", one).await, ["cancelled"]);
+    assert_eq!(stage.retry(one, false).await, "pending: it was cancelled");
+    stage.enqueue_one(1, Some("k")).await;
+    assert_eq!(due(&stage).await, [one]);
+    stage.assert_consistent().await;
+}
