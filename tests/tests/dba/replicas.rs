@@ -68,7 +68,8 @@ async fn what_logical_replication_brings_is_never_sent_from_the_subscriber_until
     pair.until_there(ENDED, 1).await;
     // What waits, and what comes later.
     pair.stage.enqueue(50).await;
-    pair.subscribe("TABLE outbox.message, outbox.queue, outbox.done, outbox.attempt").await;
+    pair.subscribe("TABLE outbox.message, outbox.queue, outbox.done, outbox.attempt WITH (publish_via_partition_root)")
+        .await;
     pair.until_there(QUEUED, 50).await;
     relay_there.wait_for_line(|line| line.contains("guard mode")).await;
     pair.stage.enqueue(50).await;
