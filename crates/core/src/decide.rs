@@ -209,7 +209,7 @@ mod tests {
                         left = left.saturating_sub(after);
                         tries += usize::from(!left.is_zero());
                     }
-                    assert!((usize::from(life > 50)..=9).contains(&tries), "{life} s: {tries}");
+                    assert!((usize::from(life > 60)..=9).contains(&tries), "{life} s: {tries}");
                     assert!(policy.first.as_secs() != 300 || tries <= 2, "{life} s: {tries}");
                 }
             }
