@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use hapax_testkit::{ChaosProxy, HapaxProcess, PgCluster, SmtpServer, eventually};
-use hapax_tests::stage::{PATIENCE, Stage, running};
+use hapax_tests::stage::{PATIENCE, Settings, Stage, running};
 use hapax_tests::verdict::Verdict;
 
 fn slow_server() -> SmtpServer {
@@ -143,7 +143,9 @@ async fn rc37_rc40_connections_cut_again_and_again_in_the_middle_of_statements_l
 async fn a_relay_that_starts_before_its_database_waits_for_it_and_then_works() {
     let mut stage = Stage::set().await;
     stage.cluster.stop().await.expect("stopped");
-    let relay = stage.settings().spawn();
+    // A pooler takes the connection all the same, and says nothing.
+    let settings = stage.settings().set("database.statement_timeout", "5s");
+    let relay = settings.spawn();
     relay.wait_for_line(|line| line.contains("waiting for the database")).await;
     stage.cluster.restart().await.expect("restarted");
     running(&relay).await;
@@ -153,10 +155,27 @@ async fn a_relay_that_starts_before_its_database_waits_for_it_and_then_works() {
     ends_well(relay).await;
     // And one that is told to end while it still waits, ends.
     stage.cluster.stop().await.expect("stopped");
-    let mut relay = stage.settings().spawn();
+    let mut relay = settings.spawn();
     relay.wait_for_line(|line| line.contains("waiting for the database")).await;
     relay.sigterm();
     assert!(relay.wait_exit(Duration::from_secs(10)).await.success(), "{}", relay.report());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_a_connection_and_says_nothing_is_not_waited_for_in_silence() {
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let url = format!("postgres://relay@{}/postgres", mute.local_addr().expect("it is bound"));
+    let settings = Settings::new(&url, "smtp://127.0.0.1:9?starttls=none").set("database.statement_timeout", "1s");
+    let mut relay = settings.spawn();
+    let said = relay.wait_for_line(|line| line.contains("waiting for the database")).await;
+    assert!(said.contains("connect: no answer from the database in time"), "{said}");
+    relay.sigterm();
+    assert!(relay.wait_exit(Duration::from_secs(10)).await.success(), "{}", relay.report());
+    for command in [["migrate", "status"], ["status", "--json"], ["migrate", "up"]] {
+        let (code, said) = settings.command(command).await;
+        assert_eq!(code, 1, "{command:?}: {said}");
+        assert!(said.contains("connect: no answer from the database in time"), "{command:?}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,7 +200,7 @@ async fn a_database_that_goes_away_while_a_relay_registers_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_without_a_schema_ends_with_78_and_says_what_to_type() {
     let cluster = PgCluster::start().await.expect("a cluster starts");
-    let settings = hapax_tests::stage::Settings::new(&cluster.url(), "smtp://127.0.0.1:9?starttls=none");
+    let settings = Settings::new(&cluster.url(), "smtp://127.0.0.1:9?starttls=none");
     let mut relay = settings.spawn();
     assert_eq!(relay.wait_exit(Duration::from_secs(20)).await.code(), Some(78), "{}", relay.report());
     assert!(relay.stderr().contains("hapax migrate up"), "{}", relay.report());

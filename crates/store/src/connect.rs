@@ -183,7 +183,18 @@ pub(crate) fn pool(options: &ConnectOptions) -> Result<(Pool, Notices), Error> {
 /// One connection outside any pool, for migrations.
 pub(crate) async fn single(options: &ConnectOptions) -> Result<(Client, JoinHandle<()>), Error> {
     let (config, dial) = prepare(options)?;
-    dial.connect(&config).await.map_err(|source| Error::Query { operation: "connect", source })
+    in_time(options, dial.connect(&config)).await
+}
+
+/// What is connected to may take a connection and never say a word: a server that stands still, a pooler without a server.
+async fn in_time<T>(
+    options: &ConnectOptions,
+    connecting: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(options.statement_timeout, connecting).await {
+        Ok(connected) => connected.map_err(|source| Error::Query { operation: "connect", source }),
+        Err(_elapsed) => Err(Error::Timeout { operation: "connect" }),
+    }
 }
 
 /// One connection to the one of its servers with this number, and no other.
@@ -217,7 +228,7 @@ pub(crate) async fn single_at(options: &ConnectOptions, index: usize) -> Result<
         one.options(settings);
     }
     one.ssl_mode(config.get_ssl_mode()).connect_timeout(CONNECT_TIMEOUT);
-    dial.connect(&one).await.map_err(|source| Error::Query { operation: "connect", source })
+    in_time(options, dial.connect(&one)).await
 }
 
 /// The connection string taken apart, and what it asks of the encryption.

@@ -174,6 +174,7 @@ impl Status {
 /// A connection for migrations alone; it needs the owner's privileges, not the relay's.
 pub struct Migrator {
     client: Client,
+    statement_timeout: Duration,
     _driver: tokio::task::JoinHandle<()>,
 }
 
@@ -184,7 +185,7 @@ impl Migrator {
     /// Unreachable database.
     pub async fn connect(options: &ConnectOptions) -> Result<Self, Error> {
         let (client, driver) = crate::connect::single(options).await?;
-        Ok(Self { client, _driver: driver })
+        Ok(Self { client, statement_timeout: options.statement_timeout, _driver: driver })
     }
 
     /// Reads what was applied; a database without an outbox has an empty status.
@@ -193,7 +194,8 @@ impl Migrator {
     /// Any of the database's.
     pub async fn status(&self) -> Result<Status, Error> {
         let sql = include_str!("../queries/migrations.sql");
-        match self.client.query_typed(sql, &[]).await {
+        let asked = tokio::time::timeout(self.statement_timeout, self.client.query_typed(sql, &[])).await;
+        match asked.map_err(|_elapsed| Error::Timeout { operation: "migrate status" })? {
             Ok(rows) => Ok(Status::read(&rows)),
             Err(error) if matches!(error.code(), Some(code) if *code == SqlState::UNDEFINED_TABLE || *code == SqlState::INVALID_SCHEMA_NAME) => {
                 Ok(Status::default())

@@ -138,8 +138,8 @@ async fn reach(database: &Database, options: &ConnectOptions, doctor: &Doctor) -
                     format!("{}: Postgres {}, database {}{standby}", host.name, server.version, server.database);
                 return Finding::ok(name, words);
             }
+            Ok(Err(Error::Timeout { .. })) | Err(_) => silent(name, &host.name),
             Ok(Err(error)) => refused(name, &error, database),
-            Err(_elapsed) => silent(name, &host.name),
         };
         if !finding.evidence.contains(&host.name) {
             finding.evidence = format!("{}: {}", host.name, finding.evidence);
