@@ -78,6 +78,9 @@ readable!(
         /// Its routes that rest or are slowed down, as JSON.
         #[serde(skip)]
         pub route_states: Option<String>,
+        /// Its routes, as JSON.
+        #[serde(skip)]
+        pub routes: Option<String>,
     }
 );
 

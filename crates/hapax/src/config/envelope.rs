@@ -27,7 +27,11 @@ pub(super) fn local_address(section: &mut Section<'_>) -> Option<IpAddr> {
     let given = given?;
     let hint = "an address that this machine has, without a port: 203.0.113.5, or 2001:db8::5";
     match given.text.trim_matches(['[', ']']).parse::<IpAddr>() {
-        Ok(address) if address.is_unspecified() => {
+        Ok(address)
+            if address.is_unspecified()
+                || address.is_multicast()
+                || matches!(address, IpAddr::V4(four) if four.is_broadcast()) =>
+        {
             let message = "is no address of one machine";
             section.refuse_with("local_address", &given, message, "leave it out: any address will do then");
             None

@@ -141,6 +141,14 @@ fn hindrances(story: &Story, standing: &Standing) -> Vec<String> {
     if alive().next().is_none() {
         return vec!["No relay is alive: hapax run".to_owned()];
     }
+    if let Some(route) = story.delivery.route.as_deref().filter(|route| !route.is_empty())
+        && alive().all(|relay| has_route(relay, route) == Some(false))
+    {
+        return vec![format!(
+            "No running relay has route {route} in its configuration: five minutes after the last one that had it, it goes by \
+             the configuration there is, or is held. Put [routes.{route}] back, or hapax cancel it."
+        )];
+    }
     // Which way it takes may be known to the configuration alone: then of every route.
     let last = story.attempts.last().and_then(|last| last.route.as_deref());
     let own = story.delivery.route.as_deref().or(last).filter(|route| !route.is_empty());
@@ -148,6 +156,12 @@ fn hindrances(story: &Story, standing: &Standing) -> Vec<String> {
     let concerns = |route: &str| own.is_none_or(|own| own == route);
     let told = told.filter(|(_, told)| told["route"].as_str().is_some_and(concerns));
     told.take(HINDRANCES_MAX).map(|(relay, told)| route_words(relay, &told)).collect()
+}
+
+/// Whether a relay has that route, where it says which it has.
+fn has_route(relay: &Relay, route: &str) -> Option<bool> {
+    let routes: Vec<String> = serde_json::from_str(relay.routes.as_deref()?).ok()?;
+    Some(routes.iter().any(|own| own == route))
 }
 
 /// What a relay says of a route, in a sentence.

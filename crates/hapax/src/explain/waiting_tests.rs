@@ -49,6 +49,7 @@ fn relay(name: &str, beat_age_s: f64, routes: &serde_json::Value) -> Relay {
         beat_at: String::new(),
         beat_age_s,
         route_states: Some(routes.to_string()),
+        routes: None,
     }
 }
 
@@ -82,6 +83,17 @@ fn what_is_due_says_what_keeps_relays_from_it() {
     assert!(beyond(due(), disarmed).contains("not armed"));
     let standby = Standing { server: ArmedState { armed: false, standby: true, ..server() }, ..standing(fine()) };
     assert!(beyond(due(), standby).contains("standby"));
+}
+
+#[test]
+fn a_route_that_no_running_relay_has_is_told_of() {
+    let with = |routes: &str| Relay { routes: Some(routes.into()), ..relay("one", 1.0, &json!([])) };
+    let old = || Delivery { route: Some("old".into()), ..due() };
+    let told = beyond(old(), standing(vec![with(r#"["default"]"#), Relay { beat_age_s: 60.0, ..with(r#"["old"]"#) }]));
+    assert!(told.starts_with("No running relay has route old in its configuration: "), "{told}");
+    for relays in [vec![with(r#"["default"]"#), with(r#"["old"]"#)], vec![relay("one", 1.0, &json!([]))]] {
+        assert_eq!(beyond(old(), standing(relays)), "", "one has it, or does not say");
+    }
 }
 
 #[test]
