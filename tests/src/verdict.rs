@@ -41,9 +41,9 @@ impl Verdict {
     pub async fn of_those(sql: &Client, ledger: &Ledger, suffix: &str) -> Self {
         // One that went in a digest is taken with that, and doubts of it are the digest's.
         let query = "SELECT d.message_id::text, d.recipient, d.state, coalesce(d.evidence, ''), coalesce(g.open_doubts, d.open_doubts)::int,
-                            d.resends, d.intents, x.digest_id::text
+                            d.resends, coalesce(g.intents, d.intents), x.digest_id::text
                      FROM outbox.deliveries d LEFT JOIN outbox.digest_members x USING (message_id, recipient_no)
-                     LEFT JOIN outbox.done g ON g.message_id = x.digest_id WHERE right(d.recipient, length($1)) = $1";
+                     LEFT JOIN outbox.deliveries g ON g.message_id = x.digest_id WHERE right(d.recipient, length($1)) = $1";
         let rows = sql.query(query, &[&suffix]).await.expect("the deliveries can be read");
         let theirs = ledger.all_counts().iter().filter(|((_, recipient), _)| recipient.ends_with(suffix));
         let accepted = theirs.map(|(_, counts)| counts.accepted).sum();

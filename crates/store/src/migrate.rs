@@ -82,6 +82,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     45 "0045_somebodys.sql",
     46 "0046_erase_keys.sql",
     47 "0047_retry_in_order.sql",
+    48 "0048_whole_digests.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::common::{Attempt, Stage, accepted, refused, unknown};
 
-async fn collecting(max: i32) -> Stage {
+pub(crate) async fn collecting(max: i32) -> Stage {
     let stage = Stage::set().await;
     let collect = Collecting { within: Duration::from_secs(900), max, as_kind: Some("summary".into()) };
     let kinds = [
@@ -31,7 +31,7 @@ async fn comment(stage: &Stage, to: &str, no: i32, more: &str) -> DeliveryKey {
     DeliveryKey { message_id: MessageId(row.get(0)), recipient_no: 1 }
 }
 
-async fn comments(stage: &Stage, to: &str, count: i32) -> Vec<DeliveryKey> {
+pub(crate) async fn comments(stage: &Stage, to: &str, count: i32) -> Vec<DeliveryKey> {
     let mut keys = Vec::new();
     for no in 1..=count {
         keys.push(comment(stage, to, no, "").await);
@@ -44,20 +44,20 @@ async fn claimed(stage: &Stage) -> Vec<(DeliveryKey, Lease)> {
 }
 
 /// Claims everything that is due and gathers it.
-async fn gather(stage: &Stage) -> Gathered {
+pub(crate) async fn gather(stage: &Stage) -> Gathered {
     let claimed = claimed(stage).await;
     stage.store.collect(&claimed).await.expect("gathers")
 }
 
 /// As if the windows had ended.
 async fn time_passes(stage: &Stage) {
-    stage.run("UPDATE outbox.digest_group SET closes_at = now() - interval '1 second'").await;
+    stage.run("UPDATE outbox.digest_group SET closes_at = now() - interval '1 minute'").await;
     stage
         .run("UPDATE outbox.queue SET due_at = now() - interval '1 second' WHERE due_at > now() AND parked IS NULL")
         .await;
 }
 
-async fn state(stage: &Stage, key: DeliveryKey) -> String {
+pub(crate) async fn state(stage: &Stage, key: DeliveryKey) -> String {
     let sql = format!(
         "SELECT state || ': ' || coalesce(reason, '') FROM outbox.deliveries WHERE message_id = '{}'",
         key.message_id
@@ -66,7 +66,7 @@ async fn state(stage: &Stage, key: DeliveryKey) -> String {
 }
 
 /// One digest of everything that is gathered.
-async fn digest(stage: &Stage) -> DeliveryKey {
+pub(crate) async fn digest(stage: &Stage) -> DeliveryKey {
     gather(stage).await;
     time_passes(stage).await;
     let gathered = gather(stage).await;
@@ -218,7 +218,7 @@ async fn until_it_is_made_each_can_be_cancelled_or_held_and_after_that_only_the_
 
 /// As [`time_passes`], but for one that somebody has locked.
 async fn time_passes_but(stage: &Stage, locked: DeliveryKey) {
-    stage.run("UPDATE outbox.digest_group SET closes_at = now() - interval '1 second'").await;
+    stage.run("UPDATE outbox.digest_group SET closes_at = now() - interval '1 minute'").await;
     let sql = "UPDATE outbox.queue SET due_at = now() - interval '1 second' WHERE due_at > now() AND parked IS NULL AND message_id <> '";
     stage.run(&format!("{sql}{}'", locked.message_id)).await;
 }
@@ -449,40 +449,4 @@ async fn a_pause_and_a_suppression_of_a_kind_reach_digests_of_it() {
     assert_eq!(stage.count(stop).await, 1, "one is suppressed");
     stage.store.follow_digests(false).await.expect("follows");
     assert!(state(&stage, keys[0]).await.starts_with("suppressed: "));
-}
-
-#[tokio::test]
-async fn what_is_in_a_digest_is_in_the_state_of_that_and_does_not_age_the_queue() {
-    let stage = collecting(50).await;
-    let keys = comments(&stage, "a", 2).await;
-    gather(&stage).await;
-    let answer = stage.retry(keys[0], false).await;
-    assert!(answer.starts_with("nothing to retry: it is pending, gathered: goes in a digest at "), "{answer}");
-    let one = digest(&stage).await;
-    let oldest = "SELECT coalesce(oldest < now() - interval '1 hour', false)::int::bigint FROM outbox.queue_health WHERE state = 'pending'";
-    let found = |state: &str| {
-        format!(
-            "SELECT count(*) FROM outbox.find_state('{state}') f JOIN outbox.deliveries d USING (message_id, recipient_no) WHERE d.state = '{state}'"
-        )
-    };
-    assert_eq!((stage.count(&found("pending")).await, stage.count(&found("in_doubt")).await), (3, 0));
-    let attempt = stage.send(one).await;
-    assert!(state(&stage, keys[0]).await.starts_with("sending: in digest "));
-    assert_eq!(stage.count(&found("sending")).await, 3);
-    assert!(stage.settle(&attempt, unknown()).await);
-    assert!(state(&stage, keys[1]).await.starts_with("in_doubt: in digest "));
-    assert_eq!((stage.count(&found("pending")).await, stage.count(&found("in_doubt")).await), (0, 3));
-    assert_eq!(stage.count("SELECT count(*) FROM outbox.in_doubt").await, 1, "there is one thing to decide");
-    assert_eq!(stage.count(oldest).await, 0);
-    let again = format!("SELECT outbox.send_again('{}', 'why not')", keys[0].message_id);
-    let refused = stage.sql.query_one(&again, &[]).await.expect_err("it is in a digest");
-    let refused = refused.as_db_error().expect("the server's").clone();
-    assert!(refused.message().ends_with(" is in_doubt"), "{refused:?}");
-    let hint = format!("it is in digest {} and ends as that does: decide that one", one.message_id);
-    assert_eq!(refused.hint(), Some(hint.as_str()));
-    stage.resolve(one, "resend", None, true).await;
-    assert!(state(&stage, keys[0]).await.starts_with("pending: in digest "));
-    assert_eq!(stage.decide("hold", one).await, ["held"]);
-    assert!(state(&stage, keys[0]).await.starts_with("held: in digest "));
-    assert_eq!(stage.count(&found("held")).await, 3);
 }

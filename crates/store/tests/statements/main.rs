@@ -10,6 +10,7 @@ mod cancel;
 mod claim;
 mod decide;
 mod digest;
+mod digest_further;
 mod durability;
 mod erase;
 mod erase_further;
