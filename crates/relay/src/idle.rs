@@ -32,6 +32,9 @@ const AWAKE_FOR: Duration = Duration::from_secs(1);
 const PENALTY: Duration = Duration::from_secs(5);
 const PENALTY_MAX: Duration = Duration::from_secs(300);
 
+/// How many lanes are claimed from without a look when a producer has woken the relay: an empty one costs a look into an index.
+const LANES_WOKEN: usize = 12;
+
 /// Between two looks at whether producers wait for each other.
 const WAITING_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -89,12 +92,8 @@ impl Idle {
         }
     }
 
-    /// Whether the next look is one: after a full round there is more, nobody needs to ask.
-    pub(crate) fn looks(&self) -> bool {
-        !self.full
-    }
-
-    /// Which of the lanes are worth a claim.
+    /// Which of the lanes are worth a claim, and whether that was seen: after a full round there is more, and who was woken is
+    /// told that there is something, so nobody needs to ask.
     ///
     /// # Errors
     /// Those of the look.
@@ -105,7 +104,7 @@ impl Idle {
         lanes: Vec<i16>,
         all: bool,
         pulse: &Pulse,
-    ) -> Result<Vec<i16>, hapax_store::Error> {
+    ) -> Result<(Vec<i16>, bool), hapax_store::Error> {
         // What is heard from here on ends the next rest.
         let heard = self.ear.as_mut().map(|ear| *ear.borrow_and_update()).unwrap_or_default();
         let now = clock.boottime();
@@ -116,8 +115,9 @@ impl Idle {
         self.keep_or_end(store, heard, now).await;
         pulse.beat();
         (self.quiet, self.next_in) = (false, None);
-        if self.full || lanes.is_empty() {
-            return Ok(lanes);
+        let woken = self.asleep.is_some() && wake_ups > 0 && lanes.len() <= LANES_WOKEN;
+        if self.full || woken || lanes.is_empty() {
+            return Ok((lanes, false));
         }
         let waiting = self.asleep.is_some() && now >= self.waiting_at;
         let mark = self.asleep.is_some_and(|asleep| asleep.mark.is_none());
@@ -137,7 +137,7 @@ impl Idle {
             pulse.beat();
             self.ask(store, heard, now).await;
         }
-        Ok(seen.due)
+        Ok((seen.due, true))
     }
 
     fn seen(&mut self, seen: &Look, all: bool) {

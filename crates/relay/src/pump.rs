@@ -128,9 +128,8 @@ impl Pump {
         lanes.extend(
             closed.iter().filter(|(route, _)| goes(route)).filter_map(|(route, group)| self.reserved(route, *group)),
         );
-        let looks = idle.looks();
-        let due = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
-        if looks {
+        let (due, seen) = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
+        if seen {
             cursors.see(due.iter().copied(), clock.boottime());
         }
         for route in &self.routes.0 {

@@ -239,15 +239,16 @@ async fn idle(
 ) -> anyhow::Result<()> {
     let groups: Vec<u32> = workers.iter().map(Process::group).collect();
     let (postmaster, own) = (stage.postmaster(), watcher.pid());
-    let worker_us = || proc::living_cpu_us(|process| groups.contains(&process.group));
-    let postgres_us = || {
+    let worker = || proc::living_cpu(|process| groups.contains(&process.group));
+    let postgres = || {
         let family = |process: proc::Kin| process.pid == postmaster || process.parent == postmaster;
-        proc::living_cpu_us(|process| family(process) && process.pid != own)
+        proc::living_cpu(|process| family(process) && process.pid != own)
     };
     let transactions = watcher.transactions().await?;
-    let (worker_before, postgres_before, began) = (worker_us(), postgres_us(), Instant::now());
+    let (worker_before, postgres_before, began) = (worker(), postgres(), Instant::now());
     tokio::time::sleep(time).await;
-    let (worker, postgres, took) = (worker_us() - worker_before, postgres_us() - postgres_before, began.elapsed());
+    let (worker, postgres) = (worker().since_us(&worker_before), postgres().since_us(&postgres_before));
+    let took = began.elapsed();
     let percent = |us: u64| us as f64 / 1e4 / took.as_secs_f64();
     run.note("idle_cpu_worker", percent(worker));
     run.note("idle_cpu_postgres", percent(postgres));

@@ -67,8 +67,20 @@ pub(super) struct Kin {
     pub(super) group: u32,
 }
 
-/// CPU time of some processes by the scheduler's own clock, in microseconds: finer, but only threads that live count.
-pub(super) fn living_cpu_us(member: impl Fn(Kin) -> bool) -> u64 {
+/// CPU time of some processes by the scheduler's own clock, in nanoseconds: finer, but only threads that live count.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LivingCpu(BTreeMap<u32, u64>);
+
+impl LivingCpu {
+    /// What they have taken since, in microseconds. Who has ended meanwhile (autovacuum's workers come and go) is left out.
+    pub(super) fn since_us(&self, before: &Self) -> u64 {
+        let spent = |(pid, ns): (&u32, &u64)| ns.saturating_sub(before.0.get(pid).copied().unwrap_or(0));
+        self.0.iter().map(spent).sum::<u64>() / 1000
+    }
+}
+
+/// Of those that are members.
+pub(super) fn living_cpu(member: impl Fn(Kin) -> bool) -> LivingCpu {
     let of_thread = |path: std::path::PathBuf| -> Option<u64> {
         std::fs::read_to_string(path.join("schedstat")).ok()?.split_whitespace().next()?.parse().ok()
     };
@@ -77,7 +89,7 @@ pub(super) fn living_cpu_us(member: impl Fn(Kin) -> bool) -> u64 {
         threads.filter_map(|thread| of_thread(thread.path())).sum()
     };
     let kin = |stat: &Stat| Kin { pid: stat.pid, parent: stat.parent, group: stat.group };
-    all().filter(|stat| member(kin(stat))).map(|stat| of_process(stat.pid)).sum::<u64>() / 1000
+    LivingCpu(all().filter(|stat| member(kin(stat))).map(|stat| (stat.pid, of_process(stat.pid))).collect())
 }
 
 /// The peaks of the resident memory of a process group's processes, in KiB, and how many there were at once.
@@ -133,12 +145,20 @@ mod tests {
     }
 
     #[test]
+    fn who_ends_or_begins_meanwhile_takes_no_time_from_the_others() {
+        let before = LivingCpu([(1, 5_000_000), (2, 9_000_000)].into());
+        let after = LivingCpu([(1, 7_000_000), (3, 1_000_000)].into());
+        assert_eq!(after.since_us(&before), 3000);
+    }
+
+    #[test]
     fn our_own_processor_time_is_seen() {
         let us = std::process::id();
         let group = Stat::read(us).expect("we run").group;
-        let before = living_cpu_us(|kin| kin.group == group);
+        let now = || living_cpu(|kin| kin.group == group);
+        let before = now();
         let mut sum = 0_u64;
-        while living_cpu_us(|kin| kin.group == group) == before {
+        while now().since_us(&before) == 0 {
             sum = std::hint::black_box(sum + 1);
         }
         let mut peaks = Peaks::default();
