@@ -149,6 +149,8 @@ const MATRIX: &[(&str, &str)] = &[
     // Forgetting.
     ("SELECT * FROM outbox.erase('a@example.org', 'a reason')", "--+---"),
     ("SELECT * FROM outbox.erase_mentions('a@example.org', 'a reason')", "--+---"),
+    ("SELECT * FROM outbox.would_erase('a@example.org')", "--+---"),
+    ("SELECT * FROM outbox.would_erase_mentions('a@example.org')", "--+---"),
     ("SELECT outbox.empty_mention(gen_random_uuid(), 'a@example.org', 'x')", "------"),
     ("SELECT * FROM outbox.erased('a@example.org')", "--++--"),
     ("SELECT outbox.is_content_gone(gen_random_uuid())", "--++--"),
