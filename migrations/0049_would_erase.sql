@@ -1,5 +1,5 @@
 -- breaking: no
--- What erasing an address would do, said beforehand; upkeep passes over what erasing has in hand; the guard against replication is put back.
+-- What erasing an address would do, said beforehand; upkeep passes over what erasing has in hand; guards are as they were made, whatever a session sets.
 SET LOCAL lock_timeout = '5s';
 
 -- pg_restore --disable-triggers ends in ENABLE TRIGGER ALL, which makes it one of every session but those that replicate: the function does
@@ -25,6 +25,12 @@ BEGIN
   EXECUTE replace(source, waits, E'  DELETE FROM outbox.erased_key k USING (\n'
     || E'    SELECT x.proof FROM outbox.erased_key x WHERE x.expires_at < now() LIMIT 50000 FOR UPDATE SKIP LOCKED) old\n  WHERE k.proof = old.proof;\n');
 END $migration$;
+
+-- Through a pooler a relay's search_path is its role's: the two functions that it calls as itself compared by whatever = that finds.
+ALTER FUNCTION outbox.assert_armed(uuid, text) SET search_path = pg_catalog, pg_temp;
+ALTER FUNCTION outbox.assert_armed(uuid, text) SET standard_conforming_strings = on;
+ALTER FUNCTION outbox.assert_continues(uuid, text, uuid, bigint) SET search_path = pg_catalog, pg_temp;
+ALTER FUNCTION outbox.assert_continues(uuid, text, uuid, bigint) SET standard_conforming_strings = on;
 
 -- Reads only: takes no lock that anybody waits for, and leaves no dead rows, as erasing in a transaction that is rolled back would.
 CREATE FUNCTION outbox.would_erase(address text, close_doubts boolean DEFAULT false) RETURNS TABLE (message_id uuid, recipient_no int, result text)

@@ -325,6 +325,16 @@ async fn what_roles_may_call_reads_its_own_strings_whatever_a_session_sets() {
     assert_eq!(outbox.texts(unpinned).await, Vec::<String>::new(), "has a string that depends on it");
 }
 
+/// A relay behind a pooler has the search_path of its role.
+#[tokio::test]
+async fn what_roles_may_call_looks_names_up_in_pg_catalog() {
+    let outbox = Outbox::new().await;
+    let sql = "SELECT DISTINCT p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+               JOIN outbox.privilege r ON r.schema = n.nspname AND p.proname = ANY (r.names) AND r.privileges = 'EXECUTE'
+               WHERE p.prosqlbody IS NULL AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)";
+    assert_eq!(outbox.texts(sql).await, Vec::<String>::new(), "SET search_path = pg_catalog, pg_temp");
+}
+
 #[tokio::test]
 async fn a_producers_search_path_and_temporary_objects_change_nothing() {
     let outbox = Outbox::new().await;
