@@ -228,11 +228,6 @@ async fn a_dry_run_foretells_what_erasing_does_and_changes_and_locks_nothing() {
     assert!(code == 64 && said.contains("--reason"), "{code} {said}");
     let (code, said) = command(&operator, &ERASE).await;
     assert_eq!(code, 1, "{said}");
-    let lines = |text: &str| -> Vec<String> {
-        let mut lines: Vec<String> = text.lines().filter(|line| line.contains("  ")).map(str::to_owned).collect();
-        lines.sort();
-        lines
-    };
     // Keys are counted with those of messages, of which nothing is said then.
     let again = format!("{shared}/2  kept: ");
     let without_keys = |lines: Vec<String>| -> Vec<String> {
@@ -240,6 +235,37 @@ async fn a_dry_run_foretells_what_erasing_does_and_changes_and_locks_nothing() {
     };
     assert_eq!(without_keys(lines(&dry)), without_keys(lines(&said)));
     assert!(dry.contains("erased: 2 dedup keys"), "{dry}");
+}
+
+/// What is said of each message and each other thing.
+fn lines(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().filter(|line| line.contains("  ")).map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_foretells_what_becomes_of_a_digest_and_of_what_is_in_it() {
+    let later = Fault::Custom("451 4.3.0 later\r\n".into());
+    let script = Script::rules([Rule::at(Phase::Rcpt, later).recipient(HIM)]);
+    let stage = Stage::with(SmtpServer::builder().script(script).start()).await;
+    let operator = stage.settings_of("operator");
+    let templates = templates();
+    let mut relay = collecting(&stage, templates.path(), "1s").run().await;
+    let insert = "SELECT outbox.enqueue('comment', ARRAY[$1::text], '{}') FROM generate_series(1, 2)";
+    stage.sql.query(insert, &[&HIM]).await.expect("enqueues");
+    eventually(PATIENCE, async || {
+        let tried = stage.count("SELECT count(*) FROM outbox.attempt WHERE outcome = 'deferred'").await;
+        (tried > 0).then_some(()).ok_or(tried)
+    })
+    .await;
+    relay.sigterm();
+    assert!(relay.wait_exit(PATIENCE).await.success(), "{}", relay.report());
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.digest_member WHERE digest_id IS NOT NULL").await, 2);
+    let (code, dry) = command(&operator, &["erase", HIM, "--dry-run"]).await;
+    assert!(code == 0 && dry.contains("would erase: 3 messages; 1 would be cancelled; kept: 0"), "{dry}");
+    let (code, said) = command(&operator, &ERASE).await;
+    assert_eq!((code, lines(&dry)), (0, lines(&said)));
 }
 
 /// Proofs whose time is over are of upkeep and of who erases: neither waits for the other in a circle, and upkeep not at all.
