@@ -109,8 +109,17 @@ async fn somebody_is_forgotten_while_a_relay_is_at_work_and_what_he_was_sent_can
     let enqueued = Arc::new(AtomicUsize::new(0));
     let (stop, producer) = producer(&stage, "x", enqueued.clone()).await;
 
+    let (code, dry) = command(&operator, &["erase", HIM, "--dry-run", "--mentions"]).await;
+    assert_eq!(code, 0, "{dry}");
+    assert!(dry.contains("would erase: 7 messages; 4 would be cancelled; kept: 3; nothing was changed"), "{dry}");
+    assert!(dry.contains(&format!("{named}  erased\n")), "{dry}");
     let (code, said) = command(&operator, &ERASE).await;
     assert_eq!(code, 1, "{said}");
+    // What is cancelled and kept is told twice.
+    let again = format!("{shared}/2  kept: ");
+    for line in said.lines().filter(|line| !line.starts_with("erased: ") && !line.starts_with(&again)) {
+        assert!(dry.contains(line), "{line} was not foretold:\n{dry}");
+    }
     for (id, what) in [
         (failed, "erased"),
         (sent, "erased"),
@@ -164,6 +173,132 @@ async fn somebody_is_forgotten_while_a_relay_is_at_work_and_what_he_was_sent_can
     ledger.assert_none_accepted_twice();
     assert_eq!(ledger.count_rcpt_commands(HIM) + ledger.count_rcpt_commands("ZEBEDEE@example.org"), asked + 1);
     assert!(!relay.report().to_lowercase().contains("zebedee"), "{}", relay.report());
+}
+
+/// All that is in each table.
+async fn everything(stage: &Stage) -> Vec<(String, Option<String>)> {
+    let tables = "SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition ORDER BY 1";
+    let mut found = Vec::new();
+    for row in stage.sql.query(tables, &[]).await.expect("reads") {
+        let table: String = row.get(0);
+        let sql = format!("SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM outbox.{table} t");
+        found.push((table, stage.sql.query_one(&sql, &[]).await.expect("reads").get(0)));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_foretells_what_erasing_does_and_changes_and_locks_nothing() {
+    let stage = Stage::with(SmtpServer::start()).await;
+    let operator = stage.settings_of("operator");
+    let templates = templates();
+    let mut relay = collecting(&stage, templates.path(), "1s").run().await;
+    let sent =
+        stage.enqueue_one(HIM, ", dedup_key => 'hi:zebedee@example.org', ordering_key => 'zebedee@example.org'").await;
+    until(&stage, sent, "sent").await;
+    relay.sigterm();
+    assert!(relay.wait_exit(PATIENCE).await.success(), "{}", relay.report());
+    stage.enqueue_one(HIM, ", ordering_key => 'zebedee@example.org'").await;
+    let insert = "SELECT outbox.enqueue('comment', ARRAY[$1::text], '{}')";
+    stage.sql.query(insert, &[&HIM]).await.expect("enqueues");
+    let shared = stage
+        .enqueue_one("o@example.org", ", cc => '{zebedee@example.org}', dedup_key => 'zebedee@example.org 2'")
+        .await;
+    stage.enqueue_one("o@example.org", ", reply_to => 'zebedee@example.org'").await;
+    for words in
+        [["suppress", HIM, "--kind", "ad", "--keep-address"], ["pause", "--address", HIM, "--reason", "zebedee asked"]]
+    {
+        let (code, said) = operator.command(words).await;
+        assert_eq!(code, 0, "{said}");
+    }
+    let before = everything(&stage).await;
+    // Somebody has all of it in hand: it is not waited for.
+    let other = session(&stage).await;
+    other
+        .batch_execute("BEGIN; SELECT FROM outbox.queue FOR UPDATE; SELECT FROM outbox.done FOR UPDATE")
+        .await
+        .expect("locks");
+    let (code, dry) = command(&operator, &["erase", HIM, "--dry-run"]).await;
+    assert_eq!(code, 0, "{dry}");
+    other.batch_execute("ROLLBACK").await.expect("ends");
+    assert_eq!(everything(&stage).await, before);
+    let (_, json) = command(&operator, &["erase", HIM, "--dry-run", "--json"]).await;
+    assert!(json.contains("\"dry_run\": true") && json.contains(&sent.to_string()), "{json}");
+    let (code, said) = command(&operator, &["erase", HIM]).await;
+    assert!(code == 64 && said.contains("--reason"), "{code} {said}");
+    let (code, said) = command(&operator, &ERASE).await;
+    assert_eq!(code, 1, "{said}");
+    // Keys are counted with those of messages, of which nothing is said then.
+    let again = format!("{shared}/2  kept: ");
+    let without_keys = |lines: Vec<String>| -> Vec<String> {
+        lines.into_iter().filter(|line| !line.contains("dedup keys") && !line.starts_with(&again)).collect()
+    };
+    assert_eq!(without_keys(lines(&dry)), without_keys(lines(&said)));
+    assert!(dry.contains("erased: 2 dedup keys"), "{dry}");
+}
+
+/// What is said of each message and each other thing.
+fn lines(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().filter(|line| line.contains("  ")).map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_foretells_what_becomes_of_a_digest_and_of_what_is_in_it() {
+    let later = Fault::Custom("451 4.3.0 later\r\n".into());
+    let script = Script::rules([Rule::at(Phase::Rcpt, later).recipient(HIM)]);
+    let stage = Stage::with(SmtpServer::builder().script(script).start()).await;
+    let operator = stage.settings_of("operator");
+    let templates = templates();
+    let mut relay = collecting(&stage, templates.path(), "1s").run().await;
+    let insert = "SELECT outbox.enqueue('comment', ARRAY[$1::text], '{}') FROM generate_series(1, 2)";
+    stage.sql.query(insert, &[&HIM]).await.expect("enqueues");
+    eventually(PATIENCE, async || {
+        let tried = stage.count("SELECT count(*) FROM outbox.attempt WHERE outcome = 'deferred'").await;
+        (tried > 0).then_some(()).ok_or(tried)
+    })
+    .await;
+    relay.sigterm();
+    assert!(relay.wait_exit(PATIENCE).await.success(), "{}", relay.report());
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.digest_member WHERE digest_id IS NOT NULL").await, 2);
+    let (code, dry) = command(&operator, &["erase", HIM, "--dry-run"]).await;
+    assert!(code == 0 && dry.contains("would erase: 3 messages; 1 would be cancelled; kept: 0"), "{dry}");
+    let (code, said) = command(&operator, &ERASE).await;
+    assert_eq!((code, lines(&dry)), (0, lines(&said)));
+}
+
+/// Proofs whose time is over are of upkeep and of who erases: neither waits for the other in a circle, and upkeep not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upkeep_passes_over_what_erasing_has_in_hand() {
+    let stage = Stage::with(SmtpServer::start()).await;
+    let relay = stage.settings().run().await;
+    let other = session(&stage).await;
+    for round in 1..=2 {
+        for no in 1..=3 {
+            let id = stage.enqueue_one(HIM, &format!(", dedup_key => 'zebedee@example.org {no}'")).await;
+            until(&stage, id, "sent").await;
+        }
+        let erase = "SELECT * FROM outbox.erase('zebedee@example.org', 'asked')";
+        if round == 1 {
+            stage.sql.batch_execute(erase).await.expect("erases");
+            let over = "UPDATE outbox.erased_key SET expires_at = now() - interval '1 minute'";
+            stage.sql.batch_execute(over).await.expect("a day later");
+            let more = "INSERT INTO outbox.erased_key VALUES ('\\x00', '\\x00', gen_random_uuid(), now() - interval '1 minute')";
+            stage.sql.batch_execute(more).await.expect("somebody else's");
+        } else {
+            other.batch_execute("BEGIN").await.expect("begins");
+            other.batch_execute(erase).await.expect("erases");
+        }
+    }
+    let left = "SELECT count(*) FROM outbox.erased_key";
+    assert_eq!(stage.count(left).await, 4);
+    stage.sql.query("SELECT * FROM outbox.maintain()", &[]).await.expect("passes over them");
+    assert_eq!(stage.count(left).await, 3, "what nobody has in hand goes");
+    other.batch_execute("COMMIT").await.expect("ends");
+    stage.sql.query("SELECT * FROM outbox.maintain()", &[]).await.expect("again");
+    assert_eq!(stage.count(left).await, 3, "they have their time again");
+    drop(relay);
 }
 
 /// What is said of him afterwards, and refused.

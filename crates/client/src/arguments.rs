@@ -181,15 +181,15 @@ pub(crate) fn enqueue<C: Content, D>(notification: &Notification<C>) -> Result<S
         };
         values.push(value);
         let separator = if values.len() == 1 { "" } else { ", " };
-        // What is bound is text, text[] or bytea; anything else is a cast of text.
+        // What is bound is text, text[] or bytea; anything else is a cast of text. The application's search_path may find others.
         let bound = if matches!(cast, "text[]" | "bytea") { cast } else { "text" };
         // Writing to a string cannot fail.
-        let _ = write!(sql, "{separator}{name} => ${}::{bound}", values.len());
+        let _ = write!(sql, "{separator}{name} => ${}::pg_catalog.{bound}", values.len());
         if cast != bound {
-            let _ = write!(sql, "::{cast}");
+            let _ = write!(sql, "::pg_catalog.{cast}");
         }
     }
-    sql.push_str(")::text AS line");
+    sql.push_str(")::pg_catalog.text AS line");
     Ok(Statement { sql: Cow::Owned(sql), values })
 }
 
@@ -206,7 +206,9 @@ pub(crate) fn enqueue_many<C: Content, D>(notifications: &[Notification<C>]) -> 
     }
     document.push(']');
     Ok(Statement {
-        sql: Cow::Borrowed("SELECT id::text AS line FROM outbox.enqueue_many($1::text) ORDER BY ordinal"),
+        sql: Cow::Borrowed(
+            "SELECT id::pg_catalog.text AS line FROM outbox.enqueue_many($1::pg_catalog.text) ORDER BY ordinal",
+        ),
         values: vec![Value::Text(Cow::Owned(document))],
     })
 }

@@ -134,15 +134,17 @@ impl From<String> for Cancelled {
     }
 }
 
-const STATUS: &str = "SELECT json_build_object('recipient_no', recipient_no, 'recipient', recipient, 'state', state, \
-    'reason', reason, 'attempts', attempts, 'intents', intents, \
-    'due_at', (extract(epoch FROM due_at) * 1000000)::bigint, \
-    'finished_at', (extract(epoch FROM finished_at) * 1000000)::bigint, \
-    'last_outcome', last_outcome, 'last_reply', last_reply, 'open_doubts', open_doubts)::text AS line \
-    FROM outbox.status($1::text::uuid) ORDER BY recipient_no";
+// Applications look names up where they like: each that is Postgres' own says so, operators too.
+const STATUS: &str = "SELECT pg_catalog.json_build_object('recipient_no', recipient_no, 'recipient', recipient, \
+    'state', state, 'reason', reason, 'attempts', attempts, 'intents', intents, \
+    'due_at', (extract(epoch FROM due_at) OPERATOR(pg_catalog.*) 1000000)::bigint, \
+    'finished_at', (extract(epoch FROM finished_at) OPERATOR(pg_catalog.*) 1000000)::bigint, \
+    'last_outcome', last_outcome, 'last_reply', last_reply, 'open_doubts', open_doubts)::pg_catalog.text AS line \
+    FROM outbox.status($1::pg_catalog.text::pg_catalog.uuid) ORDER BY recipient_no";
 
-const CANCEL: &str = "SELECT json_build_object('recipient_no', recipient_no, 'result', result)::text AS line \
-    FROM outbox.cancel($1::text::uuid, $2::text) ORDER BY recipient_no";
+const CANCEL: &str = "SELECT pg_catalog.json_build_object('recipient_no', recipient_no, 'result', result)\
+    ::pg_catalog.text AS line \
+    FROM outbox.cancel($1::pg_catalog.text::pg_catalog.uuid, $2::pg_catalog.text) ORDER BY recipient_no";
 
 /// The call of `outbox.status()`.
 pub(crate) fn status(id: Uuid) -> Statement<'static> {

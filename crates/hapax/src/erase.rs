@@ -36,7 +36,11 @@ pub(crate) async fn run(loaded: Loaded, options: Erase) -> anyhow::Result<Exit> 
     let (console, database) = console(loaded, "hapax erase").await?;
     let (mut done, mut kept) = all(&console, &database, &address, &options).await?;
     if options.mentions {
-        let named = mentions(&console, &database, &address, &options.reason).await?;
+        let mut named = mentions(&console, &database, &address, &options).await?;
+        if options.dry_run {
+            // What is his own still has him as its recipient, and has been told.
+            named.retain(|one| !done.iter().chain(&kept).any(|own| own.message_id == one.message_id));
+        }
         let (waiting, now): (Vec<_>, Vec<_>) = named.into_iter().partition(is_kept);
         done.extend(now);
         // What is kept as his own has been told.
@@ -48,14 +52,18 @@ pub(crate) async fn run(loaded: Loaded, options: Erase) -> anyhow::Result<Exit> 
         );
     }
     if options.json.json {
-        output::json(&json!({ "done": kept.is_empty(), "erased": done, "kept": kept }))?;
+        let answer = match options.dry_run {
+            true => json!({ "dry_run": true, "would_erase": done, "would_keep": kept }),
+            false => json!({ "done": kept.is_empty(), "erased": done, "kept": kept }),
+        };
+        output::json(&answer)?;
     } else {
         for one in done.iter().chain(&kept) {
             output::line(&format!("{}  {}", name(one), output::one_line(&told(&one.result))));
         }
-        output::line(&summary(&done, &kept));
+        output::line(&summary(&done, &kept, options.dry_run));
     }
-    Ok(if kept.is_empty() { Exit::Done } else { Exit::Failed })
+    Ok(if kept.is_empty() || options.dry_run { Exit::Done } else { Exit::Failed })
 }
 
 /// What was done, and what is kept after the last call.
@@ -65,10 +73,16 @@ async fn all(
     address: &str,
     options: &Erase,
 ) -> anyhow::Result<(Vec<Erasing>, Vec<Erasing>)> {
+    if options.dry_run {
+        let answers = console.would_erase(address, options.close_doubts).await;
+        let answers = answers.map_err(|error| refused(&error, database))?;
+        // Of those that would be cancelled only, erase tells twice.
+        return Ok(answers.into_iter().partition(|one| !one.result.contains("kept: ")));
+    }
     let mut done = Vec::new();
     let mut busy_tries = 0;
     loop {
-        let answers = console.erase(address, &options.reason, BATCH, options.close_doubts).await;
+        let answers = console.erase(address, reason(options), BATCH, options.close_doubts).await;
         let answers = answers.map_err(|error| refused(&error, database))?;
         let (kept, now): (Vec<_>, Vec<_>) = answers.into_iter().partition(is_kept);
         if !now.is_empty() {
@@ -84,10 +98,18 @@ async fn all(
 }
 
 /// What came of all messages to others that name it.
-async fn mentions(console: &Console, database: &Database, address: &str, reason: &str) -> anyhow::Result<Vec<Erasing>> {
+async fn mentions(
+    console: &Console,
+    database: &Database,
+    address: &str,
+    options: &Erase,
+) -> anyhow::Result<Vec<Erasing>> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
-        let page = console.erase_mentions(address, reason, after, PAGE).await;
+        let page = match options.dry_run {
+            true => console.would_erase_mentions(address, after, PAGE).await,
+            false => console.erase_mentions(address, reason(options), after, PAGE).await,
+        };
         let (more, named): (Vec<_>, Vec<_>) =
             page.map_err(|error| refused(&error, database))?.into_iter().partition(|one| one.result == "more");
         found.extend(named);
@@ -96,6 +118,11 @@ async fn mentions(console: &Console, database: &Database, address: &str, reason:
             None => return Ok(found),
         }
     }
+}
+
+/// Only a dry run has none.
+fn reason(options: &Erase) -> &str {
+    options.reason.as_deref().unwrap_or_default()
 }
 
 fn is_kept(one: &Erasing) -> bool {
@@ -129,13 +156,19 @@ fn told(result: &str) -> String {
         .replace("outbox.resume()", "hapax resume")
 }
 
-fn summary(done: &[Erasing], kept: &[Erasing]) -> String {
+fn summary(done: &[Erasing], kept: &[Erasing], dry_run: bool) -> String {
     let ended = done.iter().filter(|one| one.message_id.is_some() && one.result.ends_with("erased")).count();
-    let cancelled = done.iter().filter(|one| one.result.starts_with("cancelled")).count();
-    match (done.is_empty(), kept.len()) {
-        (true, 0) => "nothing to erase: no table has this address".to_owned(),
-        (_, 0) => format!("erased: {ended} messages, {cancelled} of them cancelled"),
-        (_, kept) => format!("erased: {ended} messages; {cancelled} cancelled; kept: {kept}, run it again later"),
+    let is_cancelled = |one: &&Erasing| one.result.starts_with("cancelled");
+    let cancelled = done.iter().filter(is_cancelled).count() + kept.iter().filter(is_cancelled).count();
+    match (done.is_empty(), kept.len(), dry_run) {
+        (true, 0, _) => "nothing to erase: no table has this address".to_owned(),
+        (_, kept, true) => {
+            format!("would erase: {ended} messages; {cancelled} would be cancelled; kept: {kept}; nothing was changed")
+        }
+        (_, 0, false) => format!("erased: {ended} messages, {cancelled} of them cancelled"),
+        (_, kept, false) => {
+            format!("erased: {ended} messages; {cancelled} cancelled; kept: {kept}, run it again later")
+        }
     }
 }
 
@@ -157,10 +190,12 @@ mod tests {
         let elsewhere = Erasing { message_id: None, recipient_no: None, result: "erased: in a pause".into() };
         let mut done = of(&["erased", "cancelled, erased", "cancelled, kept: busy; call again"]);
         done.push(elsewhere);
-        assert_eq!(summary(&[], &[]), "nothing to erase: no table has this address");
-        assert_eq!(summary(&done[..2], &[]), "erased: 2 messages, 1 of them cancelled");
+        assert_eq!(summary(&[], &[], false), "nothing to erase: no table has this address");
+        assert_eq!(summary(&done[..2], &[], false), "erased: 2 messages, 1 of them cancelled");
         let kept = of(&["kept: busy; call again"]);
-        assert_eq!(summary(&done, &kept), "erased: 2 messages; 2 cancelled; kept: 1, run it again later");
+        assert_eq!(summary(&done, &kept, false), "erased: 2 messages; 2 cancelled; kept: 1, run it again later");
+        let dry = "would erase: 2 messages; 2 would be cancelled; kept: 1; nothing was changed";
+        assert_eq!(summary(&done, &kept, true), dry);
         assert_eq!(name(&done[3]), "-");
         assert_eq!(
             told("kept: in doubt; decide it with outbox.resolve()"),

@@ -4,7 +4,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,10 @@ use crate::{error::Error, inspect::doctor::Asked, tls};
 
 /// How long one address may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asked for at the start of a session, where it comes before what a role or database has set: without it names of Postgres
+/// (now(), count(), =) would be looked up wherever those say. No statement sets it, for a pooler gives a session to others.
+const SEARCH_PATH: &str = "-c search_path=pg_catalog,pg_temp";
 
 /// How to reach the database.
 #[derive(Clone)]
@@ -254,7 +258,9 @@ fn prepare(options: &ConnectOptions) -> Result<(Config, Dial), Error> {
     config.connect_timeout(CONNECT_TIMEOUT);
     config.tcp_user_timeout(Duration::from_secs(30));
     config.keepalives_idle(Duration::from_secs(30));
-    Ok((config, Dial { tls: tls::connector(&encryption)?, notices: Notices::default() }))
+    let dial =
+        Dial { tls: tls::connector(&encryption)?, notices: Notices::default(), takes_no_options: Arc::default() };
+    Ok((config, dial))
 }
 
 /// One connection outside any pool, which the caller drives.
@@ -262,21 +268,55 @@ pub(crate) async fn unpooled(
     options: &ConnectOptions,
 ) -> Result<(Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>), Error> {
     let (config, dial) = prepare(options)?;
-    let connecting = config.connect(dial.tls);
-    connecting.await.map_err(|source| Error::Query { operation: "connect", source })
+    dial.open(&config).await.map_err(|source| Error::Query { operation: "connect", source })
 }
 
 /// Opens connections whose driver listens to notices.
 struct Dial {
     tls: MakeRustlsConnect,
     notices: Notices,
+    /// What is in front of the server takes no options, and has told once.
+    takes_no_options: Arc<AtomicBool>,
+}
+
+impl Dial {
+    async fn open(
+        &self,
+        config: &Config,
+    ) -> Result<
+        (Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>),
+        tokio_postgres::Error,
+    > {
+        if !self.takes_no_options.load(Ordering::Relaxed) {
+            // Whoever connects may ask for another one by the URL: the last one counts.
+            let own = config.get_options().unwrap_or_default();
+            let mut asking = config.clone();
+            asking.options(format!("{SEARCH_PATH} {own}").trim_end());
+            match asking.connect(self.tls.clone()).await {
+                Err(error) if may_refuse_options(&error) => {}
+                answer => return answer,
+            }
+        }
+        // A pooler: the search_path is the role's, and `hapax doctor` looks at it.
+        let opened = config.connect(self.tls.clone()).await?;
+        self.takes_no_options.store(true, Ordering::Relaxed);
+        Ok(opened)
+    }
+}
+
+/// Whether it may have been the options: not what is said of a password (28), a database that is not there (3D), or of a server
+/// that takes nobody now (53, 57). Poolers have many words, and codes, for it.
+fn may_refuse_options(error: &tokio_postgres::Error) -> bool {
+    error
+        .as_db_error()
+        .is_some_and(|said| !["28", "3D", "53", "57"].iter().any(|class| said.code().code().starts_with(class)))
 }
 
 impl Connect for Dial {
     fn connect(&self, config: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
         let config = config.clone();
         async move {
-            let (client, mut connection) = config.connect(self.tls.clone()).await?;
+            let (client, mut connection) = self.open(&config).await?;
             let notices = self.notices.clone();
             let driver = tokio::spawn(async move {
                 loop {

@@ -149,6 +149,8 @@ const MATRIX: &[(&str, &str)] = &[
     // Forgetting.
     ("SELECT * FROM outbox.erase('a@example.org', 'a reason')", "--+---"),
     ("SELECT * FROM outbox.erase_mentions('a@example.org', 'a reason')", "--+---"),
+    ("SELECT * FROM outbox.would_erase('a@example.org')", "--+---"),
+    ("SELECT * FROM outbox.would_erase_mentions('a@example.org')", "--+---"),
     ("SELECT outbox.empty_mention(gen_random_uuid(), 'a@example.org', 'x')", "------"),
     ("SELECT * FROM outbox.erased('a@example.org')", "--++--"),
     ("SELECT outbox.is_content_gone(gen_random_uuid())", "--++--"),
@@ -321,6 +323,16 @@ async fn what_roles_may_call_reads_its_own_strings_whatever_a_session_sets() {
     let unpinned = "SELECT p.oid::regprocedure FROM pg_proc p JOIN outbox.privilege r ON p.proname = ANY (r.names) AND r.privileges = 'EXECUTE'
                     WHERE p.pronamespace = 'outbox'::regnamespace AND p.prosqlbody IS NULL AND p.proconfig IS NULL AND p.prosrc ~ '\\\\'";
     assert_eq!(outbox.texts(unpinned).await, Vec::<String>::new(), "has a string that depends on it");
+}
+
+/// A relay behind a pooler has the search_path of its role.
+#[tokio::test]
+async fn what_roles_may_call_looks_names_up_in_pg_catalog() {
+    let outbox = Outbox::new().await;
+    let sql = "SELECT DISTINCT p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+               JOIN outbox.privilege r ON r.schema = n.nspname AND p.proname = ANY (r.names) AND r.privileges = 'EXECUTE'
+               WHERE p.prosqlbody IS NULL AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)";
+    assert_eq!(outbox.texts(sql).await, Vec::<String>::new(), "SET search_path = pg_catalog, pg_temp");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Beside replication: nothing is sent from what only receives, logically or physically, and what can be read there is.
 
+use std::process::Command;
+
 use hapax_testkit::{HapaxProcess, PgCluster, SmtpServer, eventually};
 use hapax_tests::stage::{PATIENCE, Settings, Stage};
 use tokio_postgres::Client;
@@ -106,6 +108,48 @@ async fn what_logical_replication_brings_is_never_sent_from_the_subscriber_until
     pair.until_there(ENDED, 107).await;
     ends(relay_there).await;
     pair.stage.server.with_ledger(|ledger| ledger.assert_none_accepted_twice());
+}
+
+/// Data alone, as `pg_dump` takes it and `pg_restore` puts it back.
+fn restore_queue(from: &str, to: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("queue.dump");
+    let ended = |command: &mut Command| {
+        let output = command.output().expect("it is installed");
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    ended(Command::new("pg_dump").args(["-Fc", "--data-only", "-t", "outbox.queue", "-d", from, "-f"]).arg(&file));
+    ended(Command::new("pg_restore").args(["--data-only", "--disable-triggers", "-d", to]).arg(&file));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restored_without_triggers_a_subscriber_says_how_it_is_guarded_again_and_its_producers_disarm_nothing() {
+    let pair = Pair::set().await;
+    pair.stage.enqueue_one("later@example.org", ", not_before => now() + interval '1 day'").await;
+    restore_queue(&pair.stage.cluster.url(), &pair.subscriber.url());
+    let enabled = "SELECT count(*) FROM pg_trigger WHERE tgname = 'queue_is_ours' AND tgenabled = 'O'";
+    assert_eq!((pair.count_there(enabled).await, pair.count_there(QUEUED).await), (1, 1), "this is what it does");
+    pair.there.batch_execute("DELETE FROM outbox.queue").await.expect("of the publisher");
+    // Its own applications go on, and so does its relay.
+    let relay_there = pair.settings_there("relay").run().await;
+    let own = "SELECT outbox.enqueue('note', '{own@example.org}', subject => 'x', body_text => 'y')";
+    pair.there.batch_execute(own).await.expect("enqueues");
+    pair.until_there(ENDED, 1).await;
+    let armed = "SELECT count(*) FROM outbox.control WHERE identity = outbox.database_identity()";
+    assert_eq!(pair.count_there(armed).await, 1);
+    let doctor = async || pair.settings_there("relay").command(["doctor", "--timeout", "3s"]).await;
+    let remedy = "ALTER TABLE outbox.queue ENABLE REPLICA TRIGGER queue_is_ours;";
+    let (code, said) = doctor().await;
+    assert!(code == 1 && said.contains(remedy), "{code}: {said}");
+    pair.there.batch_execute(remedy).await.expect("by its owner");
+    let (_, said) = doctor().await;
+    assert!(!said.contains("queue_is_ours"), "{said}");
+    // Guarded as before.
+    pair.subscribe("TABLE outbox.message, outbox.queue WITH (publish_via_partition_root)").await;
+    pair.until_there(QUEUED, 1).await;
+    assert_eq!(pair.count_there(armed).await, 0);
+    relay_there.wait_for_line(|line| line.contains("guard mode")).await;
+    ends(relay_there).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

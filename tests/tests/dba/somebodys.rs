@@ -34,13 +34,14 @@ const HOUSE: &str = r#"
     CREATE FUNCTION shadow.now() RETURNS timestamptz RETURN CASE WHEN shadow.trap() THEN pg_catalog.now() END;
     CREATE FUNCTION shadow.clock_timestamp() RETURNS timestamptz RETURN CASE WHEN shadow.trap() THEN pg_catalog.now() END;
     CREATE FUNCTION shadow.gen_random_uuid() RETURNS uuid RETURN CASE WHEN shadow.trap() THEN pg_catalog.gen_random_uuid() END;
+    CREATE FUNCTION shadow.spring(bigint) RETURNS bigint RETURN CASE WHEN shadow.trap() THEN $1 END;
+    CREATE AGGREGATE shadow.count(*) (SFUNC = int8inc, STYPE = bigint, INITCOND = '0', FINALFUNC = shadow.spring);
     CREATE FUNCTION shadow.lower(text) RETURNS text RETURN CASE WHEN shadow.trap() THEN $1 END;
     CREATE FUNCTION shadow.texteq(text, text) RETURNS boolean RETURN shadow.trap();
     CREATE OPERATOR shadow.= (LEFTARG = text, RIGHTARG = text, FUNCTION = shadow.texteq);
+    CREATE FUNCTION shadow.uuideq(uuid, uuid) RETURNS boolean RETURN shadow.trap();
+    CREATE OPERATOR shadow.= (LEFTARG = uuid, RIGHTARG = uuid, FUNCTION = shadow.uuideq);
     ALTER DATABASE shop SET search_path = shadow, pg_catalog, public;
-    -- As the page for DBAs says, where pg_catalog does not come first.
-    ALTER ROLE relay IN DATABASE shop SET search_path = pg_catalog;
-    ALTER ROLE sre IN DATABASE shop SET search_path = pg_catalog;
     ALTER DATABASE shop SET timezone = 'Pacific/Chatham';
     ALTER DATABASE shop SET datestyle = 'SQL, DMY';
     ALTER DATABASE shop SET intervalstyle = 'sql_standard';

@@ -76,6 +76,18 @@ async fn a_schema_that_is_behind_changed_or_has_lost_something_is_found() {
     let back = "CREATE INDEX queue_ordered ON outbox.queue (order_key, order_no) WHERE order_key IS NOT NULL;";
     let found = ["error", "schema.indexes", "outbox.queue_ordered is missing", "REINDEX"];
     clinic.provoke("DROP INDEX outbox.queue_ordered", back, found).await;
+    let put_back = "ALTER TABLE outbox.queue ENABLE REPLICA TRIGGER queue_is_ours;";
+    for (ill, evidence) in [
+        ("ALTER TABLE outbox.queue ENABLE TRIGGER ALL", "enabled for every session but those that replicate"),
+        ("ALTER TABLE outbox.queue DISABLE TRIGGER ALL", "disabled: what logical replication brings"),
+    ] {
+        clinic.provoke(ill, put_back, ["error", "schema.triggers", evidence, put_back]).await;
+    }
+    let put_back = "ALTER TABLE outbox.dedup_key ENABLE TRIGGER refuse_erased_key;";
+    let off = "ALTER TABLE outbox.dedup_key DISABLE TRIGGER USER";
+    clinic
+        .provoke(off, put_back, ["error", "schema.triggers", "refuse_erased_key on outbox.dedup_key", put_back])
+        .await;
     let (off, on) = (
         "ALTER TABLE outbox.queue SET (autovacuum_enabled = false)",
         "ALTER TABLE outbox.queue RESET (autovacuum_enabled)",
@@ -331,4 +343,32 @@ async fn a_pooler_in_transaction_mode_is_noticed() {
         said.assert_well();
         said.assert_has("note", "database.pooler", "notifications do not arrive", "wake_up = false");
     }
+    // Where names of Postgres are looked up: a pooler does not pass on what is asked for.
+    let evil =
+        "CREATE SCHEMA evil; GRANT USAGE ON SCHEMA evil TO PUBLIC; ALTER ROLE relay SET search_path = evil, pg_catalog;
+                CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$";
+    clinic.sql(evil).await;
+    clinic.examine().await.assert_well();
+    let through = async || {
+        let pooler = PgBouncer::start(clinic.stage.cluster.port(), 6).await;
+        clinic.ask(&clinic.stage.settings().set("database.url", pooler.url_for("postgres", "relay"))).await
+    };
+    let remedy = "ALTER ROLE relay IN DATABASE postgres SET search_path = pg_catalog;";
+    through().await.assert_has(
+        "warning",
+        "database.search_path",
+        "evil comes before pg_catalog: what has a name of Postgres there may be called instead, as relay",
+        remedy,
+    );
+    clinic.sql(remedy).await;
+    through().await.assert_well();
+    clinic.sql("ALTER ROLE relay IN DATABASE postgres RESET ALL; ALTER ROLE relay RESET ALL").await;
+    clinic.sql("GRANT CREATE ON SCHEMA public TO PUBLIC").await;
+    clinic.examine().await.assert_well();
+    through().await.assert_only(
+        "warning",
+        "database.search_path",
+        "anybody may make functions in schema public",
+        remedy,
+    );
 }

@@ -7,7 +7,7 @@ use hapax_store::{
     ConnectOptions, Error,
     inspect::{
         Console,
-        doctor::{Host, Server},
+        doctor::{Host, SearchPath, Server},
     },
 };
 use tokio::sync::Semaphore;
@@ -55,6 +55,10 @@ pub(super) async fn examine(settings: &Settings, doctor: &Doctor) -> Vec<Finding
     let mut options = settings.database.options("hapax doctor");
     options.statement_timeout = options.statement_timeout.min(doctor.timeout);
     let mut findings = reach(&settings.database, &options, doctor).await;
+    // Nothing where it cannot be asked: that has been told. Before anything else, which it could mislead.
+    if let Ok(Ok(path)) = tokio::time::timeout(doctor.timeout, search_path(&options)).await {
+        findings.push(server::search_path(&path));
+    }
     let server = match tokio::time::timeout(doctor.timeout * 2, main_server(&options)).await {
         Ok(Ok(server)) => server,
         Ok(Err(error)) => {
@@ -96,11 +100,13 @@ async fn questions(patient: &Patient<'_>) -> Vec<Finding> {
     let mut examinations: Vec<Examination<'_>> = vec![
         Box::pin(schema::migrations(patient)),
         Box::pin(schema::indexes(patient)),
+        Box::pin(schema::triggers(patient)),
         Box::pin(schema::tables(patient)),
         Box::pin(horizon::examine(patient)),
         Box::pin(outbox::states(patient)),
     ];
-    let mut names = vec!["schema.migrations", "schema.indexes", "schema.tables", "database.horizon", "outbox.states"];
+    let mut names = vec!["schema.migrations", "schema.indexes", "schema.triggers", "schema.tables"];
+    names.extend(["database.horizon", "outbox.states"]);
     if !patient.server.in_recovery {
         examinations.push(Box::pin(outbox::arming(patient)));
         examinations.push(Box::pin(pooler::examine(patient)));
@@ -114,6 +120,10 @@ async fn questions(patient: &Patient<'_>) -> Vec<Finding> {
         limited(name, limit, examination).await
     });
     role.into_iter().chain(join_all(limited).await.into_iter().flatten()).collect()
+}
+
+async fn search_path(options: &ConnectOptions) -> Result<SearchPath, Error> {
+    Console::connect(options).await?.doctor_search_path().await
 }
 
 async fn main_server(options: &ConnectOptions) -> Result<Server, Error> {

@@ -1,7 +1,7 @@
 //! The schema: migrations, indexes, partitions, vacuum.
 
 use hapax_store::{
-    inspect::doctor::{Index, Table},
+    inspect::doctor::{Index, Table, Trigger},
     migrate::Status,
 };
 
@@ -71,6 +71,37 @@ pub(super) async fn indexes(patient: &Patient<'_>) -> Vec<Finding> {
         }
         Err(error) => vec![patient.failed(name, &error)],
     }
+}
+
+/// Triggers that somebody has disabled, or enabled for others than they are made for: restoring data ends so.
+pub(super) async fn triggers(patient: &Patient<'_>) -> Vec<Finding> {
+    let name = "schema.triggers";
+    let console = match patient.console(name).await {
+        Ok(console) => console,
+        Err(findings) => return findings,
+    };
+    match console.doctor_triggers().await {
+        Ok(changed) if changed.is_empty() => vec![Finding::ok(name, "enabled as they were made")],
+        Ok(changed) => changed.iter().map(|trigger| changed_trigger(name, trigger)).collect(),
+        Err(error) => vec![patient.failed(name, &error)],
+    }
+}
+
+fn changed_trigger(name: &'static str, Trigger { name: trigger, of, enabled, remedy }: &Trigger) -> Finding {
+    let how = match enabled.as_str() {
+        "D" => "disabled",
+        "A" => "enabled for every session, those that replicate too",
+        "R" => "enabled for sessions that replicate only",
+        _ => "enabled for every session but those that replicate",
+    };
+    let means = match trigger.as_str() {
+        "queue_is_ours" => {
+            "what logical replication brings does not disarm this outbox, and would be sent from here too"
+        }
+        _ => "what it is there for is not done",
+    };
+    let remedy = format!("as the owner: {remedy} (pg_restore --disable-triggers leaves them so)");
+    Finding::error(name, format!("{trigger} on {of} is {how}: {means}"), remedy)
 }
 
 /// Partitions, default partitions, autovacuum, dead rows.

@@ -1,7 +1,7 @@
 //! How the server and the user are set: judged from facts that were read before. Pure, but for asking who we are.
 
 use hapax_relay::AfterFailover;
-use hapax_store::inspect::doctor::{Asked, Role, Server};
+use hapax_store::inspect::doctor::{Asked, Role, SearchPath, Server};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
@@ -194,6 +194,36 @@ fn limits(server: &Server, database: &Database) -> Finding {
             let set: Vec<String> = hurt.iter().map(|(what, ..)| format!("ALTER ROLE ... SET {what} = 0")).collect();
             Finding::warning("database.timeouts", evidence, format!("for the relay's user: {}", set.join("; ")))
         }
+    }
+}
+
+/// Where statements find functions and operators of Postgres. Hapax asks for pg_catalog alone, which a pooler may not pass on.
+pub(super) fn search_path(path: &SearchPath) -> Finding {
+    let name = "database.search_path";
+    let is_temporary = |schema: &str| schema.starts_with("pg_temp_");
+    let before = path.schemas.iter().take_while(|schema| *schema != "pg_catalog").find(|schema| !is_temporary(schema));
+    let open = path.open.iter().find(|schema| !is_temporary(schema));
+    let role = &path.role;
+    let why = match (before, open) {
+        (Some(schema), _) => format!("schema {schema} comes before pg_catalog"),
+        (None, Some(schema)) => format!("anybody may make functions in schema {schema}"),
+        (None, None) => return Finding::ok(name, "functions and operators of Postgres are those of pg_catalog"),
+    };
+    let evidence = format!("{why}: what has a name of Postgres there may be called instead, as {role}");
+    let (role, database) = (quoted(role), quoted(&path.database));
+    let remedy = format!(
+        "ALTER ROLE {role} IN DATABASE {database} SET search_path = pg_catalog; and let the pooler reconnect. Or connect \
+         past it: hapax asks for it itself, which a pooler in transaction mode does not pass on"
+    );
+    Finding::warning(name, evidence, remedy)
+}
+
+/// As SQL writes a name.
+fn quoted(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    match name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && name.chars().all(is_plain) {
+        true => name.to_owned(),
+        false => format!("\"{}\"", name.replace('"', "\"\"")),
     }
 }
 

@@ -132,6 +132,34 @@ readable!(
 );
 
 readable!(
+    /// A trigger that is not enabled as its migration made it.
+    pub struct Trigger {
+        /// Its name.
+        pub name: String,
+        /// Its table.
+        pub of: String,
+        /// `pg_trigger.tgenabled`: D is disabled, O, R, A.
+        pub enabled: String,
+        /// The statement that puts it back.
+        pub remedy: String,
+    }
+);
+
+readable!(
+    /// Where names of Postgres are looked up.
+    pub struct SearchPath {
+        /// The user.
+        pub role: String,
+        /// Its database.
+        pub database: String,
+        /// Schemas in their order, with those that are not written down.
+        pub schemas: Vec<String>,
+        /// Those of them in which anybody may make something.
+        pub open: Vec<String>,
+    }
+);
+
+readable!(
     /// What keeps dead rows from being cleaned.
     pub struct Holder {
         /// `transaction`, `prepared` or `slot`.
@@ -254,6 +282,23 @@ impl Console {
     /// Any.
     pub async fn doctor_indexes(&self) -> Result<Vec<Index>, Error> {
         self.many("doctor_indexes", include_str!("../../queries/doctor_indexes.sql"), &[], Index::read).await
+    }
+
+    /// Triggers that are not enabled as they should be.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn doctor_triggers(&self) -> Result<Vec<Trigger>, Error> {
+        self.many("doctor_triggers", include_str!("../../queries/doctor_triggers.sql"), &[], Trigger::read).await
+    }
+
+    /// Where names of Postgres are looked up on such a connection.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn doctor_search_path(&self) -> Result<SearchPath, Error> {
+        let sql = include_str!("../../queries/doctor_search_path.sql");
+        self.one("doctor_search_path", sql, SearchPath::read).await
     }
 
     /// Weeks that should have been dropped days ago: which, why they are still there, and for how many seconds.

@@ -80,6 +80,31 @@ impl Console {
         Ok(rows.iter().map(Erasing::read).collect())
     }
 
+    /// What [`Self::erase`] would do, all of it; nothing is done.
+    ///
+    /// # Errors
+    /// Not an address; any of the database's.
+    pub async fn would_erase(&self, address: &str, close_doubts: bool) -> Result<Vec<Erasing>, Error> {
+        let params: [Typed<'_>; 2] = [(&address, Type::TEXT), (&close_doubts, Type::BOOL)];
+        let rows = self.rows("would_erase", include_str!("../../queries/would_erase.sql"), &params).await?;
+        Ok(rows.iter().map(Erasing::read).collect())
+    }
+
+    /// What [`Self::erase_mentions`] would do to a page; nothing is done.
+    ///
+    /// # Errors
+    /// Not an address; any of the database's.
+    pub async fn would_erase_mentions(
+        &self,
+        address: &str,
+        after: Option<Uuid>,
+        messages_max: i32,
+    ) -> Result<Vec<Erasing>, Error> {
+        let params: [Typed<'_>; 3] = [(&address, Type::TEXT), (&after, Type::UUID), (&messages_max, Type::INT4)];
+        let sql = include_str!("../../queries/would_erase_mentions.sql");
+        Ok(self.rows("would_erase_mentions", sql, &params).await?.iter().map(Erasing::read).collect())
+    }
+
     /// What is known of an erased address by its proof, newest first; nothing of what is no address, or when this role may
     /// not look.
     ///
