@@ -9,6 +9,7 @@
 
 mod bounces;
 mod canary;
+mod chores;
 mod closing;
 mod collect;
 mod complaint;
@@ -86,6 +87,7 @@ pub use verp::EnvelopeSender;
 pub use warm_up::WarmUp;
 
 use crate::{
+    chores::Chores,
     courier::Office,
     ear::Heard,
     fatal::Fatal,
@@ -256,6 +258,13 @@ pub async fn run_with(
     watchers.spawn(told::tell(store.clone(), routes.clone(), past.flights.changes(), stop.clone()));
     watchers.spawn(guard::tell_stragglers(store.clone(), past.memory.clone(), stop.clone()));
     let lanes = lanes::lanes_of(routes.iter().flat_map(|route| route.groups.clone()));
+    let chores = Chores {
+        store: store.clone(),
+        config: config.clone(),
+        clock: clock.clone(),
+        fatal: fatal.clone(),
+        pulse: pulse("chores", config.limits.heartbeat_interval),
+    };
     let reaper = Reaper {
         store: store.clone(),
         config: config.clone(),
@@ -265,6 +274,7 @@ pub async fn run_with(
         meters: meters.clone(),
         pulse: pulse("reaper", config.limits.heartbeat_interval),
         lanes,
+        chores,
         watch: past.watch,
     };
     watchers.spawn(reaper.run(shutdown.soft.clone(), stop.clone()));

@@ -3,7 +3,7 @@
 //! Dead is what this process has itself observed: a heartbeat counter unchanged for `dead_after` of its own
 //! CLOCK_BOOTTIME with the database reachable throughout, an incarnation that signed off, or one that does not exist.
 //! Never a comparison of wall clocks: a clock jump or a database outage would put everything on the wire in doubt.
-//! The reaper never makes anything pending.
+//! The reaper never makes anything pending. What else there is to do for all relays (`chores.rs`) goes on beside it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,31 +23,17 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    complaint::Complaint, config::RelayConfig, fatal::Fatal, meters::Meters, progress::Pulse, registry::Registry,
-    upkeep::Upkeep,
+    chores::{self, Chores},
+    complaint::Complaint,
+    config::RelayConfig,
+    fatal::Fatal,
+    meters::Meters,
+    progress::Pulse,
+    registry::Registry,
 };
 
 /// Between two listings of this process's own intents, and between two marks by age.
 const SELF_CHECK_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Between two looks for ordering keys without a head.
-const FREE_ORDERED_INTERVAL: Duration = Duration::from_secs(2);
-
-/// Between two looks for mail of routes that no relay has.
-const ORPHANS_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How much of it is moved at once.
-const ORPHANS_BATCH: i32 = 2_000;
-/// Between two looks whether outcomes of digests have changed after their end.
-const FOLLOW_ALL_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Between two looks for messages that came past the doors, and how many are looked at in one.
-const UNQUEUED_INTERVAL: Duration = Duration::from_secs(10);
-
-const UNQUEUED_PAGE: i64 = 10_000;
-
-/// Before the first such look.
-const UNQUEUED_FIRST: Duration = Duration::from_secs(5);
 
 /// Doubts looked at in one statement.
 const DOUBTS_PAGE: i64 = 500;
@@ -91,6 +77,7 @@ pub(crate) struct Reaper {
     pub(crate) meters: Meters,
     pub(crate) pulse: Pulse,
     pub(crate) lanes: Vec<i16>,
+    pub(crate) chores: Chores,
     pub(crate) watch: Watch,
 }
 
@@ -100,6 +87,12 @@ pub struct Watch(Arc<tokio::sync::Mutex<Memory>>);
 
 #[derive(Debug, Default)]
 struct Memory {
+    watched: Watched,
+    chores: chores::Memory,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
     observer: Observer,
     /// Since when each dead incarnation is known to be dead. Rows that somebody has locked are passed over by a mark, so
     /// it is repeated every round until the marks by age have taken over.
@@ -109,15 +102,6 @@ struct Memory {
     /// Doubts whose grace has been seen to end, and which the database knows to be over.
     over: HashSet<Token>,
     next_self_check: Duration,
-    upkeep: Upkeep,
-    next_free_ordered: Duration,
-    /// Ordering keys up to this one have been looked at.
-    free_ordered_after: Option<String>,
-    next_orphans: Duration,
-    next_follow_all: Duration,
-    next_unqueued: Duration,
-    /// Messages up to this one have been looked at.
-    unqueued_after: Uuid,
 }
 
 impl Reaper {
@@ -128,7 +112,10 @@ impl Reaper {
         self.pulse.idle();
         tokio::select! {
             // The one before lets go of it when its round has ended.
-            mut memory = self.watch.0.lock() => self.watch_over(&mut memory, &mut orphans, &soft).await,
+            mut memory = self.watch.0.lock() => {
+                let Memory { watched, chores } = &mut *memory;
+                tokio::join!(self.watch_over(watched, &mut orphans, &soft), self.chores.run(chores, &soft));
+            }
             () = soft.cancelled() => {}
         }
         while !stop.is_cancelled() && !self.fatal.is_guard() {
@@ -146,23 +133,22 @@ impl Reaper {
     }
 
     /// Rounds until `soft`, or until the database is another one.
-    async fn watch_over(&self, memory: &mut Memory, orphans: &mut HashSet<Token>, soft: &CancellationToken) {
+    async fn watch_over(&self, memory: &mut Watched, orphans: &mut HashSet<Token>, soft: &CancellationToken) {
         memory.observer.interrupted();
         memory.reaped.clear();
         // The database that answers now may not know it.
         memory.over.clear();
-        // Not at once: a relay that starts has better things to do than to read the messages of a day.
-        memory.next_unqueued = memory.next_unqueued.max(self.clock.boottime() + UNQUEUED_FIRST);
         memory.next_self_check = Duration::ZERO;
-        // What is kept for how long may have been changed.
-        memory.upkeep = Upkeep::default();
         let mut complaint = Complaint::default();
         while !soft.is_cancelled() {
             self.pulse.beat();
             match self.round(memory, orphans).await {
                 Ok(()) => complaint.is_over(),
                 Err(error) => {
-                    memory.observer.interrupted();
+                    // Who gives its reasons was there, so everybody could beat.
+                    if !error.is_answer() {
+                        memory.observer.interrupted();
+                    }
                     let Ok(error) = self.fatal.check_guard(error) else { return };
                     if complaint.is_due() {
                         tracing::warn!(error = error.in_full(), "the reaper could not finish its round");
@@ -177,7 +163,7 @@ impl Reaper {
         }
     }
 
-    async fn round(&self, memory: &mut Memory, orphans: &mut HashSet<Token>) -> Result<(), hapax_store::Error> {
+    async fn round(&self, memory: &mut Watched, orphans: &mut HashSet<Token>) -> Result<(), hapax_store::Error> {
         let relays = self.store.relays().await?;
         let now = self.clock.boottime();
         let mut dead = memory.observer.observe(&relays, now, self.config.limits.dead_after);
@@ -186,70 +172,25 @@ impl Reaper {
         memory.reaped.retain(|incarnation, _| dead.contains(incarnation));
         let lately =
             |since: Option<&Duration>| since.is_none_or(|since| now.saturating_sub(*since) <= SELF_CHECK_INTERVAL);
+        let mut failed = None;
         if self_check || dead.iter().any(|incarnation| lately(memory.reaped.get(incarnation))) {
-            self.mark(&dead).await?;
-            for incarnation in dead {
-                memory.reaped.entry(incarnation).or_insert(now);
+            match self.mark(&dead).await {
+                Ok(()) => {
+                    for incarnation in dead {
+                        memory.reaped.entry(incarnation).or_insert(now);
+                    }
+                }
+                // The others need not wait until that can be done.
+                Err(error) if error.is_answer() => failed = Some(error),
+                Err(error) => return Err(error),
             }
         }
         if self_check {
             self.settle_orphans(orphans).await?;
             memory.next_self_check = now + SELF_CHECK_INTERVAL;
         }
-        if now >= memory.next_free_ordered {
-            self.pulse.beat();
-            memory.free_ordered_after = self.store.free_ordered(memory.free_ordered_after.as_deref()).await?.1;
-            let all = now >= memory.next_follow_all;
-            self.store.follow_digests(all).await?;
-            if all {
-                memory.next_follow_all = now + FOLLOW_ALL_INTERVAL;
-            }
-            memory.next_free_ordered = now + FREE_ORDERED_INTERVAL;
-        }
-        if now >= memory.next_orphans {
-            self.pulse.beat();
-            self.adopt_orphans().await?;
-            memory.next_orphans = now + ORPHANS_INTERVAL;
-        }
-        if now >= memory.next_unqueued {
-            self.pulse.beat();
-            self.report_unqueued(memory).await?;
-            memory.next_unqueued = now + UNQUEUED_INTERVAL;
-        }
         self.apply_policies(memory).await?;
-        if memory.upkeep.round(&self.store, &self.config, &self.pulse, now).await? {
-            // From the start of the last day again: what was loaded past the doors may be older than what is new.
-            memory.unqueued_after = Uuid::nil();
-        }
-        Ok(())
-    }
-
-    /// What waits for a route that was taken out of the configuration goes by what that says now.
-    async fn adopt_orphans(&self) -> Result<(), hapax_store::Error> {
-        let moved = self.store.adopt_orphans(ORPHANS_BATCH).await?;
-        if moved > 0 {
-            tracing::warn!(
-                deliveries = moved,
-                "no relay has had their route for five minutes: they go by what the configuration says now, or are held"
-            );
-        }
-        Ok(())
-    }
-
-    /// Messages that neither wait nor have ended: loaded past the doors, nobody will ever send them.
-    async fn report_unqueued(&self, memory: &mut Memory) -> Result<(), hapax_store::Error> {
-        let page = self.store.unqueued(memory.unqueued_after, UNQUEUED_PAGE).await?;
-        memory.unqueued_after = page.last.unwrap_or(memory.unqueued_after);
-        if page.how_many > 0 {
-            let some: Vec<String> = page.missing.iter().map(ToString::to_string).collect();
-            tracing::warn!(
-                messages = page.how_many,
-                some = some.join(" "),
-                "messages have neither a queue row nor a terminal record: they were loaded past the doors (a restore, a replica, \
-                 an INSERT into a partition) and will not be sent (hint: enqueue again what shall be, with outbox.enqueue())"
-            );
-        }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     async fn mark(&self, dead: &[Incarnation]) -> Result<(), hapax_store::Error> {
@@ -299,7 +240,7 @@ impl Reaper {
         Ok(())
     }
 
-    async fn apply_policies(&self, memory: &mut Memory) -> Result<(), hapax_store::Error> {
+    async fn apply_policies(&self, memory: &mut Watched) -> Result<(), hapax_store::Error> {
         let mut after = DeliveryKey { message_id: MessageId(Uuid::nil()), recipient_no: 0 };
         let mut open = HashSet::new();
         loop {
@@ -327,7 +268,7 @@ impl Reaper {
 
     /// Tells the database which attempts can no longer be alive, as this process has watched them for their whole grace
     /// by its own clock: only then a person may send them again without force, whatever the database's clock says.
-    async fn note_over(&self, page: &[Doubt], memory: &mut Memory) -> Result<(), hapax_store::Error> {
+    async fn note_over(&self, page: &[Doubt], memory: &mut Watched) -> Result<(), hapax_store::Error> {
         let now = self.clock.boottime();
         let mut over = Vec::new();
         for doubt in page.iter().filter(|doubt| !doubt.grace.is_zero()) {
@@ -346,7 +287,7 @@ impl Reaper {
     async fn apply_policy(
         &self,
         doubt: &Doubt,
-        memory: &mut Memory,
+        memory: &mut Watched,
         asked: Duration,
     ) -> Result<(), hapax_store::Error> {
         let now = self.clock.boottime();

@@ -18,10 +18,13 @@ const POSTPONED_INTERVAL: Duration = Duration::from_secs(300);
 /// Between two looks for content whose time is over.
 const CONTENTS_INTERVAL: Duration = Duration::from_secs(10);
 
+/// After one that failed.
+const FAILED_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Messages in one batch.
 const CONTENTS_BATCH: i32 = 500;
 
-/// The reaper has other things to do: no new batch of a round begins after so long.
+/// There are other chores: no new batch of a round begins after so long.
 const BUDGET: Duration = Duration::from_secs(1);
 
 /// For how long content is kept after the end of its message.
@@ -87,14 +90,15 @@ impl Upkeep {
             return Ok(false);
         }
         pulse.beat();
+        self.next_maintain = now + FAILED_INTERVAL;
         let actions = store.maintain(config.retention.records).await?;
         for (action, detail) in &actions {
             match action.as_str() {
                 "overdue" => tracing::warn!(
                     action,
                     detail,
-                    "an old week cannot be dropped: its lock cannot be had (hint: SELECT * FROM pg_stat_activity WHERE \
-                     xact_start < now() - interval '1 hour')"
+                    "upkeep cannot be done for days (hint: SELECT * FROM outbox.upkeep_postponed; a lock is held by one of SELECT * FROM \
+                     pg_stat_activity WHERE xact_start < now() - interval '1 hour')"
                 ),
                 _ => tracing::info!(action, detail, "outbox.maintain"),
             }
@@ -109,7 +113,7 @@ impl Upkeep {
         Ok(!is(&["more"]))
     }
 
-    /// Batches until the budget is spent; whether there are more. What fails is tried again: the reaper goes on.
+    /// Batches until the budget is spent; whether there are more. What fails is tried again.
     async fn remove_contents(&mut self, store: &Store, keeps: &Keeps, pulse: &Pulse) -> bool {
         let begun = Instant::now();
         let mut messages = 0;

@@ -139,6 +139,14 @@ impl Error {
         self.sqlstate().is_some_and(|state| matches!(&state.code()[..2], "22" | "23" | "54"))
     }
 
+    /// Whether the server was there and had its reasons (SQLSTATE classes 0A, 21, 22, 23, 42, 54, 55 and P0): no outage, no
+    /// timeout, no standby in its place.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        let reasons = ["0A", "21", "22", "23", "42", "54", "55", "P0"];
+        self.sqlstate().is_some_and(|state| reasons.contains(&&state.code()[..2]))
+    }
+
     pub(crate) fn query(operation: &'static str, source: tokio_postgres::Error) -> Self {
         match source.as_db_error() {
             Some(db) if db.code().code() == "HX001" => {

@@ -130,7 +130,7 @@ fn overdue(name: &'static str, weeks: &[(String, String, f64)]) -> Finding {
         return Finding::ok(name, "no week is overdue");
     }
     let remedy = "end the transactions that hold it (SELECT * FROM pg_locks WHERE relation = 'outbox.message'::regclass), \
-                  decide what has not ended (hapax ls --held, --in-doubt); the next upkeep drops it";
+                  take away what depends on it, decide what has not ended (hapax ls --held, --in-doubt); the next upkeep does it";
     Finding::warning(name, words.join("; "), remedy)
 }
 
