@@ -15,7 +15,7 @@ use hapax_store::{Look, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ear::Heard, progress::Pulse};
+use crate::{ear::Heard, lanes::Cursors, progress::Pulse};
 
 /// How long after the last delivery polling stays at its fastest.
 const ACTIVE_FOR: Duration = Duration::from_secs(1);
@@ -103,7 +103,7 @@ impl Idle {
         clock: &dyn Clock,
         lanes: Vec<i16>,
         all: bool,
-        pulse: &Pulse,
+        (cursors, pulse): (&mut Cursors, &Pulse),
     ) -> Result<(Vec<i16>, bool), hapax_store::Error> {
         // What is heard from here on ends the next rest.
         let heard = self.ear.as_mut().map(|ear| *ear.borrow_and_update()).unwrap_or_default();
@@ -116,12 +116,15 @@ impl Idle {
         pulse.beat();
         (self.quiet, self.next_in) = (false, None);
         let woken = self.asleep.is_some() && wake_ups > 0 && lanes.len() <= LANES_WOKEN;
-        if self.full || woken || lanes.is_empty() {
+        if lanes.is_empty() || (self.full || woken) && !cursors.looks_first() {
             return Ok((lanes, false));
         }
         let waiting = self.asleep.is_some() && now >= self.waiting_at;
         let mark = self.asleep.is_some_and(|asleep| asleep.mark.is_none());
+        let began = clock.boottime();
+        let lanes: Vec<_> = lanes.into_iter().map(|lane| (lane, cursors.start_of(lane, began))).collect();
         let seen = store.look(&lanes, waiting, mark).await?;
+        cursors.reached(&lanes, &seen.reached, began, clock.boottime());
         if waiting {
             self.waiting_at = now + WAITING_INTERVAL;
         }

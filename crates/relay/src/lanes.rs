@@ -10,11 +10,27 @@ pub(crate) fn lanes_of(groups: impl IntoIterator<Item = i16>) -> Vec<i16> {
     groups.into_iter().flat_map(|group| Priority::ALL.map(|priority| group * 4 + priority.lane_offset())).collect()
 }
 
+/// A read of a lane from its start that takes so long has met dead rows that somebody's old snapshot keeps.
+const DEAR: Duration = Duration::from_millis(10);
+
+/// Of the time, dear reads may take this part: one in so many.
+const DEAR_SHARE: u32 = 10;
+
+/// Where a lane begins for now: what is before was read, and reading it again is dear.
+#[derive(Clone, Copy, Debug)]
+struct Floor {
+    at: Cursor,
+    until: Duration,
+}
+
 /// Where the next claim goes on.
 #[derive(Default)]
 pub(crate) struct Cursors {
-    pub(crate) lanes: HashMap<i16, Cursor>,
-    pub(crate) rescan_at: Duration,
+    lanes: HashMap<i16, Cursor>,
+    floors: HashMap<i16, Floor>,
+    /// A claim was dear that began at the start of a lane: the next round looks first.
+    look_first: bool,
+    rescan_at: Duration,
     pub(crate) round: usize,
     /// Where several tenants wait, as of the last look, with where each goes on.
     pub(crate) turns: HashMap<i16, Turn>,
@@ -37,8 +53,55 @@ impl Cursors {
         groups.iter().any(|group| self.seen_at.get(group).is_some_and(|at| now.saturating_sub(*at) < LATELY))
     }
 
+    /// Where reading the lane begins.
+    pub(crate) fn start_of(&self, lane: i16, now: Duration) -> Cursor {
+        self.floors.get(&lane).filter(|floor| now < floor.until).map_or(Cursor::START, |floor| floor.at)
+    }
+
+    /// Where the next claim from the lane goes on.
+    pub(crate) fn next_of(&self, lane: i16, now: Duration) -> Cursor {
+        self.lanes.get(&lane).copied().unwrap_or_else(|| self.start_of(lane, now))
+    }
+
+    /// These lanes were read, each from its cursor, and that is how far. If it was dear to read them from their starts, they
+    /// begin there for a while: what commits late, or is given back, is found when that is over.
+    pub(crate) fn reached(&mut self, lanes: &[(i16, Cursor)], reached: &[Cursor], began: Duration, ended: Duration) {
+        let took = ended.saturating_sub(began);
+        for ((lane, from), at) in lanes.iter().zip(reached) {
+            if *from != Cursor::START {
+                // What has died since, at a high rate, is passed by, too.
+                if let Some(floor) = self.floors.get_mut(lane).filter(|_| took >= DEAR) {
+                    floor.at = *at;
+                }
+            } else if took < DEAR {
+                self.floors.remove(lane);
+            } else {
+                self.floors.insert(*lane, Floor { at: *at, until: ended + took * DEAR_SHARE });
+            }
+        }
+    }
+
+    /// A claim of these lanes has taken so long.
+    pub(crate) fn claimed(&mut self, wanted: &[Wanted], took: Duration) {
+        self.look_first |= took >= DEAR && wanted.iter().any(|lane| lane.from == Cursor::START);
+    }
+
+    /// Whether to look before the next claim, also where nobody needs to ask whether there is something: it tells where
+    /// lanes begin.
+    pub(crate) fn looks_first(&mut self) -> bool {
+        std::mem::take(&mut self.look_first)
+    }
+
+    /// Now and then claims begin at the start, also while there is always more.
+    pub(crate) fn rescan(&mut self, now: Duration, interval: Duration) {
+        if now >= self.rescan_at {
+            self.begin_anew();
+            self.rescan_at = now + interval;
+        }
+    }
+
     /// What came in behind a cursor is found from the start; where a long way is left to the end, it is gone first.
-    pub(crate) fn begin_anew(&mut self) {
+    fn begin_anew(&mut self) {
         self.lanes.clear();
         for turn in self.turns.values_mut().filter(|turn| turn.seen_all) {
             turn.seen = Cursor::START;
@@ -60,7 +123,10 @@ impl Cursors {
             let of_lane = || claimed.iter().filter(|claimed| claimed.lane == lane.lane);
             let count = of_lane().count();
             let last = of_lane().next_back().filter(|_| count >= asked);
-            self.lanes.insert(lane.lane, last.map_or(Cursor::START, |claimed| claimed.cursor));
+            match last {
+                Some(claimed) => self.lanes.insert(lane.lane, claimed.cursor),
+                None => self.lanes.remove(&lane.lane),
+            };
             free = free.saturating_sub(count);
             rooms[lane.room] = rooms[lane.room].saturating_sub(count);
         }
@@ -88,6 +154,32 @@ mod tests {
         cursors.see([6], at);
         assert!(cursors.saw(&[0, 1], at) && !cursors.saw(&[0], at));
         assert!(!cursors.saw(&[1], at + LATELY));
+    }
+
+    #[test]
+    fn what_is_dear_to_read_is_read_a_tenth_of_the_time_and_lanes_begin_behind_it_meanwhile() {
+        let at = |seconds: u64| Cursor::before(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let (now, mut cursors) = (Duration::from_secs, Cursors::default());
+        let all = [(1, Cursor::START), (2, Cursor::START)];
+        cursors.reached(&all, &[at(50), at(60)], now(100), now(100) + DEAR / 2);
+        assert_eq!([1, 2].map(|lane| cursors.start_of(lane, now(101))), [Cursor::START; 2], "it was cheap");
+
+        cursors.reached(&all, &[at(50), at(60)], now(100), now(102));
+        assert_eq!([1, 2, 3].map(|lane| cursors.start_of(lane, now(121))), [at(50), at(60), Cursor::START]);
+        // Reading on from there tells nothing of what is before.
+        cursors.reached(&[(1, at(50))], &[at(90)], now(110), now(110) + DEAR / 2);
+        assert_eq!(cursors.start_of(1, now(121)), at(50));
+        assert_eq!(cursors.next_of(1, now(121)), at(50));
+        cursors.reached(&[(1, at(50))], &[at(91)], now(110), now(110) + DEAR);
+        assert_eq!(cursors.start_of(1, now(121)), at(91));
+        assert_eq!([1, 2].map(|lane| cursors.start_of(lane, now(122))), [Cursor::START; 2], "its time is over");
+
+        let wanted = |from| [Wanted { lane: 1, room: 0, limit: 1, from }];
+        cursors.claimed(&wanted(Cursor::START), DEAR / 2);
+        cursors.claimed(&wanted(at(50)), DEAR);
+        assert!(!cursors.looks_first());
+        cursors.claimed(&wanted(Cursor::START), DEAR);
+        assert_eq!([cursors.looks_first(), cursors.looks_first()], [true, false]);
     }
 
     #[test]

@@ -128,7 +128,8 @@ impl Pump {
         lanes.extend(
             closed.iter().filter(|(route, _)| goes(route)).filter_map(|(route, group)| self.reserved(route, *group)),
         );
-        let (due, seen) = idle.look(&self.office.store, clock, lanes, closed.is_empty(), &self.pulse).await?;
+        let (due, seen) =
+            idle.look(&self.office.store, clock, lanes, closed.is_empty(), (cursors, &self.pulse)).await?;
         if seen {
             cursors.see(due.iter().copied(), clock.boottime());
         }

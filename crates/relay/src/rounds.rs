@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hapax_core::{fault, policy::Priority};
-use hapax_store::{Claimed, Cursor, Wanted};
+use hapax_store::{Claimed, Wanted};
 
 use crate::{
     idle::Idle,
@@ -68,10 +68,7 @@ impl Pump {
     /// One claim from every lane of `due` that has room. Answers how many deliveries were taken.
     pub(crate) async fn round(&self, cursors: &mut Cursors, due: &[i16]) -> Result<usize, hapax_store::Error> {
         let now = self.office.clock.boottime();
-        if now >= cursors.rescan_at {
-            cursors.begin_anew();
-            cursors.rescan_at = now + RESCAN_INTERVAL;
-        }
+        cursors.rescan(now, RESCAN_INTERVAL);
         cursors.round = cursors.round.wrapping_add(1);
         if now >= cursors.turns_at {
             let all = lanes_of(self.groups.iter().map(|(_, group)| *group));
@@ -117,6 +114,7 @@ impl Pump {
             self.claim_by_turns(cursors, &wanted, free, rooms).await?
         } else {
             let claimed = self.office.store.claim_lanes(&wanted, free, &rooms, lease).await?;
+            cursors.claimed(&wanted, self.office.clock.boottime().saturating_sub(asked));
             cursors.advance(&wanted, free, rooms, &claimed);
             claimed
         };
@@ -172,6 +170,7 @@ impl Pump {
 
     /// Those of the `due` lanes in the order of this round. Groups of one route share its room, that of the first of them.
     fn wanted(&self, cursors: &Cursors, free: usize, due: &[i16]) -> Vec<Wanted> {
+        let now = self.office.clock.boottime();
         let first_of = |route: &Arc<Route>| self.groups.iter().position(|(other, _)| Arc::ptr_eq(other, route));
         let lanes = order(cursors.round).into_iter().flat_map(|(priority, share)| {
             self.groups.iter().map(move |(route, group)| (*group * 4 + priority.lane_offset(), route, share))
@@ -187,7 +186,7 @@ impl Pump {
                 } else {
                     free.div_ceil(share)
                 },
-                from: cursors.lanes.get(&lane).copied().unwrap_or(Cursor::START),
+                from: cursors.next_of(lane, now),
             })
             .collect()
     }

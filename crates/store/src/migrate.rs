@@ -85,6 +85,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     48 "0048_whole_digests.sql",
     49 "0049_would_erase.sql",
     53 "0053_upkeep_alone.sql",
+    54 "0054_look_onward.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

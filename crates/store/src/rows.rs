@@ -73,6 +73,12 @@ pub struct Cursor {
 impl Cursor {
     /// Before every row.
     pub const START: Self = Self { due_at: SystemTime::UNIX_EPOCH, message_id: Uuid::nil(), recipient_no: 0 };
+
+    /// Before every row that is due then.
+    #[must_use]
+    pub const fn before(due_at: SystemTime) -> Self {
+        Self { due_at, ..Self::START }
+    }
 }
 
 /// Where a claim by turns goes on.

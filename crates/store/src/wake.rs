@@ -3,12 +3,12 @@
 //! Invariant: everything here is a hint. What it says is checked by the claim, and what it does not say is found by the
 //! poll: no error here stops a relay.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{BoxStream, StreamExt, poll_fn};
-use tokio_postgres::{AsyncMessage, Client, types::Type};
+use tokio_postgres::{AsyncMessage, Client, Row, types::Type};
 
-use crate::{Store, connect, error::Error};
+use crate::{Cursor, Store, connect, error::Error};
 
 /// How long a wake-up may take from one connection to the other before the listener counts as deaf.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
@@ -26,6 +26,8 @@ pub struct Look {
     pub mark: Option<i64>,
     /// Sessions that wait for others to notify; zero when it was not asked for.
     pub waiting: i64,
+    /// Lane by lane: nothing before it may be claimed, but for what commits late or is given back.
+    pub reached: Vec<Cursor>,
 }
 
 /// A connection that hears wake-ups, and is known to.
@@ -42,21 +44,29 @@ impl std::fmt::Debug for Listener {
 }
 
 impl Store {
-    /// Looks into the lanes without claiming; with `waiting`, also for sessions that wait for each other to notify; with
-    /// `mark`, takes a transaction number.
+    /// Looks into the lanes, each from its cursor on, without claiming; with `waiting`, also for sessions that wait for each
+    /// other to notify; with `mark`, takes a transaction number.
     ///
     /// # Errors
     /// Any; look again.
-    pub async fn look(&self, lanes: &[i16], waiting: bool, mark: bool) -> Result<Look, Error> {
-        let params = [(&lanes as _, Type::INT2_ARRAY), (&waiting as _, Type::BOOL), (&mark as _, Type::BOOL)];
+    pub async fn look(&self, lanes: &[(i16, Cursor)], waiting: bool, mark: bool) -> Result<Look, Error> {
+        let (lanes, from): (Vec<i16>, Vec<SystemTime>) = lanes.iter().map(|(lane, from)| (*lane, from.due_at)).unzip();
+        let params = [
+            (&lanes as _, Type::INT2_ARRAY),
+            (&from as _, Type::TIMESTAMPTZ_ARRAY),
+            (&waiting as _, Type::BOOL),
+            (&mark as _, Type::BOOL),
+        ];
         let rows = self.rows("look", include_str!("../queries/look.sql"), &params).await?;
         let next_in = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
+        let reached = |row: &Row| row.get::<_, Option<Vec<SystemTime>>>("reached").unwrap_or_default();
         Ok(rows.first().map_or_else(Look::default, |row| Look {
             due: row.get::<_, Option<Vec<i16>>>("due").unwrap_or_default(),
             next_in: row.get::<_, Option<f64>>("next_in_s").map(next_in),
             oldest: row.get("oldest"),
             mark: row.get("mark"),
             waiting: row.get("waiting"),
+            reached: reached(row).into_iter().map(Cursor::before).collect(),
         }))
     }
 

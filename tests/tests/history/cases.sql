@@ -6,10 +6,10 @@
 -- The relay: what it claims.
 
 ## look, all lanes | 200 0
-@look '{lanes}'::int2[]; true; false
+@look '{lanes}'::int2[]; array_fill('epoch'::timestamptz, ARRAY[cardinality('{lanes}'::int2[])]); true; false
 
 ## look, a lane that is empty | 40 0
-@look '{400,401,402}'::int2[]; true; false
+@look '{400,401,402}'::int2[]; '{epoch,epoch,epoch}'::timestamptz[]; true; false
 
 ## claim, normal | 1000 0
 @claim '{epoch}'; '{identity}'; {claim}; ARRAY[1]::int2[]; ARRAY[128]::int8[]; ARRAY[1]; ARRAY[{first1}]; ARRAY[{first2}]; ARRAY[{first3}]

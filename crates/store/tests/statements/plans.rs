@@ -48,11 +48,18 @@ async fn the_release_finds_its_rows_by_key() {
 #[tokio::test]
 async fn the_look_walks_the_same_index_up_to_its_first_hit() {
     let stage = long_queue().await;
-    let migration = include_str!("../../../../migrations/0020_wake.sql");
+    let migration = include_str!("../../../../migrations/0054_look_onward.sql");
     let function = &migration[migration.find("CREATE FUNCTION outbox.look").expect("the look")..];
     let body = function.split("RETURN QUERY").nth(1).expect("one statement").split(";\nEND").next().expect("its end");
     for mode in ["force_generic_plan", "force_custom_plan"] {
-        let plan = plan(&stage, body, "int2[], bool, bool", "'{0,1,2}', false, false", mode).await;
+        let plan = plan(
+            &stage,
+            body,
+            "int2[], timestamptz[], bool, bool",
+            "'{0,1,2}', '{epoch,epoch,epoch}', false, false",
+            mode,
+        )
+        .await;
         assert!(!plan.contains("Seq Scan") && !plan.contains("Sort"), "{mode}:\n{plan}");
         assert_eq!(plan.matches("using queue_due").count(), 2, "{mode}:\n{plan}");
         assert!(

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use hapax_store::Cursor;
+
 use crate::common::{LANE, Stage};
 
-const LANES: [i16; 3] = [0, LANE, 2];
+const LANES: [(i16, Cursor); 3] = [(0, Cursor::START), (LANE, Cursor::START), (2, Cursor::START)];
 
 #[tokio::test]
 async fn a_look_sees_the_lanes_in_which_a_claim_finds_something_and_when_the_next_one_will() {
@@ -37,6 +39,23 @@ async fn a_look_sees_the_lanes_in_which_a_claim_finds_something_and_when_the_nex
         stage.run(&format!("UPDATE outbox.queue SET lease = NULL, {otherwise} WHERE lane = {LANE}")).await;
         assert!(stage.store.look(&LANES, false, false).await.expect("looks").due.is_empty(), "{otherwise}");
     }
+}
+
+#[tokio::test]
+async fn a_look_that_goes_on_reads_nothing_of_what_is_before_and_tells_how_far_it_came() {
+    let stage = Stage::set().await;
+    stage.enqueue(3).await;
+    let third = "SELECT due_at FROM outbox.queue ORDER BY due_at, message_id OFFSET 2 LIMIT 1";
+    stage.run("UPDATE outbox.queue q SET due_at = now() - n * interval '1 minute' FROM (SELECT message_id, row_number() OVER () AS n FROM outbox.queue) o WHERE o.message_id = q.message_id").await;
+    let third: std::time::SystemTime = stage.sql.query_one(third, &[]).await.expect("three").get(0);
+    let all = stage.store.look(&LANES, false, false).await.expect("looks");
+    assert_eq!(all.reached.len(), 3);
+    assert!(all.reached[1] < Cursor::before(third), "the first of three: {all:?}");
+    let on = stage.store.look(&[(LANE, Cursor::before(third))], false, false).await.expect("looks");
+    assert_eq!((&on.due[..], &on.reached[..]), (&[LANE][..], &[Cursor::before(third)][..]));
+    let present = all.reached[0];
+    let none = stage.store.look(&[(LANE, present)], false, false).await.expect("looks");
+    assert!(none.due.is_empty() && none.reached[0] >= present, "{none:?}");
 }
 
 #[tokio::test]
