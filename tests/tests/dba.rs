@@ -11,3 +11,5 @@ mod replicas;
 mod somebodys;
 #[path = "dba/tenants.rs"]
 mod tenants;
+#[path = "dba/turkish.rs"]
+mod turkish;
