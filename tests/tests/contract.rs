@@ -9,6 +9,7 @@ mod contract {
     mod accepted;
     mod dedup;
     mod duplicates;
+    mod folding;
     mod manual;
     mod many;
     mod observing;
@@ -19,6 +20,7 @@ mod contract {
     mod refusals;
     mod schema;
     mod short_way;
+    mod statistics;
     mod support;
     mod surface;
 }

@@ -13,3 +13,5 @@ mod somebodys;
 mod tenants;
 #[path = "dba/upkeep.rs"]
 mod upkeep;
+#[path = "dba/turkish.rs"]
+mod turkish;

@@ -84,6 +84,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     47 "0047_retry_in_order.sql",
     48 "0048_whole_digests.sql",
     49 "0049_would_erase.sql",
+    50 "0050_alike_everywhere.sql",
     53 "0053_upkeep_alone.sql",
     54 "0054_look_onward.sql",
 ];

@@ -1,7 +1,7 @@
 //! One cluster for the suite, one migrated database per test, and what a refusal says.
 
 use hapax_testkit::PgCluster;
-use hapax_tests::database::{migrated_database, prepared_cluster};
+use hapax_tests::database::{migrated_database, migration_files, prepared_cluster};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, Error, NoTls};
 use uuid::Uuid;
@@ -74,6 +74,19 @@ pub(super) async fn texts(db: &Client, sql: &str) -> Result<Vec<String>, Error> 
 pub(super) async fn enqueue(db: &Client, arguments: &str) -> Result<Uuid, Error> {
     let sql = format!("SELECT outbox.enqueue(kind => 'greeting', recipients => '{{a@example.org}}' {arguments})");
     Ok(db.query_one(&sql, &[]).await?.get(0))
+}
+
+/// The migrations of these numbers, each in a transaction of its own.
+pub(super) async fn apply(db: &Client, numbers: std::ops::RangeInclusive<&str>) {
+    for file in migration_files().unwrap() {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if numbers.contains(&&name[..4]) {
+            let sql = std::fs::read_to_string(&file).unwrap();
+            db.batch_execute(&format!("BEGIN; {sql}; COMMIT"))
+                .await
+                .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        }
+    }
 }
 
 /// What the server said of an error, field by field.
