@@ -84,6 +84,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     47 "0047_retry_in_order.sql",
     48 "0048_whole_digests.sql",
     49 "0049_would_erase.sql",
+    51 "0051_unqueued.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.
