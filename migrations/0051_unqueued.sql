@@ -1,5 +1,5 @@
 -- breaking: no
--- Messages without a delivery are found, erased and counted when their week is dropped.
+-- Messages without a delivery are found, erased and counted when their week is dropped; a table that has a week's name and is not attached is told.
 SET LOCAL lock_timeout = '5s';
 
 -- Messages without a delivery ---------------------------------------------------------------------------------------------
@@ -137,7 +137,11 @@ BEGIN
      || E'    budget := budget - outbox.forget_rows(NULL, lower_bound, upper_bound, budget);\n'),
     (E'    PERFORM outbox.forget_rows(strays, NULL, NULL, 20000);\n',
      E'    SELECT n.* INTO action, detail FROM outbox.note_unqueued(''message_default'', strays, NULL, NULL) n;\n' || told
-     || E'    PERFORM outbox.forget_rows(strays, NULL, NULL, 20000);\n')) AS v (before, after)
+     || E'    PERFORM outbox.forget_rows(strays, NULL, NULL, 20000);\n'),
+    -- One that was detached is somebody's.
+    (E'      EXECUTE format(''DROP TABLE IF EXISTS outbox.attempt_%s'', stamp);\n',
+     E'      IF EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = to_regclass(''outbox.attempt_'' || stamp)) THEN\n'
+     || E'        EXECUTE format(''DROP TABLE outbox.attempt_%s'', stamp);\n      END IF;\n')) AS v (before, after)
   LOOP
     source := pg_get_functiondef('outbox.drop_partitions_before(timestamptz)'::regprocedure);
     IF length(source) - length(replace(source, change.before, '')) <> length(change.before) THEN
@@ -146,6 +150,60 @@ BEGIN
     EXECUTE replace(source, change.before, change.after);
   END LOOP;
 END $migration$;
+
+-- A week that was detached, for an archive, and still has its name: it was taken for the week, which nobody made.
+CREATE FUNCTION outbox.name_taken(p_parent text, p_name text, OUT action text, OUT detail text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pending boolean;
+BEGIN
+  SELECT i.inhdetachpending INTO pending FROM pg_inherits i
+  WHERE i.inhparent = to_regclass(format('outbox.%I', p_parent)) AND i.inhrelid = to_regclass(format('outbox.%I', p_name));
+  IF NOT pending THEN
+    DELETE FROM outbox.upkeep_postponed u WHERE u.what = p_name AND u.why LIKE 'is not attached, %';
+    RETURN;
+  END IF;
+  SELECT n.* INTO action, detail FROM outbox.note_postponed(p_name,
+    format('is not attached, and has the name of the week, which is not made: what is enqueued in it goes to outbox.%s_default; %sALTER TABLE outbox.%I RENAME TO %I (or SET SCHEMA), or attach it again',
+           p_parent, CASE WHEN pending THEN format('ALTER TABLE outbox.%I DETACH PARTITION outbox.%I FINALIZE; ', p_parent, p_name) ELSE '' END, p_name, p_name || '_archive'), 'name taken') n;
+END $$;
+COMMENT ON FUNCTION outbox.name_taken(text, text) IS 'Private: notes that a week cannot be made, because what has its name is no partition of the table; forgets it when it is one.';
+
+DO $migration$
+DECLARE
+  change record;
+  source text;
+BEGIN
+  FOR change IN SELECT * FROM (VALUES
+    (E'  IF NOT pg_try_advisory_xact_lock(hashtextextended(''hapax.maintain'', 0)) THEN\n',
+     E'  IF ahead > interval ''2 years'' THEN\n'
+     || E'    RAISE EXCEPTION USING ERRCODE = ''22H77'', MESSAGE = ''outbox.maintain: ahead: is more than two years'', COLUMN = ''ahead'', HINT = ''each week is two tables; the default, 28 days, is made again by every call'';\n'
+     || E'  END IF;\n'
+     || E'  -- Longer than there have been messages: everything is kept. Before 1970 there are no ids.\n'
+     || E'  IF keep > interval ''30 years'' THEN\n    keep := NULL;\n  END IF;\n'
+     || E'  IF NOT pg_try_advisory_xact_lock(hashtextextended(''hapax.maintain'', 0)) THEN\n'),
+    (E'      CONTINUE WHEN parent = ANY (busy) OR to_regclass(''outbox.'' || child) IS NOT NULL;\n',
+     E'      CONTINUE WHEN parent = ANY (busy);\n'
+     || E'      IF to_regclass(''outbox.'' || child) IS NOT NULL THEN\n'
+     || E'        SELECT n.* INTO action, detail FROM outbox.name_taken(parent, child) n;\n'
+     || E'        IF action IS NOT NULL THEN RETURN NEXT; END IF;\n'
+     || E'        CONTINUE;\n'
+     || E'      END IF;\n')) AS v (before, after)
+  LOOP
+    source := pg_get_functiondef('outbox.maintain(interval, interval)'::regprocedure);
+    IF length(source) - length(replace(source, change.before, '')) <> length(change.before) THEN
+      RAISE EXCEPTION 'outbox.maintain is not as it was';
+    END IF;
+    EXECUTE replace(source, change.before, change.after);
+  END LOOP;
+  source := obj_description('outbox.refuse(text, text, text, text, text)'::regprocedure, 'pg_proc');
+  EXECUTE format('COMMENT ON FUNCTION outbox.refuse(text, text, text, text, text) IS %L', replace(source, '. Testing: ', '; 22H77 weeks are not made so far ahead. Testing: '));
+  EXECUTE format('COMMENT ON FUNCTION outbox.maintain(interval, interval) IS %L',
+                 obj_description('outbox.maintain(interval, interval)'::regprocedure, 'pg_proc')
+                 || ' Ahead is at most 2 years (22H77); a keep of more than 30 years keeps everything. A week whose name a table has that is not attached is told as name taken, and stays in outbox.upkeep_postponed.');
+END $migration$;
+COMMENT ON TABLE outbox.upkeep_postponed IS 'Weeks that upkeep could not see to yet, and why: older than records are kept and not dropped, because somebody holds a lock on them or something of them is unfinished; or not made, because a table that is not attached has their name. Example:
+  SELECT what, why, now() - since AS overdue FROM outbox.upkeep_postponed ORDER BY since;';
 
 INSERT INTO outbox.privilege (roles, privileges, names) VALUES ('outbox_relay outbox_operator outbox_viewer', 'EXECUTE', '{find_unqueued}'::text[]);
 SELECT outbox.grant_roles();

@@ -105,6 +105,16 @@ async fn a_schema_that_is_behind_changed_or_has_lost_something_is_found() {
     let again = "SELECT outbox.maintain()";
     let found = ["warning", "schema.partitions", "there is none for today", "outbox.maintain()"];
     clinic.provoke(drop_all, again, found).await;
+    // An archive that still has the name of the week.
+    let week = "DO $$ DECLARE week timestamp := date_trunc('week', now() AT TIME ZONE 'UTC'); BEGIN
+                EXECUTE format('ALTER TABLE outbox.message %s', format('XX', 'outbox.message_' || to_char(week, 'YYYYMMDD'),
+                outbox.uuid_floor(week AT TIME ZONE 'UTC'), outbox.uuid_floor((week + interval '7 days') AT TIME ZONE 'UTC'))); END $$";
+    let (apart, back) = (
+        week.replace("XX", "DETACH PARTITION %s"),
+        week.replace("XX", "ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)"),
+    );
+    let found = ["warning", "schema.partitions", "not attached", "_archive"];
+    clinic.provoke(&apart, &back, found).await;
     // A row of a time that no partition was made for.
     let stray = "INSERT INTO outbox.attempt (message_id, recipient_no, token, attempt_no, outcome, phase)
                  VALUES ('fffffff0-0000-7000-8000-000000000000', 1, gen_random_uuid(), 1, 'unknown', 'end_marker')";

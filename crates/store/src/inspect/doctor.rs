@@ -116,6 +116,8 @@ readable!(
         pub is_default: bool,
         /// How long from now its week lasts, in seconds; negative when it is over.
         pub covers_s: Option<f64>,
+        /// It is a partition; what was detached, for an archive, may still have the name of its week.
+        pub is_attached: bool,
         /// Its size, of a default partition.
         pub bytes: i64,
     }
