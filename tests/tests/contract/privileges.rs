@@ -154,6 +154,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("SELECT * FROM outbox.would_erase_mentions('a@example.org')", "--+---"),
     ("SELECT outbox.empty_mention(gen_random_uuid(), 'a@example.org', 'x')", "------"),
     ("SELECT outbox.without_delivery(gen_random_uuid()), outbox.note_unqueued('x', '{}', NULL, NULL)", "------"),
+    ("SELECT outbox.name_taken('message', 'x')", "------"),
     ("SELECT * FROM outbox.erased('a@example.org')", "--++--"),
     ("SELECT outbox.is_content_gone(gen_random_uuid())", "--++--"),
     ("SELECT outbox.proof_of('a@example.org')", "------"),
