@@ -239,6 +239,9 @@ Examples:
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum Migrate {
     /// Apply what is pending, each migration in a transaction of its own
+    ///
+    /// None waits longer than five seconds for a lock. A table that somebody has locked is asked for again every few
+    /// seconds, twenty times; another session that migrates is waited for until its end, and named.
     Up(Json),
     /// List migrations, applied and pending
     Status(Json),

@@ -11,6 +11,7 @@ use crate::{
         story::{Story, words},
         verdict,
         waiting::{self, waits},
+        without_delivery,
     },
     failure::{Exit, Refusal},
     look::{console, or_dash},
@@ -26,6 +27,9 @@ pub(crate) async fn run(loaded: Loaded, options: Show) -> anyhow::Result<Exit> {
     let explain = |error| connect::explain(&error, &database);
     let deliveries = console.message_deliveries(id, recipient_no).await.map_err(explain)?;
     let Some(first) = deliveries.first() else {
+        if let Some(refusal) = without_delivery(&console.find_unqueued(None, Some(id)).await.map_err(explain)?) {
+            return Err(refusal.into());
+        }
         let message = format!("there is no delivery {}", options.delivery);
         let hints = ["hapax ls", "its transaction may not have committed, or its partition has been dropped"];
         return Err(Refusal::failed(message, &hints).into());

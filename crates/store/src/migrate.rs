@@ -85,6 +85,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     48 "0048_whole_digests.sql",
     49 "0049_would_erase.sql",
     50 "0050_alike_everywhere.sql",
+    51 "0051_unqueued.sql",
     53 "0053_upkeep_alone.sql",
     54 "0054_look_onward.sql",
 ];
@@ -176,6 +177,13 @@ impl Status {
     }
 }
 
+/// Somebody who is in the way; a prepared transaction has no session.
+struct Session {
+    pid: Option<i32>,
+    user: Option<String>,
+    application: Option<String>,
+}
+
 /// A connection for migrations alone; it needs the owner's privileges, not the relay's.
 pub struct Migrator {
     client: Client,
@@ -225,31 +233,73 @@ impl Migrator {
     }
 
     async fn apply_patiently(&mut self, migration: &Migration) -> Result<bool, Error> {
-        let mut tries = 0;
+        let (mut tries, mut waits) = (0, 0_u32);
         loop {
             match self.apply(migration).await {
+                Ok(Some(applied)) => return Ok(applied),
+                // Another migrator, as a rule: what it applies need not be applied again.
+                Ok(None) => {
+                    waits += 1;
+                    if waits.is_power_of_two() {
+                        self.tell_who_migrates().await;
+                    }
+                }
                 Err(error) if error.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE) && tries < LOCK_RETRIES_MAX => {
                     tries += 1;
-                    tracing::info!(
-                        migration = migration.name,
-                        tries,
-                        "a lock is held by somebody, trying again in a moment"
-                    );
+                    if tries.is_power_of_two() {
+                        self.tell_who_locks(migration).await;
+                    }
                     tokio::time::sleep(LOCK_PAUSE).await;
                 }
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
     }
 
-    async fn apply(&mut self, migration: &Migration) -> Result<bool, Error> {
+    /// Whom it waits for: any login may take an advisory lock.
+    async fn tell_who_migrates(&self) {
+        for Session { pid, user, application } in self.sessions(include_str!("../queries/migration_lock.sql")).await {
+            tracing::warn!(
+                pid,
+                user,
+                application,
+                "another session has the lock of migrations: waiting for its end (hint: another hapax migrate, or somebody \
+                 who has no business with it: SELECT pg_terminate_backend(pid))"
+            );
+        }
+    }
+
+    /// Who has locks on the tables right now: not necessarily the one that it met.
+    async fn tell_who_locks(&self, migration: &Migration) {
+        let sessions = self.sessions(include_str!("../queries/migration_blockers.sql")).await;
+        tracing::warn!(
+            migration = migration.name,
+            "a table of the outbox is locked by somebody: trying again in a moment, {LOCK_RETRIES_MAX} times at most"
+        );
+        for Session { pid, user, application } in sessions {
+            tracing::warn!(pid, user, application, "this session has a table of the outbox in use");
+        }
+    }
+
+    /// Nothing when it cannot be seen: it is not what was asked for.
+    async fn sessions(&self, sql: &str) -> Vec<Session> {
+        let asked = tokio::time::timeout(self.statement_timeout, self.client.query_typed(sql, &[])).await;
+        let read = |row: &Row| Session { pid: row.get(0), user: row.get(1), application: row.get(2) };
+        asked.ok().and_then(Result::ok).map(|rows| rows.iter().map(read).collect()).unwrap_or_default()
+    }
+
+    /// Whether it was applied now; nothing when another session had the lock of migrations for too long.
+    async fn apply(&mut self, migration: &Migration) -> Result<Option<bool>, Error> {
         let wrap =
             |source| Error::Migration { name: migration.name, source: Box::new(Error::query("migrate up", source)) };
         // Whatever the default is: after waiting for the lock the books must be read with a new snapshot.
         let transaction = self.client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let transaction = transaction.start().await.map_err(wrap)?;
-        transaction.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await.map_err(wrap)?;
         transaction.batch_execute(script::SETTINGS).await.map_err(wrap)?;
+        match transaction.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await {
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => return Ok(None),
+            taken => taken.map_err(wrap)?,
+        }
         transaction.batch_execute(&bootstrap()).await.map_err(wrap)?;
         let rows = transaction.query_typed(include_str!("../queries/migrations.sql"), &[]).await.map_err(wrap)?;
         let status = Status::read(&rows);
@@ -257,12 +307,12 @@ impl Migrator {
             return Err(Error::Schema(problem));
         }
         if status.applied.iter().any(|applied| applied.version == migration.version) {
-            return Ok(false);
+            return Ok(Some(false));
         }
         transaction.batch_execute(migration.sql).await.map_err(wrap)?;
         transaction.batch_execute(&bookkeeping(migration)).await.map_err(wrap)?;
         transaction.commit().await.map_err(wrap)?;
-        Ok(true)
+        Ok(Some(true))
     }
 }
 

@@ -105,6 +105,16 @@ async fn a_schema_that_is_behind_changed_or_has_lost_something_is_found() {
     let again = "SELECT outbox.maintain()";
     let found = ["warning", "schema.partitions", "there is none for today", "outbox.maintain()"];
     clinic.provoke(drop_all, again, found).await;
+    // An archive that still has the name of the week.
+    let week = "DO $$ DECLARE week timestamp := date_trunc('week', now() AT TIME ZONE 'UTC'); BEGIN
+                EXECUTE format('ALTER TABLE outbox.message %s', format('XX', 'outbox.message_' || to_char(week, 'YYYYMMDD'),
+                outbox.uuid_floor(week AT TIME ZONE 'UTC'), outbox.uuid_floor((week + interval '7 days') AT TIME ZONE 'UTC'))); END $$";
+    let (apart, back) = (
+        week.replace("XX", "DETACH PARTITION %s"),
+        week.replace("XX", "ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)"),
+    );
+    let found = ["warning", "schema.partitions", "not attached", "_archive"];
+    clinic.provoke(&apart, &back, found).await;
     // A row of a time that no partition was made for.
     let stray = "INSERT INTO outbox.attempt (message_id, recipient_no, token, attempt_no, outcome, phase)
                  VALUES ('fffffff0-0000-7000-8000-000000000000', 1, gen_random_uuid(), 1, 'unknown', 'end_marker')";
@@ -274,7 +284,11 @@ async fn late_mail_doubts_what_is_held_and_another_server_are_found() {
     let said = clinic.examine().await;
     said.assert_only("warning", "outbox.doubts", "1 in doubt, the oldest for 3 h", "hapax resolve");
     said.assert_has("note", "outbox.held", "1 held", "hapax release");
+    // Whoever deletes from the queue leaves messages that nobody sends.
     clinic.sql("DELETE FROM outbox.queue").await;
+    let said = clinic.examine().await;
+    said.assert_only("warning", "outbox.unqueued", "2 messages have no delivery", "outbox.find_unqueued()");
+    clinic.sql("DELETE FROM outbox.message").await;
     let known = clinic.stage.text("SELECT identity FROM outbox.control", &[]).await.expect("it is armed");
     clinic
         .provoke(

@@ -88,3 +88,39 @@ async fn a_limit_of_open_files_that_is_too_low_and_a_configuration_that_is_missi
     let names: Vec<&str> = errors.filter_map(|one| one["name"].as_str()).collect();
     assert_eq!(names, ["config./nowhere/hapax.toml"], "one error, and nothing that follows from it");
 }
+
+/// Whoever may connect may take a lock whose name he knows, and nobody sees why nothing is done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_that_holds_a_lock_of_the_outbox_is_named_and_who_migrates_says_whom_it_waits_for() {
+    let clinic = Clinic::open().await;
+    clinic.sql("CREATE ROLE stranger LOGIN").await;
+    let url = clinic.stage.cluster.url_for("postgres", "stranger");
+    let (stranger, driver) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("connects");
+    tokio::spawn(driver);
+    let pid: i32 = stranger.query_one("SELECT pg_backend_pid()", &[]).await.expect("reads").get(0);
+    for (key, means) in [
+        ("hashtextextended('hapax.maintain', 0)", "the lock of upkeep"),
+        ("hashtextextended('hapax.contents', 0)", "the lock of contents"),
+        ("hashtextextended('hapax.erase', 0)", "the lock of erasing"),
+        ("448311353720", "the lock of migrations"),
+    ] {
+        stranger.batch_execute(&format!("SELECT pg_advisory_lock({key})")).await.expect("locks");
+        let said = clinic.examine().await;
+        let remedy = format!("pg_terminate_backend({pid})");
+        said.assert_only("warning", "database.advisory_locks", means, &remedy);
+        said.assert_has("warning", "database.advisory_locks", &format!("pid {pid}, user stranger"), &remedy);
+        if key != "448311353720" {
+            stranger.batch_execute("SELECT pg_advisory_unlock_all()").await.expect("lets go");
+        }
+    }
+    let owner = clinic.stage.settings_of("postgres");
+    let mut migrating = HapaxProcess::builder().config(owner.toml()).args(["migrate", "up"]).spawn();
+    let named = format!("\"pid\":{pid},");
+    migrating.wait_for_line(|line| line.contains("waiting for its end") && line.contains(&named)).await;
+    stranger.batch_execute("SELECT pg_advisory_unlock_all()").await.expect("lets go");
+    assert!(migrating.wait_exit(PATIENCE).await.success(), "{}", migrating.report());
+    // Who may do it is at it for a moment: that is nobody's business.
+    clinic.sql("SELECT pg_advisory_lock(hashtextextended('hapax.maintain', 0))").await;
+    clinic.examine().await.assert_well();
+    clinic.sql("SELECT pg_advisory_unlock_all()").await;
+}

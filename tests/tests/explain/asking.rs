@@ -86,3 +86,27 @@ async fn what_is_not_there_is_said_with_what_to_do_and_exit_code_1() {
     assert_eq!(told.code, 78, "{}", told.text);
     assert!(told.text.contains("hint: hapax migrate up"), "{}", told.text);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_has_no_delivery_is_told_from_one_that_was_never_enqueued() {
+    let stage = Stage::set().await;
+    stage.enqueue(2).await;
+    let id = stage.text("SELECT max(id::text) FROM outbox.message", &[]).await.expect("there is one");
+    stage.sql.execute(&format!("DELETE FROM outbox.queue WHERE message_id = '{id}'"), &[]).await.expect("deletes");
+    let sql = format!("SELECT recipients[1] FROM outbox.message WHERE id = '{id}'");
+    let address = stage.text(&sql, &[]).await.expect("it has one");
+    for typed in [id.clone(), format!("<{id}@shop.example>"), address] {
+        let told = explain(&stage, &typed).await;
+        assert_eq!(told.code, 1, "{}", told.text);
+        for words in [
+            &format!("message {id} ("),
+            "nobody sends it",
+            "hint: somebody has deleted from outbox.queue",
+            "force_release_key()",
+        ] {
+            assert!(told.text.contains(words), "{words}: {}", told.text);
+        }
+    }
+    let (code, said) = stage.settings_of("viewer").command(["show", &id]).await;
+    assert!(code == 1 && said.contains("is there, but no delivery of it"), "{said}");
+}

@@ -12,7 +12,7 @@ use hapax_store::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Examination, finding::Finding, horizon, limited, outbox, pooler, schema, server};
+use super::{Examination, finding::Finding, horizon, limited, locks, outbox, pooler, schema, server};
 use crate::{
     cli::doctor::Doctor,
     config::{Database, Settings},
@@ -103,10 +103,11 @@ async fn questions(patient: &Patient<'_>) -> Vec<Finding> {
         Box::pin(schema::triggers(patient)),
         Box::pin(schema::tables(patient)),
         Box::pin(horizon::examine(patient)),
+        Box::pin(locks::examine(patient)),
         Box::pin(outbox::states(patient)),
     ];
     let mut names = vec!["schema.migrations", "schema.indexes", "schema.triggers", "schema.tables"];
-    names.extend(["database.horizon", "outbox.states"]);
+    names.extend(["database.horizon", "database.advisory_locks", "outbox.states"]);
     if !patient.server.in_recovery {
         examinations.push(Box::pin(outbox::arming(patient)));
         examinations.push(Box::pin(pooler::examine(patient)));

@@ -46,6 +46,7 @@ pub(super) async fn states(patient: &Patient<'_>) -> Vec<Finding> {
     match console.health().await {
         Ok(states) => {
             let mut findings = judge(&states);
+            findings.push(unqueued(patient, &console).await);
             findings.extend(
                 relays.map(|relays| patient_relays(patient, &relays, &states)).unwrap_or_else(|finding| vec![finding]),
             );
@@ -53,6 +54,28 @@ pub(super) async fn states(patient: &Patient<'_>) -> Vec<Finding> {
         }
         Err(error) => vec![patient.failed(name, &error)],
     }
+}
+
+/// Messages that neither wait nor have ended.
+async fn unqueued(patient: &Patient<'_>, console: &Console) -> Finding {
+    let name = "outbox.unqueued";
+    let found = match console.find_unqueued(None, None).await {
+        Ok(found) => found,
+        Err(error) => return patient.failed(name, &error),
+    };
+    let Some(newest) = found.first() else {
+        return Finding::ok(name, "every message of the last seven days has its deliveries");
+    };
+    let (have, id) = (if newest.how_many == 1 { "message has" } else { "messages have" }, newest.message_id);
+    let evidence = format!(
+        "{} {have} no delivery, neither queued nor ended: nobody sends them; one is {id} ({}, enqueued {})",
+        newest.how_many, newest.kind, newest.enqueued_at
+    );
+    let remedy = format!(
+        "somebody has deleted from outbox.queue, or a restore left it out: SELECT * FROM outbox.find_unqueued(); hapax \
+         explain {id}; enqueue again what shall be sent, with a dedup_key of its own"
+    );
+    Finding::warning(name, evidence, remedy)
 }
 
 async fn relays(patient: &Patient<'_>, console: &Console) -> Result<Vec<Relay>, Finding> {

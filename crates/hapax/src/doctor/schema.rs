@@ -13,6 +13,7 @@ use crate::{failure::split_hints, migrate};
 
 /// Partitions are made four weeks ahead.
 const AHEAD_S_MIN: f64 = 7.0 * 86_400.0;
+const WEEK_S: f64 = 7.0 * 86_400.0;
 /// Between two runs of autovacuum a busy queue has tens of thousands.
 const DEAD_ROWS_MAX: i64 = 200_000;
 /// The migration that brought the canary.
@@ -140,23 +141,38 @@ fn judge(tables: &[Table]) -> Vec<Finding> {
 
 fn ahead(tables: &[Table]) -> Finding {
     let name = "schema.partitions";
-    let covered = |parent: &str| {
-        let own = tables.iter().filter(|table| table.name.starts_with(&format!("{parent}_")));
-        own.filter_map(|table| table.covers_s).fold(0.0, f64::max)
-    };
-    let least = covered("message").min(covered("attempt"));
-    let evidence = match least > 0.0 {
+    let least = covered(tables, "message").min(covered(tables, "attempt"));
+    let mut evidence = match least > 0.0 {
         true => format!("made for the next {}", told(least)),
         false => {
             "there is none for today: everything goes to the default partition, and cannot be dropped by week".into()
         }
     };
+    let apart = |table: &&Table| !table.is_attached && table.covers_s.is_some_and(|until| until > 0.0);
+    let apart: Vec<String> = tables.iter().filter(apart).map(|table| format!("outbox.{}", table.name)).collect();
+    if let Some(first) = apart.first() {
+        evidence = format!("{} not attached, and nothing else can be made for the week: {evidence}", apart.join(", "));
+        let remedy = format!(
+            "as the owner: ALTER TABLE {first} RENAME TO {}_archive (or SET SCHEMA); SELECT * FROM outbox.maintain(); or \
+             attach it again",
+            first.trim_start_matches("outbox.")
+        );
+        return Finding::warning(name, evidence, remedy);
+    }
     if least < AHEAD_S_MIN {
         let remedy =
             "a relay that runs makes them; by hand: SELECT * FROM outbox.maintain(); it says what it postponed";
         return Finding::warning(name, evidence, remedy);
     }
     Finding::ok(name, evidence)
+}
+
+/// For how long from now every week has its partition, in seconds.
+fn covered(tables: &[Table], parent: &str) -> f64 {
+    let own = tables.iter().filter(|table| table.is_attached && table.name.starts_with(&format!("{parent}_")));
+    let mut ends: Vec<f64> = own.filter_map(|table| table.covers_s).collect();
+    ends.sort_by(f64::total_cmp);
+    ends.into_iter().fold(0.0, |until, end| if end > until && end - WEEK_S <= until + 1.0 { end } else { until })
 }
 
 fn catching(tables: &[Table]) -> Finding {
@@ -227,8 +243,34 @@ mod tests {
             options: Vec::new(),
             is_default: name.ends_with("_default"),
             covers_s: None,
+            is_attached: true,
             bytes: 8192,
         }
+    }
+
+    #[test]
+    fn a_week_without_a_partition_ends_what_is_made_ahead() {
+        let week = |name: &str, end_days: f64, is_attached| Table {
+            covers_s: Some(end_days * 86_400.0),
+            is_attached,
+            ..table(name, 0, 0)
+        };
+        let parents = |ends: &[(f64, bool)]| -> Vec<Table> {
+            let of = |parent: &str| {
+                let own = ends.iter().map(|(end, attached)| week(&format!("{parent}_20261123"), *end, *attached));
+                own.collect::<Vec<_>>()
+            };
+            [of("message"), of("attempt")].concat()
+        };
+        let well = ahead(&parents(&[(-4.0, true), (3.0, true), (17.0, true), (10.0, true)]));
+        assert_eq!((well.severity, well.evidence.as_str()), (Severity::Ok, "made for the next 17 days"));
+        let gap = ahead(&parents(&[(3.0, true), (17.0, true), (24.0, true)]));
+        assert_eq!((gap.severity, gap.evidence.as_str()), (Severity::Warning, "made for the next 3 days"));
+        let archive = ahead(&parents(&[(-4.0, false), (3.0, true), (10.0, true)]));
+        assert_eq!(archive.severity, Severity::Ok, "{}", archive.evidence);
+        let apart = ahead(&parents(&[(3.0, false), (10.0, true), (17.0, true)]));
+        assert_eq!(apart.severity, Severity::Warning);
+        assert!(apart.evidence.contains("outbox.message_20261123") && apart.evidence.contains("none for today"));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use hapax_store::{
     Error,
     inspect::{
         Console, DoubtFilter,
-        search::{Found, Twins, TwinsOf},
+        search::{Found, Twins, TwinsOf, Unqueued},
     },
 };
 use uuid::Uuid;
@@ -46,11 +46,16 @@ pub(crate) async fn run(loaded: Loaded, options: Explain) -> anyhow::Result<Exit
         None => asked::read(&options.what)?,
     };
     let is_text = matches!(asked, Asked::Text(_));
+    let lost = asked.clone();
     let (console, database) = console(loaded, "hapax explain").await?;
     let explain = |error| connect::explain(&error, &database);
     let search = Search { console: &console, since: options.since, limit: options.limit };
     let findings = search.find(asked).await.map_err(explain)?;
     let Some(findings) = findings else {
+        let unqueued = search.unqueued(&lost).await.map_err(explain)?;
+        if let Some(refusal) = without_delivery(&unqueued) {
+            return Err(refusal.into());
+        }
         let since = console.history_since().await.map_err(explain)?;
         return Err(nothing(&options, is_text, since.as_deref()).into());
     };
@@ -81,6 +86,32 @@ fn nothing(options: &Explain, is_text: bool, history_since: Option<&str>) -> Ref
     Refusal::failed(format!("nothing was enqueued for {} {reach}", options.what), &hints)
 }
 
+/// What to say of messages that are there and have no delivery.
+pub(crate) fn without_delivery(found: &[Unqueued]) -> Option<Refusal> {
+    let newest = found.first()?;
+    let Unqueued { message_id, kind, .. } = newest;
+    let others = match newest.how_many {
+        1 => String::new(),
+        many => format!(", and so are {} older ones", many - 1),
+    };
+    let at = story::at(&newest.enqueued_at);
+    let message = format!(
+        "message {message_id} ({kind}, enqueued {at}) is there, but no delivery of it, neither queued nor ended: nobody \
+         sends it{others}"
+    );
+    let attempts = match newest.attempts {
+        0 => "the ledger has no attempt of it; what was in doubt or not yet recorded it may not know".to_owned(),
+        many => format!("the ledger has {many} attempts of it: it may have been sent (outbox.attempts)"),
+    };
+    let hints = [
+        "somebody has deleted from outbox.queue, or it was loaded past the doors: a partial restore, an INSERT into a partition",
+        &attempts,
+        "if it shall be sent: enqueue it again, with outbox.enqueue(); its dedup_key still stands for this one: use another, \
+         or outbox.force_release_key() first",
+    ];
+    Some(Refusal::failed(message, &hints))
+}
+
 struct Search<'a> {
     console: &'a Console,
     since: Option<Duration>,
@@ -99,6 +130,14 @@ impl Search<'_> {
                 found => Ok(found),
             },
             Asked::Text(text) => self.text(&text).await,
+        }
+    }
+
+    /// What was asked for, among messages that have no delivery.
+    async fn unqueued(&self, asked: &Asked) -> Result<Vec<Unqueued>, Error> {
+        match asked {
+            Asked::Id { id, .. } | Asked::OwnHeader { id, .. } => self.console.find_unqueued(None, Some(*id)).await,
+            Asked::Text(text) => self.console.find_unqueued(Some(text), None).await,
         }
     }
 

@@ -116,6 +116,8 @@ readable!(
         pub is_default: bool,
         /// How long from now its week lasts, in seconds; negative when it is over.
         pub covers_s: Option<f64>,
+        /// It is a partition; what was detached, for an archive, may still have the name of its week.
+        pub is_attached: bool,
         /// Its size, of a default partition.
         pub bytes: i64,
     }
@@ -170,6 +172,24 @@ readable!(
         pub age_s: Option<f64>,
         /// The server process, of a transaction.
         pub pid: i32,
+    }
+);
+
+readable!(
+    /// Who has an advisory lock of the outbox and keeps its work from being done.
+    pub struct LockHolder {
+        /// `upkeep`, `contents`, `erasing` or `migrations`.
+        pub what: String,
+        /// The server process; none of a prepared transaction.
+        pub pid: Option<i32>,
+        /// The session's user.
+        pub user_name: Option<String>,
+        /// What it calls itself.
+        pub application: Option<String>,
+        /// It may do nothing that needs the lock.
+        pub is_stranger: bool,
+        /// For how long its transaction, or what it does, has lasted, in seconds; none where that is not to be seen.
+        pub held_s: Option<f64>,
     }
 );
 
@@ -317,6 +337,15 @@ impl Console {
     pub async fn doctor_horizon(&self, older_than_s: f64) -> Result<Vec<Holder>, Error> {
         let sql = include_str!("../../queries/doctor_horizon.sql");
         self.many("doctor_horizon", sql, &[(&older_than_s, Type::FLOAT8)], Holder::read).await
+    }
+
+    /// Strangers that hold an advisory lock of the outbox, and others that have held one for so many seconds.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn doctor_locks(&self, longer_than_s: f64) -> Result<Vec<LockHolder>, Error> {
+        let sql = include_str!("../../queries/doctor_locks.sql");
+        self.many("doctor_locks", sql, &[(&longer_than_s, Type::FLOAT8)], LockHolder::read).await
     }
 
     /// Whether a pooler gives each transaction whichever server process is free: told by another connection, in the

@@ -106,6 +106,22 @@ readable!(
     }
 );
 
+readable!(
+    /// A message that has no delivery: nobody sends it.
+    pub struct Unqueued {
+        /// Which.
+        pub message_id: Uuid,
+        /// Of which kind.
+        pub kind: String,
+        /// When it was enqueued.
+        pub enqueued_at: String,
+        /// How many attempts the ledger has of it.
+        pub attempts: i32,
+        /// How many there are of them; the newest are answered.
+        pub how_many: i64,
+    }
+);
+
 /// Whose twins to look for.
 #[derive(Clone, Copy, Debug)]
 pub enum TwinsOf<'a> {
@@ -151,6 +167,16 @@ impl Console {
         let params: [Typed<'_>; 2] = [(&header, Type::TEXT), (&since, Type::FLOAT8)];
         let rows = self.rows("find_raw_message", include_str!("../../queries/find_raw_message.sql"), &params).await?;
         Ok(rows.iter().map(|row| row.get("message_id")).collect())
+    }
+
+    /// Messages without a delivery: to an address, one by its id, or all of the last days; the newest.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn find_unqueued(&self, address: Option<&str>, id: Option<Uuid>) -> Result<Vec<Unqueued>, Error> {
+        let params: [Typed<'_>; 2] = [(&address, Type::TEXT), (&id, Type::UUID)];
+        let rows = self.rows("find_unqueued", include_str!("../../queries/find_unqueued.sql"), &params).await?;
+        Ok(rows.iter().map(Unqueued::read).collect())
     }
 
     /// When the oldest message that is kept was enqueued.

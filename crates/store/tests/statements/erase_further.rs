@@ -131,3 +131,48 @@ async fn two_who_erase_one_address_do_not_wait_for_each_others_dedup_keys() {
     let told = "erased: 1 dedup keys, of which hashes stay for their time".to_owned();
     assert_eq!(called(&stage.sql, "").await, [(None, told)]);
 }
+
+/// Somebody has deleted from the queue: what no hash leads to is found all the same.
+#[tokio::test]
+async fn an_address_leaves_messages_that_have_no_delivery() {
+    let stage = Stage::set().await;
+    let insert = "INSERT INTO outbox.notification (kind, recipients, payload) VALUES
+        ('note', '{zebedee@example.org}', '{}'), ('note', '{a@example.org,zebedee@example.org}', '{}'), ('note', '{zebedee@example.org}', '{}') RETURNING id";
+    let ids: Vec<Uuid> = stage.sql.query(insert, &[]).await.expect("enqueues").iter().map(|row| row.get(0)).collect();
+    // All of the first, one's own of the second, and of the third, which is older than seven days.
+    stage.run(&format!("SELECT outbox.cancel('{}', 'x')", ids[1])).await;
+    stage.run(&format!("DELETE FROM outbox.queue; DELETE FROM outbox.done WHERE recipient_no = 2; UPDATE outbox.message SET id = '01900000-0000-7000-8000-000000000001' WHERE id = '{}'", ids[2])).await;
+    let old: Uuid = "01900000-0000-7000-8000-000000000001".parse().expect("an id");
+    let found = "SELECT string_agg(message_id::text, ' ') FROM outbox.find_unqueued()";
+    assert_eq!(stage.text(found).await, ids[0].to_string());
+    let foretold = stage.sql.query(
+        "SELECT message_id, result FROM outbox.would_erase('Zebedee@example.org') WHERE message_id IS NOT NULL",
+        &[],
+    );
+    let foretold: Vec<(Uuid, String)> =
+        foretold.await.expect("says").iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(foretold, [(ids[0], "erased".to_owned())]);
+    assert_eq!(called(&stage.sql, "").await, [(Some(ids[0]), "erased".to_owned())]);
+    for (function, reason) in [("would_erase_mentions", ""), ("erase_mentions", ", 'x'")] {
+        let sql = format!("SELECT message_id, result FROM outbox.{function}('zebedee@example.org'{reason})");
+        let rows = stage.sql.query(&sql, &[]).await.expect("erases");
+        let rows: Vec<(Uuid, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert_eq!(rows, [(old, "erased".to_owned()), (ids[1], "erased".to_owned())], "{function}");
+    }
+    assert_eq!(tables_with(&stage, LOCAL).await, Vec::<String>::new());
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.find_unqueued()").await, 0, "nothing is left to do");
+    assert_eq!(stage.count(&format!("SELECT count(*) FROM outbox.find_unqueued(id => '{}')", ids[0])).await, 1);
+}
+
+/// Who is another recipient of such a message waits for nobody.
+#[tokio::test]
+async fn an_address_leaves_a_message_of_which_another_delivery_is_missing() {
+    let stage = Stage::set().await;
+    stage.run("SELECT outbox.enqueue('note', '{zebedee@example.org,b@example.org}', '{}')").await;
+    stage
+        .run("SELECT outbox.cancel(id, 'x') FROM outbox.message; DELETE FROM outbox.done WHERE recipient_no = 2")
+        .await;
+    let all = called(&stage.sql, "").await;
+    assert_eq!(all.iter().map(|(_, result)| result.as_str()).collect::<Vec<_>>(), ["erased"]);
+    assert_eq!(tables_with(&stage, LOCAL).await, Vec::<String>::new());
+}

@@ -147,3 +147,65 @@ async fn a_week_that_somebody_reads_is_dropped_later() {
     let done = actions(&stage, "outbox.drop_partitions_before(now() + interval '35 days')").await;
     assert!(!done.is_empty() && done.iter().all(|(action, _)| action == "postponed"), "{done:?}");
 }
+
+/// It was taken for the week, and what was enqueued in it went to the default partition without a word.
+#[tokio::test]
+async fn a_table_that_was_detached_and_has_the_name_of_a_week_is_told_until_it_is_renamed() {
+    let stage = Stage::set().await;
+    let week = stage
+        .text("SELECT to_char(date_trunc('week', now() AT TIME ZONE 'UTC') + interval '14 days', 'YYYYMMDD')")
+        .await;
+    let name = format!("message_{week}");
+    stage
+        .run(&format!("ALTER TABLE outbox.message DETACH PARTITION outbox.{name}; DROP TABLE outbox.attempt_{week}"))
+        .await;
+    for _ in 0..2 {
+        let done = actions(&stage, "outbox.maintain() WHERE action = 'name taken'").await;
+        assert_eq!(done.len(), 1, "{done:?}");
+        assert!(done[0].1.starts_with(&format!("{name} is not attached, and has the name of the week")), "{done:?}");
+    }
+    let made = format!("SELECT count(*) FROM pg_inherits WHERE inhrelid = to_regclass('outbox.attempt_{week}')");
+    assert_eq!(stage.count(&made).await, 1, "the others are made");
+    let told = format!(
+        "SELECT count(*) FROM outbox.upkeep_postponed WHERE what = '{name}' AND why LIKE '%RENAME TO {name}_archive%'"
+    );
+    assert_eq!(stage.count(&told).await, 1);
+    stage.run(&format!("ALTER TABLE outbox.{name} RENAME TO {name}_archive")).await;
+    assert_eq!(actions(&stage, "outbox.maintain()").await, [("created".to_owned(), name)]);
+    assert_eq!(actions(&stage, "outbox.maintain()").await, []);
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.upkeep_postponed").await, 0);
+}
+
+/// Where DETACH ... CONCURRENTLY was interrupted the table still hangs on its parent, which gives it nothing any more.
+#[tokio::test]
+async fn a_week_whose_detaching_was_interrupted_is_told_with_how_to_finish_it() {
+    let stage = Stage::set().await;
+    let name = stage.text("SELECT 'message_' || to_char(date_trunc('week', now() AT TIME ZONE 'UTC') + interval '14 days', 'YYYYMMDD')").await;
+    stage.run("DROP TABLE outbox.message_default").await;
+    let (reader, _driver) = stage.session().await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM outbox.message").await.expect("reads");
+    stage.run("SET statement_timeout = '1s'").await;
+    let detach = format!("ALTER TABLE outbox.message DETACH PARTITION outbox.{name} CONCURRENTLY");
+    stage.sql.execute(&detach, &[]).await.expect_err("the reader is in its way");
+    stage.run("RESET statement_timeout").await;
+    reader.batch_execute("COMMIT").await.expect("commits");
+    let done = actions(&stage, "outbox.maintain() WHERE action = 'name taken'").await;
+    assert!(
+        done[0].1.contains(&format!("DETACH PARTITION outbox.{name} FINALIZE; ALTER TABLE outbox.{name} RENAME")),
+        "{done:?}"
+    );
+}
+
+#[tokio::test]
+async fn upkeep_is_asked_for_what_can_be_meant() {
+    let stage = Stage::set().await;
+    let error = stage.sql.query("SELECT outbox.maintain('40 years')", &[]).await.expect_err("more than two years");
+    assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("22H77"), "{error:?}");
+    // What has no week of its own, and an age that is before the first id there is.
+    stage.enqueue(1).await;
+    stage.run("UPDATE outbox.message SET id = outbox.uuid_floor('2024-01-01'); DELETE FROM outbox.queue").await;
+    for keep in ["100000 years", "100 years", "31 years"] {
+        assert_eq!(actions(&stage, &format!("outbox.maintain(keep => '{keep}')")).await, [], "{keep}");
+    }
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.message_default").await, 1);
+}

@@ -109,3 +109,23 @@ async fn a_lock_that_somebody_holds_is_waited_for() {
     somebody.batch_execute("ROLLBACK").await.expect("lets go");
     assert_eq!(migrating.await.expect("no panic").expect("migrates"), 1);
 }
+
+/// Any login may take it, and hold it for ever: no transaction waits for longer than five seconds for that either.
+#[tokio::test]
+async fn who_holds_the_lock_of_migrations_is_waited_for_in_transactions_of_five_seconds() {
+    let stage = Stage::set().await;
+    without_decide(&stage).await;
+    let (somebody, _driver) = stage.session().await;
+    somebody.batch_execute("SELECT pg_advisory_lock(448311353720)").await.expect("locks");
+    let url = stage.url.clone();
+    let migrating = tokio::spawn(async move { migrator(&url).await.up(|_| {}).await });
+    stage.until_blocked(1).await;
+    let gave_up = "SELECT count(*) FROM pg_stat_database WHERE datname = current_database() AND xact_rollback > 0";
+    hapax_testkit::eventually(crate::common::DEADLINE, async || stage.count(gave_up).await > 0).await;
+    assert!(!migrating.is_finished());
+    let rows = stage.sql.query(include_str!("../../queries/migration_lock.sql"), &[]).await.expect("reads");
+    let pid: i32 = somebody.query_one("SELECT pg_backend_pid()", &[]).await.expect("reads").get(0);
+    assert_eq!(rows.iter().map(|row| row.get::<_, i32>("pid")).collect::<Vec<_>>(), [pid]);
+    somebody.batch_execute("SELECT pg_advisory_unlock(448311353720)").await.expect("lets go");
+    assert_eq!(migrating.await.expect("no panic").expect("migrates"), 1);
+}

@@ -230,7 +230,7 @@ async fn a_large_week_is_dropped_in_several_calls_and_what_came_without_a_partit
     stage.run("DELETE FROM outbox.queue").await;
     other.batch_execute("COMMIT").await.expect("commits");
     let drop_all = "SELECT string_agg(DISTINCT action, ',' ORDER BY action) FROM outbox.drop_partitions_before(now() + interval '35 days')";
-    assert_eq!(stage.text(drop_all).await, "deleted,dropped");
+    assert_eq!(stage.text(drop_all).await, "deleted,dropped,unqueued");
     assert_eq!(
         stage.count("SELECT count(*) FROM outbox.done").await
             + stage.count("SELECT count(*) FROM outbox.message").await,
@@ -249,4 +249,34 @@ async fn a_week_with_a_delivery_that_somebody_has_locked_stays() {
     assert_eq!(stage.text(drop_all).await, "dropped,postponed");
     operator.batch_execute("ROLLBACK").await.expect("rolls back");
     assert_eq!(stage.count("SELECT count(*) FROM outbox.message").await, 1);
+}
+
+/// Afterwards nobody can tell: with its week the deliveries of what was sent go, too.
+#[tokio::test]
+async fn how_many_messages_of_a_week_had_no_delivery_is_told_once_before_it_is_dropped() {
+    let stage = Stage::set().await;
+    let attempts = [stage.sending().await, stage.sending().await, stage.sending().await];
+    for attempt in &attempts {
+        assert!(stage.settle(attempt, accepted()).await);
+    }
+    let lost = stage.text("SELECT min(message_id::text) FROM outbox.done").await;
+    stage.run(&format!("DELETE FROM outbox.done WHERE message_id = '{lost}'")).await;
+    let archive = stage.text("SELECT max(tableoid::regclass::text) FROM outbox.attempt").await;
+    stage.run(&format!("ALTER TABLE outbox.attempt DETACH PARTITION {archive}")).await;
+    let (reader, _driver) = stage.session().await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM outbox.message").await.expect("reads");
+    let drop_all = "SELECT coalesce(string_agg(detail, ' ' ORDER BY detail) FILTER (WHERE action = 'unqueued'), '') FROM outbox.drop_partitions_before(now() + interval '35 days')";
+    let said = stage.text(drop_all).await;
+    assert!(
+        said.ends_with(&format!(": messages without a delivery, neither queued nor ended: 1, the first {lost}")),
+        "{said}"
+    );
+    // The deliveries of the others have gone: it does not count again, also not long after.
+    stage.run("UPDATE outbox.upkeep_postponed SET last_at = now() - interval '8 days'").await;
+    assert_eq!(stage.text(drop_all).await, "");
+    reader.batch_execute("COMMIT").await.expect("commits");
+    assert_eq!(stage.text(drop_all).await, "");
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.message").await, 0);
+    assert_eq!(stage.text("SELECT string_agg(after, ' ') FROM outbox.audit WHERE action = 'drop'").await, said);
+    assert_eq!(stage.count(&format!("SELECT count(*) FROM {archive}")).await, 3, "what was detached is somebody's");
 }
