@@ -84,6 +84,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     47 "0047_retry_in_order.sql",
     48 "0048_whole_digests.sql",
     49 "0049_would_erase.sql",
+    52 "0052_row_security.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.
@@ -195,6 +196,7 @@ impl Migrator {
     /// # Errors
     /// Any of the database's.
     pub async fn status(&self) -> Result<Status, Error> {
+        self.refuse_hidden_rows().await?;
         let sql = include_str!("../queries/migrations.sql");
         let asked = tokio::time::timeout(self.statement_timeout, self.client.query_typed(sql, &[])).await;
         match asked.map_err(|_elapsed| Error::Timeout { operation: "migrate status" })? {
@@ -204,6 +206,14 @@ impl Migrator {
             }
             Err(error) => Err(Error::query("migrate status", error)),
         }
+    }
+
+    /// What hides applied migrations must not look like none.
+    async fn refuse_hidden_rows(&self) -> Result<(), Error> {
+        let sql = include_str!("../queries/row_security.sql");
+        let asked = tokio::time::timeout(self.statement_timeout, self.client.query_typed(sql, &[])).await;
+        let rows = asked.map_err(|_elapsed| Error::Timeout { operation: "migrate status" })?;
+        Error::of_hidden_rows(&rows.map_err(|error| Error::query("migrate status", error))?)
     }
 
     /// Applies what is pending, calling `applied` after each. Answers how many were applied by this call.

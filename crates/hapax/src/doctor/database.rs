@@ -12,7 +12,7 @@ use hapax_store::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Examination, finding::Finding, horizon, limited, outbox, pooler, schema, server};
+use super::{Examination, finding::Finding, horizon, intact, limited, outbox, pooler, schema, server};
 use crate::{
     cli::doctor::Doctor,
     config::{Database, Settings},
@@ -95,6 +95,16 @@ async fn questions(patient: &Patient<'_>) -> Vec<Finding> {
         Err(_elapsed) => (vec![silent("database.role", "the database")], true),
     };
     if !enters {
+        return role;
+    }
+    // Next: what hides rows would make a lie of every other answer.
+    let (secured, misleads) =
+        match tokio::time::timeout(patient.doctor.timeout * 2, intact::row_security(patient)).await {
+            Ok(answered) => answered,
+            Err(_elapsed) => (vec![silent("schema.row_security", "the database")], false),
+        };
+    let role: Vec<Finding> = role.into_iter().chain(secured).collect();
+    if misleads {
         return role;
     }
     let mut examinations: Vec<Examination<'_>> = vec![

@@ -10,6 +10,7 @@
 mod database;
 mod finding;
 mod horizon;
+mod intact;
 mod machine;
 mod outbox;
 mod pooler;
