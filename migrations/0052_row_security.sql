@@ -46,3 +46,12 @@ BEGIN
     EXECUTE format('ALTER FUNCTION %s SET row_security = off', one);
   END LOOP;
 END $migration$;
+
+DO $migration$
+DECLARE
+  codes text := obj_description('outbox.refuse(text, text, text, text, text)'::regprocedure, 'pg_proc');
+  last text := 'HX001 not the database the relay was armed for';
+BEGIN
+  EXECUTE format('COMMENT ON FUNCTION outbox.refuse(text, text, text, text, text) IS %L',
+                 replace(codes, last, last || '; HX002 row level security hides rows from the relay'));
+END $migration$;
