@@ -107,16 +107,20 @@ async fn questions(patient: &Patient<'_>) -> Vec<Finding> {
     if misleads {
         return role;
     }
+    let lacks = |finding: &Finding| finding.name == "database.privileges" && finding.severity == super::Severity::Error;
+    let relay_is_told = role.iter().any(lacks);
     let mut examinations: Vec<Examination<'_>> = vec![
         Box::pin(schema::migrations(patient)),
         Box::pin(schema::indexes(patient)),
         Box::pin(schema::triggers(patient)),
         Box::pin(schema::tables(patient)),
+        Box::pin(intact::objects(patient, relay_is_told)),
+        Box::pin(intact::owners(patient)),
         Box::pin(horizon::examine(patient)),
         Box::pin(outbox::states(patient)),
     ];
     let mut names = vec!["schema.migrations", "schema.indexes", "schema.triggers", "schema.tables"];
-    names.extend(["database.horizon", "outbox.states"]);
+    names.extend(["schema.objects", "schema.owner", "database.horizon", "outbox.states"]);
     if !patient.server.in_recovery {
         examinations.push(Box::pin(outbox::arming(patient)));
         examinations.push(Box::pin(pooler::examine(patient)));

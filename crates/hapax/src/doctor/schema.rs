@@ -8,6 +8,7 @@ use hapax_store::{
 use super::{
     database::Patient,
     finding::{Finding, told},
+    intact,
 };
 use crate::{failure::split_hints, migrate};
 
@@ -100,8 +101,8 @@ fn changed_trigger(name: &'static str, Trigger { name: trigger, of, enabled, rem
         }
         _ => "what it is there for is not done",
     };
-    let remedy = format!("as the owner: {remedy} (pg_restore --disable-triggers leaves them so)");
-    Finding::error(name, format!("{trigger} on {of} is {how}: {means}"), remedy)
+    let evidence = format!("{trigger} on {of} is {how}: {means} (pg_restore --disable-triggers leaves them so)");
+    Finding::error(name, evidence, format!("as the owner: {remedy}"))
 }
 
 /// Partitions, default partitions, autovacuum, dead rows.
@@ -111,10 +112,15 @@ pub(super) async fn tables(patient: &Patient<'_>) -> Vec<Finding> {
         Ok(console) => console,
         Err(findings) => return findings,
     };
-    let mut findings = match console.doctor_tables().await {
-        Ok(tables) => judge(&tables),
+    let stored = match console.doctor_storage().await {
+        Ok(stored) => stored,
         Err(error) => return vec![patient.failed(name, &error)],
     };
+    let mut findings = match console.doctor_tables().await {
+        Ok(tables) => judge(&tables, intact::without_default(&stored)),
+        Err(error) => return vec![patient.failed(name, &error)],
+    };
+    findings.push(intact::unlogged(&stored));
     let name = "schema.retention";
     findings.push(match console.doctor_postponed().await {
         Ok(weeks) => overdue(name, &weeks),
@@ -134,8 +140,8 @@ fn overdue(name: &'static str, weeks: &[(String, String, f64)]) -> Finding {
     Finding::warning(name, words.join("; "), remedy)
 }
 
-fn judge(tables: &[Table]) -> Vec<Finding> {
-    vec![ahead(tables), catching(tables), options(tables), dead(tables)]
+fn judge(tables: &[Table], without_default: Option<Finding>) -> Vec<Finding> {
+    vec![ahead(tables), without_default.unwrap_or_else(|| catching(tables)), options(tables), dead(tables)]
 }
 
 fn ahead(tables: &[Table]) -> Finding {
