@@ -89,22 +89,12 @@ pub(super) async fn examine(settings: &Settings, doctor: &Doctor) -> Vec<Finding
 }
 
 async fn questions(patient: &Patient<'_>) -> Vec<Finding> {
-    // First: who may not even enter the schema need not be asked about it.
-    let (role, enters) = match tokio::time::timeout(patient.doctor.timeout * 2, server::role(patient)).await {
+    // First: who may not even enter the schema need not be asked about it; and what hides rows would make a lie of every other answer.
+    let (role, goes_on) = match tokio::time::timeout(patient.doctor.timeout * 2, server::role(patient)).await {
         Ok(answered) => answered,
         Err(_elapsed) => (vec![silent("database.role", "the database")], true),
     };
-    if !enters {
-        return role;
-    }
-    // Next: what hides rows would make a lie of every other answer.
-    let (secured, misleads) =
-        match tokio::time::timeout(patient.doctor.timeout * 2, intact::row_security(patient)).await {
-            Ok(answered) => answered,
-            Err(_elapsed) => (vec![silent("schema.row_security", "the database")], false),
-        };
-    let role: Vec<Finding> = role.into_iter().chain(secured).collect();
-    if misleads {
+    if !goes_on {
         return role;
     }
     let lacks = |finding: &Finding| finding.name == "database.privileges" && finding.severity == super::Severity::Error;
@@ -112,15 +102,13 @@ async fn questions(patient: &Patient<'_>) -> Vec<Finding> {
     let mut examinations: Vec<Examination<'_>> = vec![
         Box::pin(schema::migrations(patient)),
         Box::pin(schema::indexes(patient)),
-        Box::pin(schema::triggers(patient)),
         Box::pin(schema::tables(patient)),
-        Box::pin(intact::objects(patient, relay_is_told)),
-        Box::pin(intact::owners(patient)),
+        Box::pin(intact::examine(patient, relay_is_told)),
         Box::pin(horizon::examine(patient)),
         Box::pin(outbox::states(patient)),
     ];
-    let mut names = vec!["schema.migrations", "schema.indexes", "schema.triggers", "schema.tables"];
-    names.extend(["schema.objects", "schema.owner", "database.horizon", "outbox.states"]);
+    let mut names = vec!["schema.migrations", "schema.indexes", "schema.tables"];
+    names.extend(["schema.objects", "database.horizon", "outbox.states"]);
     if !patient.server.in_recovery {
         examinations.push(Box::pin(outbox::arming(patient)));
         examinations.push(Box::pin(pooler::examine(patient)));

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use hapax_store::inspect::intact::{OBJECTS, Owned, Secured, Stored};
+use hapax_store::inspect::{
+    Console,
+    intact::{OBJECTS, Owned, Secured, Stored},
+};
 
-use super::{database::Patient, finding::Finding};
+use super::{database::Patient, finding::Finding, schema};
 use crate::migrate;
 
 /// What the finding names; the rest is counted.
@@ -13,13 +16,22 @@ const NAMED_MAX: usize = 5;
 /// Whose privileges mail rests on.
 const NEEDED: [&str; 2] = ["outbox_producer ", "outbox_relay "];
 
-/// Row level security, and whether it would mislead every other question.
-pub(super) async fn row_security(patient: &Patient<'_>) -> (Vec<Finding>, bool) {
-    let name = "schema.row_security";
-    let console = match patient.console(name).await {
+/// Triggers, objects, privileges, owners: one after the other on one connection, for a user may have few. `relay_is_told`: what the
+/// relay's role lacks has been said.
+pub(super) async fn examine(patient: &Patient<'_>, relay_is_told: bool) -> Vec<Finding> {
+    let console = match patient.console("schema.objects").await {
         Ok(console) => console,
-        Err(findings) => return (findings, false),
+        Err(findings) => return findings,
     };
+    let mut findings = schema::triggers(patient, &console).await;
+    findings.extend(objects(patient, &console, relay_is_told).await);
+    findings.extend(owners(patient, &console).await);
+    findings
+}
+
+/// Row level security, and whether it would mislead every other question.
+pub(super) async fn row_security(patient: &Patient<'_>, console: &Console) -> (Vec<Finding>, bool) {
+    let name = "schema.row_security";
     match console.doctor_row_security().await {
         Ok(tables) => (vec![judge_security(name, &tables)], tables.iter().any(|table| table.hides)),
         Err(error) => (vec![patient.failed(name, &error)], false),
@@ -47,13 +59,8 @@ fn judge_security(name: &str, tables: &[Secured]) -> Finding {
 }
 
 /// What has been dropped, and what was granted or taken away. Without a word where the migrations are not this binary's.
-/// `relay_is_told`: what the relay's role lacks has been said.
-pub(super) async fn objects(patient: &Patient<'_>, relay_is_told: bool) -> Vec<Finding> {
+async fn objects(patient: &Patient<'_>, console: &Console, relay_is_told: bool) -> Vec<Finding> {
     let name = "schema.objects";
-    let console = match patient.console(name).await {
-        Ok(console) => console,
-        Err(findings) => return findings,
-    };
     match console.doctor_migrations().await {
         Ok(status) if migrate::differences(&status).is_empty() => {}
         // schema.migrations says it.
@@ -167,12 +174,8 @@ fn named<T: AsRef<str>>(all: &[T]) -> String {
 }
 
 /// What belongs to somebody else than the functions, with whose rights they work.
-pub(super) async fn owners(patient: &Patient<'_>) -> Vec<Finding> {
+async fn owners(patient: &Patient<'_>, console: &Console) -> Vec<Finding> {
     let name = "schema.owner";
-    let console = match patient.console(name).await {
-        Ok(console) => console,
-        Err(findings) => return findings,
-    };
     match console.doctor_owners().await {
         Ok(owned) => judge_owners(name, &owned),
         Err(error) => vec![patient.failed(name, &error)],

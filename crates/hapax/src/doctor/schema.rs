@@ -1,7 +1,10 @@
 //! The schema: migrations, indexes, partitions, vacuum.
 
 use hapax_store::{
-    inspect::doctor::{Index, Table, Trigger},
+    inspect::{
+        Console,
+        doctor::{Index, Table, Trigger},
+    },
     migrate::Status,
 };
 
@@ -75,12 +78,8 @@ pub(super) async fn indexes(patient: &Patient<'_>) -> Vec<Finding> {
 }
 
 /// Triggers that somebody has disabled, or enabled for others than they are made for: restoring data ends so.
-pub(super) async fn triggers(patient: &Patient<'_>) -> Vec<Finding> {
+pub(super) async fn triggers(patient: &Patient<'_>, console: &Console) -> Vec<Finding> {
     let name = "schema.triggers";
-    let console = match patient.console(name).await {
-        Ok(console) => console,
-        Err(findings) => return findings,
-    };
     match console.doctor_triggers().await {
         Ok(changed) if changed.is_empty() => vec![Finding::ok(name, "enabled as they were made")],
         Ok(changed) => changed.iter().map(|trigger| changed_trigger(name, trigger)).collect(),
