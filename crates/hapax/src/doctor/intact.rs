@@ -16,7 +16,7 @@ const NAMED_MAX: usize = 5;
 /// Whose privileges mail rests on.
 const NEEDED: [&str; 2] = ["outbox_producer ", "outbox_relay "];
 
-/// Triggers, objects, privileges, owners: one after the other on one connection, for a user may have few. `relay_is_told`: what the
+/// Triggers, owners, objects, privileges: one after the other on one connection, for a user may have few. `relay_is_told`: what the
 /// relay's role lacks has been said.
 pub(super) async fn examine(patient: &Patient<'_>, relay_is_told: bool) -> Vec<Finding> {
     let console = match patient.console("schema.objects").await {
@@ -24,8 +24,9 @@ pub(super) async fn examine(patient: &Patient<'_>, relay_is_told: bool) -> Vec<F
         Err(findings) => return findings,
     };
     let mut findings = schema::triggers(patient, &console).await;
-    findings.extend(objects(patient, &console, relay_is_told).await);
     findings.extend(owners(patient, &console).await);
+    // Last: it asks which migrations were applied, and whoever locks that table would keep the others waiting behind it.
+    findings.extend(objects(patient, &console, relay_is_told).await);
     findings
 }
 
