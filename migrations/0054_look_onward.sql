@@ -7,7 +7,7 @@ SET LOCAL lock_timeout = '5s';
 -- its first delivery that may be claimed, or to the present.
 CREATE FUNCTION outbox.look(p_lanes smallint[], p_from timestamptz[], p_waiting boolean, p_mark boolean)
 RETURNS TABLE (due smallint[], next_in_s float8, oldest bigint, mark bigint, waiting bigint, reached timestamptz[])
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY

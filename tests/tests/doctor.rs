@@ -7,6 +7,8 @@ mod asking;
 mod database;
 #[path = "doctor/healthy.rs"]
 mod healthy;
+#[path = "doctor/intact.rs"]
+mod intact;
 #[path = "doctor/limits.rs"]
 mod limits;
 #[path = "doctor/senders.rs"]

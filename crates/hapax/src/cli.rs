@@ -255,6 +255,9 @@ pub(crate) enum Migrate {
         to: i32,
     },
     /// Fail unless the database has exactly this binary's migrations, unchanged
+    ///
+    /// Compares what is recorded of each migration with this binary: its name and the checksum of its text. What somebody has
+    /// dropped, granted, disabled or given away since, hapax doctor finds.
     Verify(Json),
 }
 

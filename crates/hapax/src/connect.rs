@@ -58,9 +58,12 @@ pub(crate) fn explain(error: &Error, database: &Database) -> Refusal {
             ],
         ),
         _ => match error {
-            Error::Config { .. } | Error::NoOutbox | Error::FsyncOff | Error::TooOld { .. } | Error::Schema(_) => {
-                Refusal::of_error(CONFIGURATION, error, &[])
-            }
+            Error::Config { .. }
+            | Error::NoOutbox
+            | Error::FsyncOff
+            | Error::TooOld { .. }
+            | Error::RowSecurity { .. }
+            | Error::Schema(_) => Refusal::of_error(CONFIGURATION, error, &[]),
             Error::Query { .. } | Error::Unreachable { .. } if error.is_transient() => {
                 Refusal::of_error(1, error, &[&shown])
             }

@@ -25,8 +25,9 @@ use crate::{error::Error, inspect::doctor::Asked, tls};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Asked for at the start of a session, where it comes before what a role or database has set: without it names of Postgres
-/// (now(), count(), =) would be looked up wherever those say. No statement sets it, for a pooler gives a session to others.
-const SEARCH_PATH: &str = "-c search_path=pg_catalog,pg_temp";
+/// (now(), count(), =) would be looked up wherever those say, and what row level security hides would look like what is not
+/// there. No statement sets them, for a pooler gives a session to others.
+const ASKED_FOR: &str = "-c search_path=pg_catalog,pg_temp -c row_security=off";
 
 /// How to reach the database.
 #[derive(Clone)]
@@ -291,13 +292,13 @@ impl Dial {
             // Whoever connects may ask for another one by the URL: the last one counts.
             let own = config.get_options().unwrap_or_default();
             let mut asking = config.clone();
-            asking.options(format!("{SEARCH_PATH} {own}").trim_end());
+            asking.options(format!("{ASKED_FOR} {own}").trim_end());
             match asking.connect(self.tls.clone()).await {
                 Err(error) if may_refuse_options(&error) => {}
                 answer => return answer,
             }
         }
-        // A pooler: the search_path is the role's, and `hapax doctor` looks at it.
+        // A pooler: the search_path is the role's, and `hapax doctor` looks at it; what is hidden, functions refuse to pass over.
         let opened = config.connect(self.tls.clone()).await?;
         self.takes_no_options.store(true, Ordering::Relaxed);
         Ok(opened)

@@ -57,6 +57,15 @@ pub enum Error {
         /// Expected and found.
         detail: String,
     },
+    /// Rows may be hidden from this user, and what is hidden must not be taken for what is not there.
+    #[error(
+        "row level security hides rows of {} from this user, or from the owner whose rights functions have: nothing is done with it, for what is hidden would be taken for missing (hint: as the owner of the outbox: {} No policy makes up for it; only a role with BYPASSRLS is not affected)",
+        .tables.join(", "), disable(tables)
+    )]
+    RowSecurity {
+        /// Which tables, with their schema.
+        tables: Vec<String>,
+    },
     /// The database has no outbox.
     #[error("there is no outbox in this database (hint: hapax migrate up)")]
     NoOutbox,
@@ -102,6 +111,20 @@ pub enum Error {
 /// The words of a database error, with the parts that could carry data (DETAIL, row contents) left out, except ours.
 fn describe(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
+}
+
+/// The statements that switch row level security off again.
+fn disable(tables: &[String]) -> String {
+    let statements = tables.iter().map(|table| format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;"));
+    statements.collect::<Vec<_>>().join(" ")
+}
+
+/// The table that Postgres names, in whatever language it says so.
+fn named_table(message: &str) -> String {
+    let is_name = |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let quotes = ['"', '\u{ab}', '\u{bb}', '\u{201e}', '\u{201c}', '\u{201d}', '\u{300c}', '\u{300d}', '\''];
+    let name = message.split(quotes).skip(1).step_by(2).map(str::trim).find(is_name);
+    format!("outbox.{}", name.unwrap_or("..."))
 }
 
 /// Why there is no connection: the words of the server, or of the system.
@@ -152,8 +175,25 @@ impl Error {
             Some(db) if db.code().code() == "HX001" => {
                 Self::NotArmed { detail: db.detail().unwrap_or("no detail").to_owned() }
             }
+            Some(db) if db.code().code() == "HX002" => {
+                let tables = db.detail().unwrap_or("outbox....").split(", ").map(str::to_owned).collect();
+                Self::RowSecurity { tables }
+            }
+            // What row_security = off raises; it has the code of any lack of a privilege.
+            Some(db) if *db.code() == SqlState::INSUFFICIENT_PRIVILEGE && db.routine() == Some("check_enable_rls") => {
+                Self::RowSecurity { tables: vec![named_table(db.message())] }
+            }
             _ => Self::Query { operation, source },
         }
+    }
+
+    /// An error where tables were answered of which rows are hidden.
+    pub(crate) fn of_hidden_rows(rows: &[tokio_postgres::Row]) -> Result<(), Self> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let tables = rows.iter().map(|row| format!("outbox.{}", row.get::<_, String>("name"))).collect();
+        Err(Self::RowSecurity { tables })
     }
 
     pub(crate) fn explain_missing_schema(self) -> Self {

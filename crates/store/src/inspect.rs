@@ -31,6 +31,8 @@ mod control;
 pub mod doctor;
 mod doubts;
 mod erase;
+/// The facts behind `hapax doctor` about what somebody has changed in the schema.
+pub mod intact;
 /// Finding deliveries, and what was enqueued twice.
 pub mod search;
 

@@ -147,6 +147,7 @@ impl Store {
     }
 
     async fn read_armed(&self) -> Result<Armed, Error> {
+        Error::of_hidden_rows(&self.rows("row_security", include_str!("../queries/row_security.sql"), &[]).await?)?;
         let row = self
             .rows("armed", include_str!("../queries/armed.sql"), &[])
             .await

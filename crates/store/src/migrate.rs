@@ -86,6 +86,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     49 "0049_would_erase.sql",
     50 "0050_alike_everywhere.sql",
     51 "0051_unqueued.sql",
+    52 "0052_row_security.sql",
     53 "0053_upkeep_alone.sql",
     54 "0054_look_onward.sql",
 ];
@@ -206,6 +207,7 @@ impl Migrator {
     /// # Errors
     /// Any of the database's.
     pub async fn status(&self) -> Result<Status, Error> {
+        self.refuse_hidden_rows().await?;
         let sql = include_str!("../queries/migrations.sql");
         let asked = tokio::time::timeout(self.statement_timeout, self.client.query_typed(sql, &[])).await;
         match asked.map_err(|_elapsed| Error::Timeout { operation: "migrate status" })? {
@@ -215,6 +217,14 @@ impl Migrator {
             }
             Err(error) => Err(Error::query("migrate status", error)),
         }
+    }
+
+    /// What hides applied migrations must not look like none.
+    async fn refuse_hidden_rows(&self) -> Result<(), Error> {
+        let sql = include_str!("../queries/row_security.sql");
+        let asked = tokio::time::timeout(self.statement_timeout, self.client.query_typed(sql, &[])).await;
+        let rows = asked.map_err(|_elapsed| Error::Timeout { operation: "migrate status" })?;
+        Error::of_hidden_rows(&rows.map_err(|error| Error::query("migrate status", error))?)
     }
 
     /// Applies what is pending, calling `applied` after each. Answers how many were applied by this call.

@@ -338,6 +338,21 @@ async fn what_roles_may_call_looks_names_up_in_pg_catalog() {
     assert_eq!(outbox.texts(sql).await, Vec::<String>::new(), "SET search_path = pg_catalog, pg_temp");
 }
 
+/// What row level security hides from a relay, or by FORCE from the owner, must be an error there: through a pooler no session says so.
+#[tokio::test]
+async fn what_relays_call_takes_nothing_that_is_hidden_for_missing() {
+    let outbox = Outbox::new().await;
+    let sql = "SELECT DISTINCT p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+               JOIN outbox.privilege r ON r.schema = n.nspname AND p.proname = ANY (r.names) AND r.privileges = 'EXECUTE'
+               WHERE r.roles ~ '\\moutbox_relay\\M' AND p.proconfig IS NOT NULL AND NOT 'row_security=off' = ANY (p.proconfig)";
+    assert_eq!(outbox.texts(sql).await, Vec::<String>::new(), "SET row_security = off");
+    // Each table that a relay reads by itself is looked at before anything it does.
+    let sql = "SELECT DISTINCT t FROM outbox.privilege r CROSS JOIN unnest(r.names) t JOIN pg_class c ON c.relname = t AND c.relkind IN ('r', 'p')
+               WHERE c.relnamespace = 'outbox'::regnamespace AND r.schema = 'outbox' AND r.roles ~ '\\moutbox_relay\\M' AND r.privileges <> 'EXECUTE'
+                 AND strpos(pg_get_functiondef('outbox.assert_armed(uuid, text)'::regprocedure), '(''outbox.' || t || '''::regclass)') = 0";
+    assert_eq!(outbox.texts(sql).await, Vec::<String>::new(), "outbox.assert_armed() looks at it");
+}
+
 #[tokio::test]
 async fn a_producers_search_path_and_temporary_objects_change_nothing() {
     let outbox = Outbox::new().await;

@@ -133,6 +133,25 @@ async fn the_sql_surface_is_written_down_and_its_changes_are_announced() {
     }
 }
 
+/// Every object and privilege, by which the doctor knows what was dropped, granted or taken away.
+#[tokio::test]
+async fn the_objects_of_the_schema_are_written_down_for_the_doctor() {
+    let outbox = Outbox::new().await;
+    let query = include_str!("../../../crates/store/queries/doctor_objects.sql");
+    let made = format!("{}\n", outbox.texts(query).await.join("\n"));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations/objects.txt");
+    if std::env::var_os("HAPAX_WRITE_SURFACE").is_some_and(|set| set == "1") {
+        std::fs::write(&file, &made).unwrap();
+    }
+    let written = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        written == made,
+        "migrations/objects.txt is not what the migrations make:\n\n{}\n\nWrite it, and build again:\n    \
+         HAPAX_WRITE_SURFACE=1 cargo test -p hapax-tests --test contract surface",
+        difference(&written, &made)
+    );
+}
+
 /// What is raised and what the comment of outbox.refuse lists, which is the surface's list, are the same.
 #[tokio::test]
 async fn every_sqlstate_that_is_raised_is_listed() {

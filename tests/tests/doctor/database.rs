@@ -88,6 +88,12 @@ async fn a_schema_that_is_behind_changed_or_has_lost_something_is_found() {
     clinic
         .provoke(off, put_back, ["error", "schema.triggers", "refuse_erased_key on outbox.dedup_key", put_back])
         .await;
+    for table in ["queue", "message", "suppression", "migration"] {
+        let off = format!("ALTER TABLE outbox.{table} DISABLE ROW LEVEL SECURITY;");
+        let on = format!("ALTER TABLE outbox.{table} ENABLE ROW LEVEL SECURITY");
+        let evidence = format!("on for outbox.{table}: what it hides");
+        clinic.provoke(&on, &off, ["error", "schema.row_security", &evidence, &off]).await;
+    }
     let (off, on) = (
         "ALTER TABLE outbox.queue SET (autovacuum_enabled = false)",
         "ALTER TABLE outbox.queue RESET (autovacuum_enabled)",

@@ -12,7 +12,7 @@ use hapax_store::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Examination, finding::Finding, horizon, limited, locks, outbox, pooler, schema, server};
+use super::{Examination, finding::Finding, horizon, intact, limited, locks, outbox, pooler, schema, server};
 use crate::{
     cli::doctor::Doctor,
     config::{Database, Settings},
@@ -89,24 +89,26 @@ pub(super) async fn examine(settings: &Settings, doctor: &Doctor) -> Vec<Finding
 }
 
 async fn questions(patient: &Patient<'_>) -> Vec<Finding> {
-    // First: who may not even enter the schema need not be asked about it.
-    let (role, enters) = match tokio::time::timeout(patient.doctor.timeout * 2, server::role(patient)).await {
+    // First: who may not even enter the schema need not be asked about it; and what hides rows would make a lie of every other answer.
+    let (role, goes_on) = match tokio::time::timeout(patient.doctor.timeout * 2, server::role(patient)).await {
         Ok(answered) => answered,
         Err(_elapsed) => (vec![silent("database.role", "the database")], true),
     };
-    if !enters {
+    if !goes_on {
         return role;
     }
+    let lacks = |finding: &Finding| finding.name == "database.privileges" && finding.severity == super::Severity::Error;
+    let relay_is_told = role.iter().any(lacks);
     let mut examinations: Vec<Examination<'_>> = vec![
         Box::pin(schema::migrations(patient)),
         Box::pin(schema::indexes(patient)),
-        Box::pin(schema::triggers(patient)),
         Box::pin(schema::tables(patient)),
+        Box::pin(intact::examine(patient, relay_is_told)),
         Box::pin(horizon::examine(patient)),
         Box::pin(locks::examine(patient)),
         Box::pin(outbox::states(patient)),
     ];
-    let mut names = vec!["schema.migrations", "schema.indexes", "schema.triggers", "schema.tables"];
+    let mut names = vec!["schema.migrations", "schema.indexes", "schema.tables", "schema.objects"];
     names.extend(["database.horizon", "database.advisory_locks", "outbox.states"]);
     if !patient.server.in_recovery {
         examinations.push(Box::pin(outbox::arming(patient)));

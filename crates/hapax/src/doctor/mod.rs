@@ -10,6 +10,7 @@
 mod database;
 mod finding;
 mod horizon;
+mod intact;
 mod locks;
 mod machine;
 mod outbox;

@@ -1,13 +1,17 @@
 //! The schema: migrations, indexes, partitions, vacuum.
 
 use hapax_store::{
-    inspect::doctor::{Index, Table, Trigger},
+    inspect::{
+        Console,
+        doctor::{Index, Table, Trigger},
+    },
     migrate::Status,
 };
 
 use super::{
     database::Patient,
     finding::{Finding, told},
+    intact,
 };
 use crate::{failure::split_hints, migrate};
 
@@ -75,12 +79,8 @@ pub(super) async fn indexes(patient: &Patient<'_>) -> Vec<Finding> {
 }
 
 /// Triggers that somebody has disabled, or enabled for others than they are made for: restoring data ends so.
-pub(super) async fn triggers(patient: &Patient<'_>) -> Vec<Finding> {
+pub(super) async fn triggers(patient: &Patient<'_>, console: &Console) -> Vec<Finding> {
     let name = "schema.triggers";
-    let console = match patient.console(name).await {
-        Ok(console) => console,
-        Err(findings) => return findings,
-    };
     match console.doctor_triggers().await {
         Ok(changed) if changed.is_empty() => vec![Finding::ok(name, "enabled as they were made")],
         Ok(changed) => changed.iter().map(|trigger| changed_trigger(name, trigger)).collect(),
@@ -101,8 +101,8 @@ fn changed_trigger(name: &'static str, Trigger { name: trigger, of, enabled, rem
         }
         _ => "what it is there for is not done",
     };
-    let remedy = format!("as the owner: {remedy} (pg_restore --disable-triggers leaves them so)");
-    Finding::error(name, format!("{trigger} on {of} is {how}: {means}"), remedy)
+    let evidence = format!("{trigger} on {of} is {how}: {means} (pg_restore --disable-triggers leaves them so)");
+    Finding::error(name, evidence, format!("as the owner: {remedy}"))
 }
 
 /// Partitions, default partitions, autovacuum, dead rows.
@@ -112,10 +112,15 @@ pub(super) async fn tables(patient: &Patient<'_>) -> Vec<Finding> {
         Ok(console) => console,
         Err(findings) => return findings,
     };
-    let mut findings = match console.doctor_tables().await {
-        Ok(tables) => judge(&tables),
+    let stored = match console.doctor_storage().await {
+        Ok(stored) => stored,
         Err(error) => return vec![patient.failed(name, &error)],
     };
+    let mut findings = match console.doctor_tables().await {
+        Ok(tables) => judge(&tables, intact::without_default(&stored)),
+        Err(error) => return vec![patient.failed(name, &error)],
+    };
+    findings.push(intact::unlogged(&stored));
     let name = "schema.retention";
     findings.push(match console.doctor_postponed().await {
         Ok(weeks) => overdue(name, &weeks),
@@ -135,8 +140,8 @@ fn overdue(name: &'static str, weeks: &[(String, String, f64)]) -> Finding {
     Finding::warning(name, words.join("; "), remedy)
 }
 
-fn judge(tables: &[Table]) -> Vec<Finding> {
-    vec![ahead(tables), catching(tables), options(tables), dead(tables)]
+fn judge(tables: &[Table], without_default: Option<Finding>) -> Vec<Finding> {
+    vec![ahead(tables), without_default.unwrap_or_else(|| catching(tables)), options(tables), dead(tables)]
 }
 
 fn ahead(tables: &[Table]) -> Finding {

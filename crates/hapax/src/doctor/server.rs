@@ -7,6 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{
     database::Patient,
     finding::{Finding, told},
+    intact,
 };
 use crate::config::Database;
 
@@ -227,14 +228,18 @@ fn quoted(name: &str) -> String {
     }
 }
 
-/// Who asks and may do what; and whether it may enter the schema at all.
+/// Who asks and may do what; and whether there is anything else to ask: it may enter the schema, and no rows are hidden from it.
 pub(super) async fn role(patient: &Patient<'_>) -> (Vec<Finding>, bool) {
     let console = match patient.console("database.role").await {
         Ok(console) => console,
         Err(findings) => return (findings, false),
     };
     match console.doctor_role().await {
-        Ok(role) => (judge(&role), role.usage),
+        Ok(role) if !role.usage => (judge(&role), false),
+        Ok(role) => {
+            let (secured, misleads) = intact::row_security(patient, &console).await;
+            (judge(&role).into_iter().chain(secured).collect(), !misleads)
+        }
         Err(error) => (vec![patient.failed("database.role", &error)], true),
     }
 }

@@ -374,12 +374,17 @@ impl Console {
         self.one("doctor_backend", include_str!("../../queries/doctor_backend.sql"), |row| row.get("pid")).await
     }
 
-    async fn one<T>(&self, operation: &'static str, sql: &str, read: impl Fn(&Row) -> T) -> Result<T, Error> {
+    pub(super) async fn one<T>(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        read: impl Fn(&Row) -> T,
+    ) -> Result<T, Error> {
         let rows = self.rows(operation, sql, &[]).await?;
         rows.first().map(read).ok_or(Error::NoOutbox)
     }
 
-    async fn many<T>(
+    pub(super) async fn many<T>(
         &self,
         operation: &'static str,
         sql: &str,
