@@ -11,7 +11,7 @@ RETURNS TABLE (message_id uuid, kind text, enqueued_at timestamptz, attempts int
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
-  wanted text := lower(outbox.address_of(find_unqueued.address));
+  wanted text := outbox.folded(outbox.address_of(find_unqueued.address));
   lowest uuid := coalesce(find_unqueued.id, outbox.uuid_floor(now() - interval '7 days'));
   highest uuid := coalesce(find_unqueued.id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
 BEGIN
@@ -25,7 +25,7 @@ BEGIN
   SELECT m.id, m.kind, m.created_at, (SELECT count(*)::int FROM outbox.attempt a WHERE a.message_id = m.id)
   FROM missing i JOIN outbox.message m ON m.id = i.id
   WHERE CASE
-    WHEN wanted IS NOT NULL THEN EXISTS (SELECT FROM unnest(m.recipients || m.cc || m.bcc) u WHERE lower(outbox.address_of(u)) = wanted)
+    WHEN wanted IS NOT NULL THEN EXISTS (SELECT FROM unnest(m.recipients || m.cc || m.bcc) u WHERE outbox.folded(outbox.address_of(u)) = wanted)
     -- Of what has been erased nothing is left to do.
     ELSE find_unqueued.id IS NOT NULL OR num_nonnulls(m.payload, m.subject, m.body_text, m.body_html, m.raw_message) > 0 END
   ORDER BY m.id DESC;
@@ -56,8 +56,8 @@ BEGIN
      E'WHERE d.address_hash = outbox.address_hash(bare)\n                              UNION SELECT u.message_id FROM outbox.find_unqueued(bare) u) f\n'),
     ('outbox.would_erase(text, boolean)', E'WHERE d.address_hash = outbox.address_hash(bare)) f\n',
      E'WHERE d.address_hash = outbox.address_hash(bare)\n                              UNION SELECT u.message_id FROM outbox.find_unqueued(bare) u) f\n'),
-    ('outbox.would_erase_mentions(text, uuid, int)', E'WHEN EXISTS (SELECT FROM unnest(one.mailboxes) u WHERE lower(outbox.address_of(u)) = bare) THEN',
-     E'WHEN EXISTS (SELECT FROM unnest(one.mailboxes) WITH ORDINALITY AS u (mailbox, no) WHERE lower(outbox.address_of(u.mailbox)) = bare\n'
+    ('outbox.would_erase_mentions(text, uuid, int)', E'WHEN EXISTS (SELECT FROM unnest(one.mailboxes) u WHERE outbox.folded(outbox.address_of(u)) = bare) THEN',
+     E'WHEN EXISTS (SELECT FROM unnest(one.mailboxes) WITH ORDINALITY AS u (mailbox, no) WHERE outbox.folded(outbox.address_of(u.mailbox)) = bare\n'
      || '                   HAVING count(*) > 0 AND min(u.no) <> ALL (outbox.without_delivery(one.id))) THEN')) AS v (name, before, after)
   LOOP
     source := pg_get_functiondef(change.name::regprocedure);
@@ -77,7 +77,7 @@ DECLARE
   missing smallint[] := outbox.without_delivery(p_id);
 BEGIN
   SELECT x.* INTO m FROM outbox.message x WHERE x.id = p_id;
-  SELECT min(u.no) INTO own FROM unnest(m.recipients || m.cc || m.bcc) WITH ORDINALITY AS u (mailbox, no) WHERE lower(outbox.address_of(u.mailbox)) = p_address;
+  SELECT min(u.no) INTO own FROM unnest(m.recipients || m.cc || m.bcc) WITH ORDINALITY AS u (mailbox, no) WHERE outbox.folded(outbox.address_of(u.mailbox)) = p_address;
   IF own IS NOT NULL AND own <> ALL (missing) THEN
     RETURN 'kept: the address is a recipient of it; outbox.erase() comes first';
   ELSIF EXISTS (SELECT FROM outbox.queue q WHERE q.message_id = p_id) THEN

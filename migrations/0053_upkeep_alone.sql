@@ -11,9 +11,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION outbox.note_failed(text, text, text, text, text) IS 'Private: notes a part of the upkeep that failed, and why.';
 
-COMMENT ON TABLE outbox.upkeep_postponed IS 'Upkeep that could not be done yet, and why: weeks that are older than records are kept and still there (somebody holds a lock on them, something else depends on them, something of them is unfinished), and weeks ahead that could not be made. Example:
-  SELECT what, why, now() - since AS overdue FROM outbox.upkeep_postponed ORDER BY since;';
-
 DO $migration$
 DECLARE
   door regprocedure;
@@ -26,7 +23,7 @@ BEGIN
 BEGIN$a$, $b$  gone bigint;
   failed_detail text;
 BEGIN$b$,
-      $a$  FOR week IN SELECT generate_series$a$, $b$  DELETE FROM outbox.upkeep_postponed u WHERE u.last_at < now() - interval '7 days';
+      $a$  FOR week IN SELECT generate_series$a$, $b$  DELETE FROM outbox.upkeep_postponed u WHERE u.last_at < now() - interval '7 days' AND u.unqueued IS NULL;
   FOR week IN SELECT generate_series$b$,
       $a$        action := 'created'; detail := child; RETURN NEXT;$a$, $b$        DELETE FROM outbox.upkeep_postponed u WHERE u.what = child;
         action := 'created'; detail := child; RETURN NEXT;$b$,
@@ -37,8 +34,7 @@ BEGIN$b$,
           RETURN NEXT;$b$]),
     ('outbox.drop_partitions_before(timestamptz)'::regprocedure, ARRAY[
       $a$  budget int := 20000;
-BEGIN
-  DELETE FROM outbox.upkeep_postponed u WHERE u.last_at < now() - interval '7 days';$a$, $b$  budget int := 20000;
+BEGIN$a$, $b$  budget int := 20000;
   failed_detail text;
 BEGIN$b$,
       $a$  strays := ARRAY(SELECT$a$, $b$  IF to_regclass('outbox.message_default') IS NOT NULL THEN

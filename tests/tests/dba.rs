@@ -11,7 +11,7 @@ mod replicas;
 mod somebodys;
 #[path = "dba/tenants.rs"]
 mod tenants;
-#[path = "dba/upkeep.rs"]
-mod upkeep;
 #[path = "dba/turkish.rs"]
 mod turkish;
+#[path = "dba/upkeep.rs"]
+mod upkeep;
