@@ -5,9 +5,9 @@ SET LOCAL lock_timeout = '5s';
 
 -- As the one of 0020 (which relays of before go on calling), but each lane from a time on; and how far each lane was read: up to
 -- its first delivery that may be claimed, or to the present.
-CREATE FUNCTION outbox.look(p_lanes smallint[], p_from timestamptz[], p_waiting boolean, p_mark boolean)
+CREATE FUNCTION outbox.look_onward(p_lanes smallint[], p_from timestamptz[], p_waiting boolean, p_mark boolean)
 RETURNS TABLE (due smallint[], next_in_s float8, oldest bigint, mark bigint, waiting bigint, reached timestamptz[])
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET row_security = off AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET row_security = off SET standard_conforming_strings = on AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
@@ -28,6 +28,7 @@ BEGIN
     WHERE c.lane = l.lane AND c.due_at > now() AND c.due_at < 'infinity' AND d.due_at IS NULL
     ORDER BY c.due_at, c.message_id, c.recipient_no LIMIT 1) n ON true;
 END $$;
-COMMENT ON FUNCTION outbox.look(smallint[], timestamptz[], boolean, boolean) IS 'Relays: in which of these lanes a claim would find something that is due from these times on, when the next delivery is due, and how far each lane was read. Planned once, as the hot statements are.';
+COMMENT ON FUNCTION outbox.look_onward(smallint[], timestamptz[], boolean, boolean) IS 'Relays: in which of these lanes a claim would find something that is due from these times on, when the next delivery is due, and how far each lane was read. Planned once, as the hot statements are.';
 
+INSERT INTO outbox.privilege (roles, privileges, names) VALUES ('outbox_relay', 'EXECUTE', '{look_onward}'::text[]);
 SELECT outbox.grant_roles();

@@ -4,4 +4,4 @@
 -- ($4): a transaction number of its own, which only those lack that were assigned one before, and so may not have seen the
 -- registration; they have all ended when the oldest open one is above the mark. $3: how many producers wait for each other
 -- to notify.
-SELECT /* outbox.look */ due, next_in_s, oldest, mark, waiting, reached FROM outbox.look($1, $2, $3, $4)
+SELECT /* outbox.look */ due, next_in_s, oldest, mark, waiting, reached FROM outbox.look_onward($1, $2, $3, $4)
