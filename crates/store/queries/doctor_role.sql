@@ -13,7 +13,7 @@ WITH needed (privilege, kind, name) AS (
   CROSS JOIN LATERAL unnest(v.names) n(name)
   UNION ALL
   SELECT 'EXECUTE', 'function', n.name
-  FROM unnest('{assert_armed,database_identity,durable_commit,settle_late,resolve_doubt,mark_in_doubt,maintain,free_ordered,not_before_of,backlog,lanes,state_of,uuid_time,doubts_over,assert_continues,descends_from,address_is_known,note_address,addresses,own_address,disarm,suspect_copy,continue_after_failover,reassert,uuid_floor,quarantine,is_bound,resend_same_key,claim_batch,contents_of,intend_batch,settle_batch,parked_is_sound,look_onward,letters_of,letters_in_brief,without_contents,attachment_pieces,raw_pieces,canary,stop_batch,unpark,suppress_bounced,failed_blocks,is_skipped,guard_batch,collect_batch,follow_digests,adopt_orphans,lanes_by_turns,claim_turns,remove_contents,find_unqueued}'::text[]) n(name)
+  FROM unnest('{assert_armed,database_identity,durable_commit,settle_late,resolve_doubt,mark_in_doubt,maintain,free_ordered,not_before_of,backlog,lanes,state_of,uuid_time,doubts_over,assert_continues,descends_from,address_is_known,note_address,addresses,own_address,disarm,suspect_copy,continue_after_failover,reassert,uuid_floor,quarantine,is_bound,resend_same_key,claim_batch,contents_of,intend_batch,settle_batch,parked_is_sound,look,look_onward,letters_of,letters_in_brief,without_contents,attachment_pieces,raw_pieces,canary,stop_batch,unpark,suppress_bounced,failed_blocks,is_skipped,guard_batch,collect_batch,follow_digests,adopt_orphans,lanes_by_turns,claim_turns,remove_contents,find_unqueued}'::text[]) n(name)
 ),
 lacking AS (
   SELECT n.privilege || ' on ' || n.kind || ' outbox.' || n.name AS what
