@@ -16,6 +16,9 @@ const DEAR: Duration = Duration::from_millis(10);
 /// Of the time, dear reads may take this part: one in so many.
 const DEAR_SHARE: u32 = 10;
 
+/// What is before the floor of a lane is looked at again after so long, however long a read took: it may have been a stall.
+const FLOOR_MAX: Duration = Duration::from_secs(10);
+
 /// Where a lane begins for now: what is before was read, and reading it again is dear.
 #[derive(Clone, Copy, Debug)]
 struct Floor {
@@ -76,7 +79,7 @@ impl Cursors {
             } else if took < DEAR {
                 self.floors.remove(lane);
             } else {
-                self.floors.insert(*lane, Floor { at: *at, until: ended + took * DEAR_SHARE });
+                self.floors.insert(*lane, Floor { at: *at, until: ended + (took * DEAR_SHARE).min(FLOOR_MAX) });
             }
         }
     }
@@ -164,15 +167,18 @@ mod tests {
         cursors.reached(&all, &[at(50), at(60)], now(100), now(100) + DEAR / 2);
         assert_eq!([1, 2].map(|lane| cursors.start_of(lane, now(101))), [Cursor::START; 2], "it was cheap");
 
-        cursors.reached(&all, &[at(50), at(60)], now(100), now(102));
-        assert_eq!([1, 2, 3].map(|lane| cursors.start_of(lane, now(121))), [at(50), at(60), Cursor::START]);
+        cursors.reached(&all, &[at(50), at(60)], now(100), now(160));
+        assert_eq!(cursors.start_of(1, now(170)), Cursor::START, "it stalled");
+
+        cursors.reached(&all, &[at(50), at(60)], now(101), now(101) + Duration::from_millis(500));
+        assert_eq!([1, 2, 3].map(|lane| cursors.start_of(lane, now(106))), [at(50), at(60), Cursor::START]);
         // Reading on from there tells nothing of what is before.
-        cursors.reached(&[(1, at(50))], &[at(90)], now(110), now(110) + DEAR / 2);
-        assert_eq!(cursors.start_of(1, now(121)), at(50));
-        assert_eq!(cursors.next_of(1, now(121)), at(50));
-        cursors.reached(&[(1, at(50))], &[at(91)], now(110), now(110) + DEAR);
-        assert_eq!(cursors.start_of(1, now(121)), at(91));
-        assert_eq!([1, 2].map(|lane| cursors.start_of(lane, now(122))), [Cursor::START; 2], "its time is over");
+        cursors.reached(&[(1, at(50))], &[at(90)], now(103), now(103) + DEAR / 2);
+        assert_eq!(cursors.start_of(1, now(106)), at(50));
+        assert_eq!(cursors.next_of(1, now(106)), at(50));
+        cursors.reached(&[(1, at(50))], &[at(91)], now(103), now(103) + DEAR);
+        assert_eq!(cursors.start_of(1, now(106)), at(91));
+        assert_eq!([1, 2].map(|lane| cursors.start_of(lane, now(107))), [Cursor::START; 2], "its time is over");
 
         let wanted = |from| [Wanted { lane: 1, room: 0, limit: 1, from }];
         cursors.claimed(&wanted(Cursor::START), DEAR / 2);

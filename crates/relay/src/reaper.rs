@@ -145,7 +145,7 @@ impl Reaper {
             match self.round(memory, orphans).await {
                 Ok(()) => complaint.is_over(),
                 Err(error) => {
-                    // Who gives its reasons was there, so everybody could beat.
+                    // The counters were read, and who gives its reasons was there: everybody could beat.
                     if !error.is_answer() {
                         memory.observer.interrupted();
                     }
@@ -164,7 +164,8 @@ impl Reaper {
     }
 
     async fn round(&self, memory: &mut Watched, orphans: &mut HashSet<Token>) -> Result<(), hapax_store::Error> {
-        let relays = self.store.relays().await?;
+        // What keeps the counters from being read, reasons or not, may keep them from being written.
+        let relays = self.store.relays().await.inspect_err(|_| memory.observer.interrupted())?;
         let now = self.clock.boottime();
         let mut dead = memory.observer.observe(&relays, now, self.config.limits.dead_after);
         dead.retain(|incarnation| *incarnation != self.store.incarnation());
