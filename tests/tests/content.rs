@@ -6,6 +6,7 @@
 mod content {
     mod attempts;
     mod corpus;
+    mod damaged;
     mod delivered;
     mod dkim;
     mod injection;

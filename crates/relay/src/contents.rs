@@ -18,7 +18,7 @@ pub(crate) type Letters = HashMap<MessageId, Result<Arc<Letter>, String>>;
 /// Any of the store's: nothing is known then. That holds for the trace contexts, too: a message that carries its own must
 /// not be made without it once and with it at the next attempt.
 pub(crate) async fn fetch(office: &Office, ids: &[MessageId]) -> Result<Letters, Error> {
-    let contents = office.store.letters(ids, office.freight.inline_bytes_max()).await?;
+    let contents = read_all(office, ids).await?;
     let parents = match office.config.tracing {
         Some(_) => office.store.traceparents(ids).await?,
         None => HashMap::new(),
@@ -37,4 +37,31 @@ pub(crate) async fn fetch(office: &Office, ids: &[MessageId]) -> Result<Letters,
         Err(_) => None,
     };
     Ok(contents.into_iter().filter_map(read).collect())
+}
+
+/// What these messages say. One that the database itself cannot read (its storage is damaged) keeps no other back.
+async fn read_all(office: &Office, ids: &[MessageId]) -> Result<Vec<Result<Notification, Error>>, Error> {
+    let inline = office.freight.inline_bytes_max();
+    match office.store.letters(ids, inline).await {
+        Err(error) if error.is_damage() => {
+            tracing::error!(
+                error = error.in_full(),
+                messages = ids.len(),
+                "contents cannot be read, asking for them one by one"
+            );
+        }
+        other => return other,
+    }
+    let mut contents = Vec::new();
+    for id in ids {
+        match office.store.letters(&[*id], inline).await {
+            Ok(more) => contents.extend(more),
+            Err(error) if error.is_damage() => {
+                let (key, reason) = (id.0.to_string(), error.in_full());
+                contents.push(Err(Error::Row { operation: "letters", key, reason }));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(contents)
 }

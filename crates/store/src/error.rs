@@ -170,6 +170,12 @@ impl Error {
         self.sqlstate().is_some_and(|state| reasons.contains(&&state.code()[..2]))
     }
 
+    /// Whether the database cannot read what is stored: damage, or a value that nothing can be made of.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        self.sqlstate().is_some_and(|state| matches!(state.code(), "XX001" | "XX002") || state.code().starts_with("22"))
+    }
+
     pub(crate) fn query(operation: &'static str, source: tokio_postgres::Error) -> Self {
         match source.as_db_error() {
             Some(db) if db.code().code() == "HX001" => {
