@@ -20,7 +20,10 @@ pub(crate) type Letters = HashMap<MessageId, Result<Arc<Letter>, String>>;
 pub(crate) async fn fetch(office: &Office, ids: &[MessageId]) -> Result<Letters, Error> {
     let contents = read_all(office, ids).await?;
     let parents = match office.config.tracing {
-        Some(_) => office.store.traceparents(ids).await?,
+        Some(_) => {
+            let readable: Vec<MessageId> = contents.iter().flatten().map(|notification| notification.id).collect();
+            office.store.traceparents(&readable).await?
+        }
         None => HashMap::new(),
     };
     let clock = office.clock.as_ref();

@@ -168,6 +168,13 @@ impl Pump {
     pub(crate) async fn dispatch(&self, mut claimed: Vec<Claimed>, asked: Duration) -> Result<(), hapax_store::Error> {
         match pauses::among(&self.office, &claimed).await {
             Ok(paused) => claimed.retain(|claimed| !paused.contains(&claimed.key)),
+            // Which one is told by the contents; what is paused gets no intent.
+            Err(error) if error.is_damage() => {
+                tracing::error!(
+                    error = error.in_full(),
+                    "it cannot be told what of this is paused or suppressed: intend will say"
+                );
+            }
             Err(error) => {
                 self.release(claimed.iter().map(|claimed| (claimed, None, Duration::ZERO)).collect()).await;
                 return Err(error);
