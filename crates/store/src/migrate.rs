@@ -89,6 +89,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     52 "0052_row_security.sql",
     53 "0053_upkeep_alone.sql",
     54 "0054_look_onward.sql",
+    55 "0055_turns_by_index.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -111,6 +111,31 @@ async fn a_long_backlog_of_one_tenant_does_not_make_the_claim_of_another_longer(
     assert!((1..4_000).contains(&(after.0 - before.0)), "{} buffers", after.0 - before.0);
 }
 
+/// Behind an OR, Postgres may make a table of all tenants that have anything, once for each that is asked about.
+#[tokio::test]
+async fn tenants_whose_first_is_on_the_wire_are_asked_about_one_by_one() {
+    let stage = Stage::set().await;
+    stage
+        .run(
+            "INSERT INTO outbox.queue (message_id, recipient_no, lane, due_at, address_hash, tenant_no, lease, lease_until)
+             SELECT outbox.uuid_v7(), 1, 1, now() - interval '1 hour' + i * interval '1 ms', i, i % 75, l.lease, now() + l.lease_s * interval '1 s'
+             FROM generate_series(0, 99999) i LEFT JOIN (VALUES (gen_random_uuid(), 3600)) l (lease, lease_s) ON i < 30",
+        )
+        .await;
+    stage.run("VACUUM ANALYZE outbox.queue").await;
+    let armed = stage.store.armed();
+    let claim = format!(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM outbox.claim_turns('{}', '{}', gen_random_uuid(), 60, {LANE}::int2, 128, -1, '-infinity',
+           '00000000-0000-0000-0000-000000000000', 0::int2)",
+        armed.epoch, armed.identity
+    );
+    let plan: serde_json::Value = stage.sql.query_one(&claim, &[]).await.expect("explains").get(0);
+    let top = &plan[0]["Plan"];
+    assert_eq!(top["Actual Rows"].as_f64(), Some(128.0), "{plan}");
+    let buffers = ["Shared Hit Blocks", "Shared Read Blocks"].map(|key| top[key].as_i64().expect("a number"));
+    assert!((128..9_000).contains(&buffers.iter().sum::<i64>()), "{buffers:?}");
+}
+
 #[tokio::test]
 async fn every_door_and_every_way_back_into_the_queue_gives_the_tenant_its_number() {
     let stage = Stage::set().await;
