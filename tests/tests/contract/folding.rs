@@ -31,13 +31,26 @@ const LOCALES: [(&str, bool); 6] = [
     ("LOCALE_PROVIDER icu ICU_LOCALE 'az'", false),
 ];
 
+/// Whether this server was built with ICU. Debian's was; what there is of other majors (`make postgres-matrix`) may not be.
+async fn has_icu(db: &tokio_postgres::Client) -> bool {
+    let has = number(db, "SELECT count(*) FROM pg_collation WHERE collprovider = 'i'").await > 0;
+    let version = number(db, "SELECT current_setting('server_version_num')::int8").await;
+    assert!(has || version >= 160_000, "Postgres 15 of Debian has ICU");
+    if !has {
+        println!("this server has no ICU: its locales are left out");
+    }
+    has
+}
+
 #[tokio::test]
 async fn in_ordinary_databases_folding_is_lowering_to_the_byte_and_ascii_is_folded_alike_in_all() {
     let outbox = Outbox::new().await;
     let expected = hashes(&outbox.db).await;
     assert_eq!(expected.len(), 5);
     assert!(expected[..3].iter().all(|one| one.contains(" t ") && one.contains("***")), "{expected:?}");
-    for (number, (made, ordinary)) in LOCALES.into_iter().enumerate() {
+    let icu = has_icu(&outbox.db).await;
+    let locales = LOCALES.into_iter().filter(|(made, _)| icu || !made.contains("icu"));
+    for (number, (made, ordinary)) in locales.enumerate() {
         let name = format!("{}_{number}", outbox.name);
         let create = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' {made}");
         cluster().await.execute("postgres", &create).await.expect("a database");
@@ -58,6 +71,9 @@ async fn nothing_is_lowered_but_by_folding() {
 #[tokio::test]
 async fn what_a_turkish_database_has_from_before_is_found_by_the_address_again() {
     let outbox = Outbox::new().await;
+    if !has_icu(&outbox.db).await {
+        return;
+    }
     let name = format!("{}_before", outbox.name);
     let create = format!("CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'");
     cluster().await.execute("postgres", &create).await.expect("a database");
