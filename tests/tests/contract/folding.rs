@@ -33,7 +33,7 @@ const LOCALES: [(&str, bool); 6] = [
 
 /// Whether this server was built with ICU. Debian's was; what there is of other majors (`make postgres-matrix`) may not be.
 async fn has_icu(db: &tokio_postgres::Client) -> bool {
-    let has = number(db, "SELECT count(*) FROM pg_collation WHERE collprovider = 'i'").await > 0;
+    let has = number(db, "SELECT count(*) FROM pg_collation WHERE collname LIKE '%-x-icu'").await > 0;
     let version = number(db, "SELECT current_setting('server_version_num')::int8").await;
     assert!(has || version >= 160_000, "Postgres 15 of Debian has ICU");
     if !has {
