@@ -48,7 +48,10 @@ fn close(left: f64, right: f64) -> bool {
     (left - right).abs() <= 1e-6 * left.abs().max(right.abs())
 }
 
-/// Another outbox relay, of a sort: it marks its messages without sending them.
+/// All messages are done.
+const MARK: &str = "psql -q \"$DATABASE_URL\" -c \"UPDATE $TABLE SET done = $DONE\"; exec sleep 1000";
+
+/// Another outbox relay, of a sort.
 fn peer(directory: &Path, worker: &str) {
     let description = serde_json::json!({
         "name": "marker",
@@ -85,7 +88,8 @@ async fn a_drain_delivers_everything_and_its_figures_agree() {
 #[tokio::test]
 async fn contenders_take_turns_and_a_peer_is_driven_by_its_description() {
     let directory = tempfile::tempdir().expect("a directory");
-    peer(directory.path(), "psql -q \"$DATABASE_URL\" -c \"UPDATE $TABLE SET done = $DONE\"; exec sleep 1000");
+    let send = "PATH=$PATH:/usr/sbin smtp-source -l 2048 -m $BENCH_N $SMTP_HOST:$SMTP_PORT";
+    peer(directory.path(), &format!("{send} && {MARK}"));
     let peer = format!("{} DONE=true", directory.path().display());
     let results = results(&["drain", "--messages", "20", "--runs", "2", "--peer", &peer]).await;
     let order: Vec<&str> = runs(&results).iter().filter_map(|run| run["contender"].as_str()).collect();
@@ -113,17 +117,67 @@ async fn a_database_with_a_history_is_made_once_and_takes_its_turns() {
 async fn a_contender_that_fails_is_named_and_the_others_are_measured() {
     let directory = tempfile::tempdir().expect("a directory");
     peer(directory.path(), "echo out of order >&2; exit 3");
-    let peer = directory.path().to_str().expect("UTF-8");
-    let words = ["drain", "--messages", "20", "--runs", "1", "--variant", "relay.max_in_flight=2", "--peer", peer];
+    let failing = directory.path().to_str().expect("UTF-8");
+    let directory = tempfile::tempdir().expect("a directory");
+    peer(directory.path(), MARK);
+    let liar = format!("{} DONE=true", directory.path().display());
+    let words = ["drain", "--messages", "20", "--runs", "1", "--variant", "relay.max_in_flight=2"];
+    let words = [&words[..], &["--sink", "smtp-sink", "--peer", failing, "--peer", &liar]].concat();
     let output = run(&words).await;
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("failed: run 1 of marker: ") && text.contains("out of order"), "{text}");
+    assert!(text.contains("failed: run 1 of marker #1: ") && text.contains("out of order"), "{text}");
+    let lie = "failed: run 1 of marker DONE=true: 20 messages are done, but the sink has read only 0 bytes";
+    assert!(text.contains(lie), "{text}");
     for name in ["hapax ", "relay.max_in_flight=2 "] {
         let row = text.lines().find(|line| line.starts_with(name)).expect("a row");
         let ratio = row.split_whitespace().last().and_then(|word| word.parse::<f64>().ok());
         assert!(ratio.is_some_and(|ratio| ratio > 0.0), "{row}");
     }
+}
+
+#[tokio::test]
+async fn mail_that_is_only_said_to_be_sent_is_missing_and_a_run_that_fails_shows_its_own_log() {
+    let (liar, failing) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    peer(liar.path(), MARK);
+    peer(failing.path(), "echo word-$(ls -d said* 2>/dev/null | wc -l) >&2; touch said-$$; exit 3");
+    let [liar, failing] = [&liar, &failing].map(|directory| directory.path().to_str().expect("UTF-8"));
+    let liar = format!("{liar} DONE=true");
+    let peers = [&liar, failing].map(|peer| ["--peer", peer]);
+    let words = ["drain", "--messages", "20", "--runs", "2", "--sink", "own", "--json"];
+    let output = run(&[&words[..], peers.as_flattened()].concat()).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let results: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let [ours, lie, first, _, _, second] = runs(&results) else { panic!("{results}") };
+    assert!(ours["error"].is_null() && figure(ours, "delivered") == 20.0, "{ours}");
+    let error = |run: &Value| run["error"].as_str().unwrap_or_default().to_owned();
+    assert!(error(lie).contains("20 messages are done, but the sink has 0"), "{lie}");
+    assert!(results["summary"]["marker DONE=true"]["rate"].is_null(), "it has no rate: {results}");
+    let (first, second) = (error(first), error(second));
+    assert!(first.contains("word-0") && second.contains("word-1") && !second.contains("word-0"), "{first} {second}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.starts_with("error: drain: 4 of 6 runs failed; run 1 of marker DONE=true: 20 messages"), "{said}");
+}
+
+/// A program that answers as a hapax does when it is asked about its configuration, and then does this.
+fn pretender(directory: &Path, then: &str) -> String {
+    let script = format!("#!/bin/sh\ncase $1 in check) echo '{{\"ok\": true}}' ;; *) {then} ;; esac\n");
+    let path = directory.join("pretender");
+    std::fs::write(&path, script).expect("a file");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[tokio::test]
+async fn a_step_before_the_run_takes_no_longer_than_patience_allows() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let other = pretender(directory.path(), "echo waiting >&2; sleep 1000");
+    let words = ["drain", "--messages", "5", "--runs", "1", "--patience", "4s", "--against", &other];
+    let output = tokio::time::timeout(PATIENCE, run(&words)).await.expect("it ends");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let expected = format!("{other} migrate up did not end within 4s; the end of what it said:\nwaiting");
+    assert!(text.contains(&expected), "{text}");
 }
 
 #[tokio::test]
@@ -191,7 +245,38 @@ async fn producers_and_old_snapshots_take_turns_with_drains_that_are_alone() {
 
 #[tokio::test]
 async fn bad_arguments_are_refused_with_what_to_write_instead() {
-    let cases: [(&[&str], &str); 7] = [
+    let directory = tempfile::tempdir().expect("a directory");
+    let described = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::create_dir(&path).expect("a directory");
+        std::fs::write(path.join("peer.json"), text).expect("a file");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let list = described("list", "[]");
+    let misspelt = described("misspelt", r#"{ "name": "x", "db": "bench_x", "remaning_sql": "SELECT 0" }"#);
+    let shared =
+        r#"{ "name": "x", "db": "postgres", "enqueue_sql": "", "worker": ["no-such-worker"], "remaining_sql": "" }"#;
+    let (shared, gone) = (described("shared", shared), described("gone", &shared.replace("postgres", "bench_x")));
+    let cases: [(&[&str], &str); 20] = [
+        (&["drain", "--peer", &list], "peer.json holds no object"),
+        (&["drain", "--peer", &misspelt], "remaning_sql is no key of it, did you mean remaining_sql?"),
+        (&["drain", "--peer", &shared], "db = \"postgres\" cannot be its database"),
+        (&["drain", "--peer", &gone], "peer.json of x: there is no program \"no-such-worker\""),
+        (
+            &["drain", "--set", "relay.max_in_flihgt=1"],
+            "error: --set relay.max_in_flihgt=1: unknown key\nhint: did you mean",
+        ),
+        (&["latency", "--variant", "relay.lease=0s"], "--variant \"relay.lease=0s\": relay.lease=0s: must be between"),
+        (&["remote-link", "--set", "relay.nope=1"], "error: --set relay.nope=1: unknown key"),
+        (&["drain", "--set", "database.url=postgres://elsewhere/"], "database.url is the benchmark's own"),
+        (&["drain", "--set", "relay.lease=50s", "--set", "relay.lease=60s"], "--set relay.lease: it is set twice"),
+        (&["drain", "--against", "/bin/true"], "--against /bin/true: it is no hapax"),
+        (
+            &["drain", "--against", "/etc/passwd"],
+            "--against /etc/passwd: could not start /etc/passwd: Permission denied",
+        ),
+        (&["drain", "--config", "hapax.toml"], "--config: hapax bench uses neither a configuration nor a database"),
+        (&["enqueue", "--sink", "own"], "unexpected argument '--sink'"),
         (&["drain", "--set", "in_flight=1"], "write section.key=value"),
         (&["drain", "--messages", "0"], "0 is not in"),
         (&["drain", "--against", "/nowhere/hapax"], "--against /nowhere/hapax: there is no such file"),
@@ -209,11 +294,56 @@ async fn bad_arguments_are_refused_with_what_to_write_instead() {
 }
 
 #[tokio::test]
-async fn a_setting_that_the_relay_refuses_is_shown_in_its_own_words() {
-    let output = run(&["drain", "--messages", "1", "--runs", "1", "--set", "relay.max_in_flihgt=1"]).await;
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("did you mean"), "{text}");
+async fn results_that_cannot_be_written_are_no_success() {
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("there is one");
+    let mut command = Command::new(find_hapax());
+    command.args(["config", "schema"]).stdout(full).stderr(std::process::Stdio::piped());
+    let output = command.spawn().expect("starts").wait_with_output().await.expect("ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error: could not write to standard output: No space left"), "{said}");
+}
+
+#[tokio::test]
+async fn a_place_for_temporary_files_that_is_none_is_named() {
+    let output = bench(&["enqueue"]).env("TMPDIR", "/nowhere").output().await.expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("in /nowhere: ") && said.contains("hint: set TMPDIR to a directory"), "{said}");
+}
+
+#[tokio::test]
+async fn a_bench_that_is_told_to_end_leaves_nothing_and_says_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // The server runs as somebody else where we are root.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open).expect("ours");
+    let mark = format!("BENCH_MARK={}", directory.path().display());
+    let found = |name: &str| {
+        let entries = std::fs::read_dir(directory.path()).expect("a directory").flatten();
+        entries.map(|entry| entry.path()).find(|path| path.file_name().is_some_and(|known| matches(known, name)))
+    };
+    for signal in ["TERM", "HUP", "INT"] {
+        let mut bench = bench(&["enqueue", "--seconds", "1000"]);
+        bench.env("BENCH_MARK", directory.path()).env("TMPDIR", directory.path());
+        let child = bench.stderr(std::process::Stdio::piped()).spawn().expect("starts");
+        let migrating = async || found("hapax-bench-").is_some_and(|path| path.join("hapax-migrate.log").exists());
+        eventually(PATIENCE, migrating).await;
+        let pid = child.id().expect("it runs").to_string();
+        Command::new("kill").args([&format!("-{signal}"), &pid]).status().await.expect("there is kill");
+        let output = child.wait_with_output().await.expect("ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{signal}: {said}");
+        assert!(said.starts_with("error: interrupted"), "{signal}: {said}");
+        assert_eq!(found("hapax-bench-").or_else(|| found("hapax-pg-")), None, "{signal}");
+        eventually(PATIENCE, async || processes_of(&mark) == 0).await;
+    }
+}
+
+/// A temporary directory of this sort; templates stay on purpose.
+fn matches(name: &std::ffi::OsStr, start: &str) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with(start) && !name.contains("template")
 }
 
 /// Processes that carry this word in their environment.

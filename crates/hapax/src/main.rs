@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(Box::pin(dispatch(cli, hangups)));
     // Nothing that still runs (a statement without an answer) may keep the process from ending.
     runtime.shutdown_background();
-    match result {
+    match result.and_then(|exit| output::written().map(|()| exit)) {
         Ok(exit) => exit.into(),
         Err(error) => failure::report(&error),
     }
@@ -139,7 +139,10 @@ async fn dispatch(cli: Cli, hangups: Option<std::io::Result<Signal>>) -> anyhow:
         Command::Template(Template::Render(options)) => template::render(&loaded, &options),
         Command::SendTest(options) => send_test::run(loaded, options).await,
         Command::Demo(options) => demo::run(options).await,
-        Command::Bench(options) => bench::run(options).await,
+        Command::Bench(options) => {
+            bench::deaf(&cli.global)?;
+            bench::run(options).await
+        }
         Command::Man(options) => man::run(&options),
         Command::Completions(options) => Ok(man::completions(options)),
     }

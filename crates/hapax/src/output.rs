@@ -1,6 +1,9 @@
 //! Results on stdout: aligned tables, key-value lists, JSON.
 
-use std::io::Write;
+use std::{
+    io::{ErrorKind, Write},
+    sync::OnceLock,
+};
 
 /// Prints a line. A reader that has gone away (`| head`) ends the output, not the process with a panic.
 pub(crate) fn line(text: &str) {
@@ -10,7 +13,26 @@ pub(crate) fn line(text: &str) {
 /// Prints a text as it is.
 pub(crate) fn raw(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        // The first is what went wrong; the others follow from it.
+        drop(UNWRITTEN.set(error.to_string()));
+    }
+}
+
+/// Why results could not be written (a full disk): they are lost, which must not look like success.
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
+
+/// Whether everything could be written.
+///
+/// # Errors
+/// Why it could not.
+pub(crate) fn written() -> anyhow::Result<()> {
+    match UNWRITTEN.get() {
+        Some(error) => anyhow::bail!("could not write to standard output: {error}"),
+        None => Ok(()),
+    }
 }
 
 /// Prints a value as JSON, readable.

@@ -34,7 +34,8 @@ impl Pair {
 
     async fn subscribe(&self, tables: &str) {
         self.stage.sql.batch_execute(&format!("CREATE PUBLICATION mail FOR {tables}")).await.expect("publishes");
-        let from = self.stage.cluster.url();
+        // Replication speaks to the server itself: no pooler carries it.
+        let from = self.stage.cluster.direct_url_for("postgres", "postgres");
         let subscribe = format!("CREATE SUBSCRIPTION mail CONNECTION '{from}' PUBLICATION mail");
         self.there.batch_execute(&subscribe).await.expect("subscribes");
     }

@@ -3,7 +3,10 @@
 //! Every contender gets the same messages, the same cluster and the same sink; what differs is its schema, its way of
 //! enqueueing and its worker.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::process::Command;
@@ -16,7 +19,7 @@ use super::{
     stage::{Stage, file_name},
 };
 use crate::{
-    cli::bench::{Peers, Relays},
+    cli::bench::{Peers, Relays, repeated},
     failure::Refusal,
 };
 
@@ -42,13 +45,19 @@ pub(super) enum Contender {
 const NAME_MAX: usize = 60;
 
 /// A hapax binary and its settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Hapax {
     pub(super) name: String,
+    /// The flag that named it; none for this binary as it is.
+    pub(super) flag: Option<String>,
     pub(super) binary: PathBuf,
     pub(super) in_flight: u32,
     pub(super) connections: u32,
     pub(super) settings: Vec<(String, String)>,
+    /// How many of them, the first, every contender has.
+    pub(super) shared: usize,
+    /// Not this binary.
+    pub(super) is_another: bool,
     /// It works in a database that has had so many deliveries already, which is made once and kept.
     pub(super) history: u32,
 }
@@ -58,18 +67,29 @@ pub(super) struct Hapax {
 /// # Errors
 /// When one of them is not there.
 pub(super) fn all(relays: &Relays, peers: Option<&Peers>, limit: bool) -> anyhow::Result<Vec<Contender>> {
-    let this = this_binary()?;
-    let hapax = |name: String, binary: PathBuf, more: &[(String, String)]| {
-        let settings = relays.settings.iter().chain(more).cloned().collect();
-        let (in_flight, connections) = (relays.in_flight, relays.in_flight);
-        Contender::Hapax(Hapax { name, binary, in_flight, connections, settings, history: 0 })
+    if let Some(path) = repeated(&relays.settings) {
+        return Err(Refusal::usage(format!("--set {path}: it is set twice"), &["leave one of them out"]).into());
+    }
+    let own = Hapax {
+        name: "hapax".to_owned(),
+        flag: None,
+        binary: this_binary()?,
+        in_flight: relays.in_flight,
+        connections: relays.in_flight,
+        settings: relays.settings.clone(),
+        shared: relays.settings.len(),
+        is_another: false,
+        history: 0,
     };
-    let mut found = vec![hapax("hapax".to_owned(), this.clone(), &[])];
+    let mut found = vec![Contender::Hapax(own.clone())];
     for path in &relays.against {
-        found.push(hapax(format!("against {}", file_name(path)), other_binary(path)?, &[]));
+        found.push(Contender::Hapax(own.clone().against(path)?));
     }
     for (number, variant) in (1..).zip(&relays.variants) {
-        found.push(hapax(variant_name(number, &variant.0), this.clone(), &variant.0));
+        let settings = own.settings.iter().chain(&variant.0).cloned().collect();
+        let flag = Some(format!("--variant {:?}", spelled(&variant.0)));
+        let name = variant_name(number, &variant.0);
+        found.push(Contender::Hapax(Hapax { name, flag, settings, ..own.clone() }));
     }
     if let Some(peers) = peers {
         for argument in &peers.peers {
@@ -95,14 +115,6 @@ pub(super) fn all(relays: &Relays, peers: Option<&Peers>, limit: bool) -> anyhow
 /// This very program.
 pub(super) fn this_binary() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("could not find this very program")
-}
-
-/// `--against`, absolute: relays run elsewhere.
-pub(super) fn other_binary(path: &Path) -> anyhow::Result<PathBuf> {
-    let found = std::fs::canonicalize(path).ok().filter(|path| path.is_file());
-    found.ok_or_else(|| {
-        Refusal::usage(format!("--against {}: there is no such file", path.display()), &["name a hapax binary"]).into()
-    })
 }
 
 /// Names that occur twice get what differs, or a number where that would be long.
@@ -165,19 +177,19 @@ impl Contender {
     }
 
     /// A fresh database with its schema.
-    pub(super) async fn prepare(&self, stage: &Stage) -> anyhow::Result<()> {
+    pub(super) async fn prepare(&self, stage: &Stage, patience: Duration) -> anyhow::Result<()> {
         match self {
-            Self::Hapax(hapax) => hapax.prepare(stage, self.database()).await,
-            Self::Peer(peer) => peer.prepare(stage).await,
+            Self::Hapax(hapax) => hapax.prepare(stage, self.database(), patience).await,
+            Self::Peer(peer) => peer.prepare(stage, patience).await,
             Self::Source(_) => Ok(()),
         }
     }
 
     /// Makes messages pending.
-    pub(super) async fn enqueue(&self, stage: &Stage, messages: u32) -> anyhow::Result<()> {
+    pub(super) async fn enqueue(&self, stage: &Stage, messages: u32, patience: Duration) -> anyhow::Result<()> {
         match self {
             Self::Hapax(_) => enqueue_many(stage, self.database(), messages, "normal").await,
-            Self::Peer(peer) => peer.enqueue(stage, messages).await,
+            Self::Peer(peer) => peer.enqueue(stage, messages, patience).await,
             Self::Source(_) => Ok(()),
         }
     }
@@ -222,8 +234,26 @@ impl Contender {
 }
 
 impl Hapax {
+    /// `--against`: the same with another binary, its path absolute, because relays run elsewhere.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub(super) fn against(self, path: &Path) -> anyhow::Result<Self> {
+        let flag = format!("--against {}", path.display());
+        let refuse = |problem: &str| {
+            anyhow::Error::from(Refusal::usage(format!("{flag}: {problem}"), &["name the program of a hapax"]))
+        };
+        let binary = match std::fs::canonicalize(path) {
+            Ok(found) if found.is_file() => found,
+            Ok(_) => return Err(refuse("it is no file")),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(refuse("there is no such file")),
+            Err(error) => return Err(refuse(&error.to_string())),
+        };
+        Ok(Self { name: format!("against {}", file_name(path)), flag: Some(flag), binary, is_another: true, ..self })
+    }
+
     /// The database with its schema, and a role that may do what a relay must.
-    pub(super) async fn prepare(&self, stage: &Stage, database: &str) -> anyhow::Result<()> {
+    pub(super) async fn prepare(&self, stage: &Stage, database: &str, patience: Duration) -> anyhow::Result<()> {
         if self.history > 0 && stage.has_database(database).await? {
             return Ok(());
         }
@@ -232,7 +262,9 @@ impl Hapax {
         command.args(["migrate", "up", "--database-url", &stage.url(database, "postgres")]);
         deafen(&mut command);
         command.current_dir(stage.directory.path());
-        process::run(command, &stage.log(&format!("{} migrate", self.name)), "hapax migrate up").await?;
+        let (log, what) =
+            (stage.log(&format!("{} migrate", self.name)), format!("{} migrate up", self.binary.display()));
+        process::run(command, &log, &what, patience).await?;
         let role = "DO $$ BEGIN CREATE ROLE relay LOGIN IN ROLE outbox_relay; \
                     EXCEPTION WHEN duplicate_object THEN NULL; END $$";
         stage.execute(database, role).await?;
@@ -247,31 +279,43 @@ impl Hapax {
     /// `hapax run`.
     pub(super) fn start(&self, stage: &Stage, database: &str, port: u16, number: u16) -> anyhow::Result<Process> {
         let config = stage.file(&format!("relay-{number}.toml"));
-        let text = format!(
-            "# Made by hapax bench.\n[database]\nurl = \"{}\"\n\n[relay]\nname = \"bench-{number}\"\n\
-             max_in_flight = {}\nfinal_reply_timeout = \"30s\"\nshutdown_grace = \"40s\"\n\n[routes.default]\n\
-             url = \"smtp://127.0.0.1:{port}?starttls=none\"\nfrom = \"Shop <shop@example.com>\"\n\
-             max_connections = {}\nmessages_per_connection_max = {MESSAGES_PER_CONNECTION}\n",
-            stage.url(database, "relay"),
-            self.in_flight,
-            self.connections,
-        );
+        let text = self.config(&stage.url(database, "relay"), port, number);
         std::fs::write(&config, text).with_context(|| format!("could not write {}", config.display()))?;
         let mut command = Command::new(&self.binary);
         command.args(["run", "--until-stdin-closes", "--log-format", "json", "--config"]).arg(&config);
         command.stdout(std::process::Stdio::null()).current_dir(stage.directory.path());
-        deafen(&mut command);
+        self.environment(&mut command);
+        Process::start(command, &stage.log(&self.name), End::Stdin)
+    }
+
+    /// Relay number `number`'s configuration, but for its settings.
+    pub(super) fn config(&self, database_url: &str, port: u16, number: u16) -> String {
+        format!(
+            "# Made by hapax bench.\n[database]\nurl = \"{database_url}\"\n\n[relay]\nname = \"bench-{number}\"\n\
+             max_in_flight = {}\nfinal_reply_timeout = \"30s\"\nshutdown_grace = \"40s\"\n\n[routes.default]\n\
+             url = \"smtp://127.0.0.1:{port}?starttls=none\"\nfrom = \"Shop <shop@example.com>\"\n\
+             max_connections = {}\nmessages_per_connection_max = {MESSAGES_PER_CONNECTION}\n",
+            self.in_flight, self.connections,
+        )
+    }
+
+    /// Its settings, which go before the configuration.
+    pub(super) fn environment(&self, command: &mut Command) {
+        deafen(command);
         for (path, value) in &self.settings {
             command.env(format!("HAPAX__{}", path.to_uppercase().replace('.', "__")), value);
         }
-        Process::start(command, &stage.log(&self.name), End::Stdin)
     }
+}
+
+/// As they were typed.
+fn spelled(settings: &[(String, String)]) -> String {
+    settings.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
 /// Its settings, or the first of them: a name is a column of a table, and part of a file's name.
 fn variant_name(number: usize, settings: &[(String, String)]) -> String {
-    let words: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let all = words.join(" ");
+    let all = spelled(settings);
     if all.chars().count() <= NAME_MAX {
         return all;
     }
@@ -320,10 +364,7 @@ mod tests {
 
     #[test]
     fn contenders_of_one_name_are_told_apart() {
-        let hapax = |name: &str| {
-            let (name, binary) = (name.to_owned(), PathBuf::new());
-            Contender::Hapax(Hapax { name, binary, in_flight: 1, connections: 1, settings: Vec::new(), history: 0 })
-        };
+        let hapax = |name: &str| Contender::Hapax(Hapax { name: name.to_owned(), ..Hapax::default() });
         let mut contenders = vec![hapax("a"), hapax("b"), hapax("b")];
         distinguish(&mut contenders);
         assert_eq!(contenders.iter().map(Contender::name).collect::<Vec<_>>(), ["a", "b #1", "b #2"]);

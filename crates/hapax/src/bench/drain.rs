@@ -19,18 +19,24 @@ use super::{
     process::Process,
     producer::{Producers, quantile},
     progress,
-    runs::{Column, Results, Run, column, plain},
+    runs::{self, Column, Results, Run, column, plain},
     sink::{self, Sink},
     stage::{Stage, Watcher, Work},
+    vet,
 };
 use crate::{
     cli::bench::{Drain, SinkKind},
+    config::duration,
     failure::Exit,
 };
 
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(20);
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(2);
 const FIRST_POLL: Duration = Duration::from_millis(100);
+/// A pause is no longer than this part of what has passed: until workers are warm, their pace says little about the rest.
+const PAUSE_SHARE_MAX: f64 = 0.25;
+/// What a message makes the sink read at least: its text alone is longer.
+const MESSAGE_BYTES_MIN: u64 = 500;
 const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 const WAIT_EVENTS_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -42,7 +48,7 @@ pub(super) const SPEED: [Column; 5] = [
     column("cpu_sink_us", "sink", 1),
     column("cpu_us", "relay + Postgres", 1),
 ];
-const COST: [Column; 8] = [
+const COST: [Column; 9] = [
     column("wal_records", "WAL B/msg: delivery", 0),
     column("wal_images", "full pages", 0),
     plain("wal_enqueue", "enqueue", 0),
@@ -51,6 +57,7 @@ const COST: [Column; 8] = [
     column("versions", "row versions/msg", 2),
     column("buffers", "buffers/msg", 0),
     plain("statements", "statements/msg", 3),
+    plain("received", "at the sink", 0),
 ];
 
 /// One run.
@@ -80,7 +87,8 @@ pub(super) async fn run(options: &Drain) -> anyhow::Result<(Results, Exit)> {
         let beside = contenders[0].with_history(options.history);
         contenders.splice(1..1, beside);
     }
-    let sink = sink::resolve(options.common.sink)?;
+    let sink = sink::resolve(options.sink.sink)?;
+    vet::contenders(&contenders, options.patience.patience).await?;
     let stage = Stage::set(options.count_statements.then_some("pg_stat_statements")).await?;
     let mut runs = Vec::new();
     for run in 1..=options.common.runs {
@@ -90,7 +98,7 @@ pub(super) async fn run(options: &Drain) -> anyhow::Result<(Results, Exit)> {
                 contender,
                 messages: options.messages,
                 relays: options.relays,
-                patience: options.common.patience,
+                patience: options.patience.patience,
                 sink,
                 waits: options.wait_events || options.relays > 1,
                 statements: options.count_statements,
@@ -103,8 +111,10 @@ pub(super) async fn run(options: &Drain) -> anyhow::Result<(Results, Exit)> {
     }
     let relays = if options.relays == 1 { String::new() } else { format!(", {} relay processes", options.relays) };
     let about = format!(
-        "{} pending messages, {} in flight{relays}, {} runs each; median (range)",
-        options.messages, options.relay.in_flight, options.common.runs
+        "{} pending messages, {} in flight{relays}, {}; median (range)",
+        options.messages,
+        options.relay.in_flight,
+        runs::each(options.common.runs)
     );
     let results = Results::new("drain", about, stage.machine(), sink_name(sink), runs);
     let exit = if results.complete() { Exit::Done } else { Exit::Failed };
@@ -136,7 +146,7 @@ impl Plan<'_> {
 
     async fn measure(&self, stage: &Stage, run: &mut Run) -> anyhow::Result<()> {
         let contender = self.contender;
-        contender.prepare(stage).await?;
+        contender.prepare(stage, self.patience).await?;
         let watcher = stage.watcher(contender.database()).await?;
         self.enqueue(stage, &watcher, run).await?;
         let old_snapshot = self.hold_snapshot(stage).await?;
@@ -165,6 +175,7 @@ impl Plan<'_> {
         for worker in &mut workers {
             worker.stop().await;
         }
+        let read = before.sink_bytes.zip(sink.bytes_read()).map(|(before, now)| now.saturating_sub(before));
         let received = sink.stop().await;
         drop(old_snapshot);
         let left = left.map_err(|error| anyhow::anyhow!("{error:#}; the end of its log:\n{log_tail}"))?;
@@ -176,6 +187,7 @@ impl Plan<'_> {
         if let Some(received) = received {
             run.note("received", received as f64);
         }
+        has_arrived(messages, received, read)?;
         if let (Some(half), Some(most)) = (quantile(&times, 0.5), quantile(&times, 0.99)) {
             run.note("commit_p50_ms", half.as_secs_f64() * 1e3);
             run.note("commit_p99_ms", most.as_secs_f64() * 1e3);
@@ -195,7 +207,7 @@ impl Plan<'_> {
         let Some(remaining) = self.contender.remaining_sql() else { return Ok(()) };
         watcher.batch("CHECKPOINT").await?;
         let before = watcher.lsn().await?;
-        self.contender.enqueue(stage, self.messages).await?;
+        self.contender.enqueue(stage, self.messages, self.patience).await?;
         let wal = stage.wal(&before, &watcher.lsn().await?).await?;
         run.note("wal_enqueue", wal.records.unwrap_or(wal.total) / f64::from(self.messages));
         let pending: i64 = watcher.one(remaining).await?;
@@ -223,7 +235,8 @@ impl Plan<'_> {
     async fn wait(&self, watcher: &Watcher, workers: &mut [Process], started: Instant) -> anyhow::Result<i64> {
         if self.contender.ends_by_itself() {
             let ended = tokio::time::timeout(self.patience, workers[0].wait()).await;
-            let status = ended.map_err(|_| anyhow::anyhow!("not done within {} s", self.patience.as_secs()))??;
+            let status =
+                ended.map_err(|_| anyhow::anyhow!("not done within {}", duration::format(self.patience)))??;
             anyhow::ensure!(status.success(), "its worker failed ({status})");
             return match self.contender.remaining_sql() {
                 Some(sql) => {
@@ -246,12 +259,10 @@ impl Plan<'_> {
                 anyhow::bail!("a worker ended by itself ({status}), {left} messages are left");
             }
             if started.elapsed() > self.patience {
-                anyhow::bail!("not done within {} s, {left} messages are left", self.patience.as_secs());
+                anyhow::bail!("not done within {}, {left} messages are left", duration::format(self.patience));
             }
             let done = (i64::from(self.messages) - left).max(0);
-            // Two fifths of what it may still take.
-            let rest = if done > 0 { started.elapsed().mul_f64(0.4 * left as f64 / done as f64) } else { FIRST_POLL };
-            pause = rest.clamp(POLL_INTERVAL_MIN, POLL_INTERVAL_MAX);
+            pause = next_pause(started.elapsed(), done, left);
         }
     }
 
@@ -317,10 +328,32 @@ impl Plan<'_> {
     }
 }
 
+/// Two fifths of what it may still take, for all that can be told so early.
+fn next_pause(passed: Duration, done: i64, left: i64) -> Duration {
+    let rest = if done > 0 { passed.mul_f64(0.4 * left as f64 / done as f64) } else { FIRST_POLL };
+    rest.min(passed.mul_f64(PAUSE_SHARE_MAX)).clamp(POLL_INTERVAL_MIN, POLL_INTERVAL_MAX)
+}
+
+/// Whatever the contender's database says: its mail has to have reached the sink. Ours counts; of another one it is known
+/// how much it has read.
+fn has_arrived(messages: f64, received: Option<u64>, read: Option<u64>) -> anyhow::Result<()> {
+    if let Some(received) = received {
+        anyhow::ensure!(received as f64 >= messages, "{messages} messages are done, but the sink has {received}");
+    } else if let Some(read) = read {
+        let each = read as f64 / messages;
+        anyhow::ensure!(
+            each >= MESSAGE_BYTES_MIN as f64,
+            "{messages} messages are done, but the sink has read only {read} bytes"
+        );
+    }
+    Ok(())
+}
+
 /// What has been used so far.
 struct Usage {
     postgres_us: u64,
     sink_us: u64,
+    sink_bytes: Option<u64>,
     children_us: u64,
     lsn: String,
     transactions: i64,
@@ -331,10 +364,11 @@ impl Usage {
     async fn look(stage: &Stage, watcher: &Watcher, sink: &Sink) -> anyhow::Result<Self> {
         // CPU first: what follows costs some.
         let postgres_us = stage.postgres_cpu_us(&[watcher.pid()]);
-        let (sink_us, children_us) = (sink.cpu_us(), proc::ended_children_cpu_us());
+        let (sink_us, sink_bytes) = (sink.cpu_us(), sink.bytes_read());
+        let children_us = proc::ended_children_cpu_us();
         let work = watcher.work().await?;
         let (lsn, transactions) = (watcher.lsn().await?, watcher.transactions().await?);
-        Ok(Self { postgres_us, sink_us, children_us, lsn, transactions, work })
+        Ok(Self { postgres_us, sink_us, sink_bytes, children_us, lsn, transactions, work })
     }
 }
 
@@ -402,5 +436,30 @@ impl Samplers {
         peaks.look(&groups);
         let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (peaks, waits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_that_was_seen_too_early_makes_no_long_pause() {
+        let milliseconds = Duration::from_millis;
+        // Five of three hundred after a tenth of a second, while connections are being opened.
+        assert_eq!(next_pause(milliseconds(100), 5, 295), milliseconds(25));
+        assert_eq!(next_pause(milliseconds(100), 0, 300), milliseconds(25));
+        assert_eq!(next_pause(milliseconds(2000), 10_000, 10_000), milliseconds(500));
+        assert_eq!(next_pause(milliseconds(4000), 19_000, 1_000), milliseconds(84).min(POLL_INTERVAL_MAX));
+        assert_eq!(next_pause(milliseconds(4000), 19_990, 10), POLL_INTERVAL_MIN);
+        assert_eq!(next_pause(Duration::from_secs(600), 10, 1_000_000), POLL_INTERVAL_MAX);
+    }
+
+    #[test]
+    fn mail_that_the_sink_never_saw_is_not_delivered() {
+        assert!(has_arrived(20.0, Some(20), None).is_ok() && has_arrived(20.0, Some(19), None).is_err());
+        assert!(has_arrived(20.0, None, Some(40_000)).is_ok() && has_arrived(20.0, None, Some(900)).is_err());
+        // Nobody can tell.
+        assert!(has_arrived(20.0, None, None).is_ok());
     }
 }

@@ -20,12 +20,13 @@ use super::{
     letters::{self, Letter},
     producer::{ENQUEUE, quantile},
     progress,
-    runs::{Column, Results, Run, column},
+    runs::{self, Column, Results, Run, column},
     stage::Stage,
 };
 use crate::{cli::bench::Enqueue, failure::Exit};
 
 const DATABASE: &str = "bench_enqueue";
+const MIGRATE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How many messages one statement of the bulk forms has.
 const BULK: u32 = 100;
 
@@ -99,15 +100,8 @@ impl Form {
 /// `hapax bench enqueue`.
 pub(super) async fn run(options: &Enqueue) -> anyhow::Result<(Results, Exit)> {
     let stage = Stage::set(None).await?;
-    let hapax = Hapax {
-        name: "hapax".into(),
-        binary: this_binary()?,
-        in_flight: 1,
-        connections: 1,
-        settings: Vec::new(),
-        history: 0,
-    };
-    hapax.prepare(&stage, DATABASE).await?;
+    let hapax = Hapax { name: "hapax".into(), binary: this_binary()?, ..Hapax::default() };
+    hapax.prepare(&stage, DATABASE, MIGRATE_TIMEOUT).await?;
     stage.execute(DATABASE, PLAIN_TABLE).await?;
     let time = Duration::from_secs(options.seconds.into());
     let next = Arc::new(AtomicU32::new(1));
@@ -126,8 +120,9 @@ pub(super) async fn run(options: &Enqueue) -> anyhow::Result<(Results, Exit)> {
     }
     compare(&mut runs, &options.clients);
     let about = format!(
-        "{} s each, {} runs, every COMMIT durable; median (range); ratio to the bare INSERT of as many clients",
-        options.seconds, options.common.runs
+        "{} s each, {}, every COMMIT durable; median (range); ratio to the bare INSERT of as many clients",
+        options.seconds,
+        runs::each(options.common.runs)
     );
     let results = Results::new("enqueue", about, stage.machine(), "nobody: no relay runs", runs);
     let exit = if results.complete() { Exit::Done } else { Exit::Failed };

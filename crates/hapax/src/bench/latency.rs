@@ -16,9 +16,10 @@ use super::{
     process::Process,
     producer::{Producer, quantile},
     progress,
-    runs::{Column, Results, Run, column},
+    runs::{self, Column, Results, Run, column},
     sink::Sink,
     stage::{Stage, Watcher},
+    vet,
 };
 use crate::{
     cli::bench::{Latency, SinkKind},
@@ -61,6 +62,7 @@ pub(super) async fn run(options: &Latency) -> anyhow::Result<(Results, Exit)> {
             return Err(Refusal::usage(problem, &["measure it with hapax bench drain"]).into());
         }
     }
+    vet::contenders(&contenders, options.patience.patience).await?;
     let stage = Stage::set(None).await?;
     let mut runs = Vec::new();
     for run in 1..=options.common.runs {
@@ -80,8 +82,11 @@ pub(super) async fn run(options: &Latency) -> anyhow::Result<(Results, Exit)> {
     }
     let what = if options.backlog > 0 { "urgent messages" } else { "messages" };
     let about = format!(
-        "{} {what}/s for {} s, after {} s of idleness, {} runs each; COMMIT to end marker; median (range)",
-        options.rate, options.seconds, options.idle_seconds, options.common.runs
+        "{} {what}/s for {} s, after {} s of idleness, {}; COMMIT to end marker; median (range)",
+        options.rate,
+        options.seconds,
+        options.idle_seconds,
+        runs::each(options.common.runs)
     );
     let results = Results::new("latency", about, stage.machine(), "our own sink", runs);
     let exit = if results.complete() { Exit::Done } else { Exit::Failed };
@@ -139,7 +144,7 @@ async fn measure(
     backlog: u32,
     run: &mut Run,
 ) -> anyhow::Result<()> {
-    contender.prepare(stage).await?;
+    contender.prepare(stage, options.patience.patience).await?;
     if backlog > 0 {
         contender::enqueue_many(stage, contender.database(), backlog, "bulk").await?;
     }
@@ -170,7 +175,7 @@ async fn play(
     let warm = backlog + 1..backlog + WARM_UP + 1;
     for id in warm.clone() {
         door.put(&Letter::new(id)).await?;
-        arrived(sink, workers, id..id + 1, options.common.patience).await?;
+        arrived(sink, workers, id..id + 1, options.patience.patience).await?;
     }
     if options.idle_seconds > 0 && options.backlog == 0 {
         tokio::time::sleep(REST).await;
@@ -188,7 +193,7 @@ async fn play(
         committed.push((id, SystemClock.boottime()));
         due += pause;
     }
-    arrived(sink, workers, measured, options.common.patience).await?;
+    arrived(sink, workers, measured, options.patience.patience).await?;
     if backlog > 0 {
         let left = watcher.one::<i64>("SELECT count(*) FROM outbox.queue").await?;
         anyhow::ensure!(left > 0, "the backlog was delivered before the last urgent one: give a bigger --backlog");

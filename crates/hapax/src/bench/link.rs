@@ -15,23 +15,25 @@ use tokio::{
 };
 
 use super::{
-    contender::{Contender, Hapax, other_binary, this_binary},
+    contender::{Contender, Hapax, this_binary},
     delay::Delay,
     process::Process,
     progress,
-    runs::{Column, Results, Run, column, plain},
+    runs::{self, Column, Results, Run, column, plain},
     sink::Sink,
-    stage::{Stage, file_name},
+    stage::Stage,
+    vet,
 };
 use crate::{
-    cli::bench::{RemoteLink, SinkKind},
-    failure::Exit,
+    cli::bench::{RemoteLink, SinkKind, repeated},
+    failure::{Exit, Refusal},
 };
 
 /// Round trips that one message needs at least: MAIL, RCPT and DATA in one write, the message in another.
 const ROUND_TRIPS: f64 = 2.0;
 /// The fewest that make a rate.
 const MESSAGES_MIN: u32 = 10;
+const IN_FLIGHT_MIN: u32 = 16;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const PROBES: u32 = 5;
 
@@ -44,25 +46,36 @@ const COLUMNS: [Column; 4] = [
 
 /// `hapax bench remote-link`.
 pub(super) async fn run(options: &RemoteLink) -> anyhow::Result<(Results, Exit)> {
-    let mut binaries = vec![("hapax".to_owned(), this_binary()?)];
-    for path in &options.against {
-        binaries.push((format!("against {}", file_name(path)), other_binary(path)?));
+    if let Some(path) = repeated(&options.settings) {
+        return Err(Refusal::usage(format!("--set {path}: it is set twice"), &["leave one of them out"]).into());
     }
+    let own = Hapax {
+        name: "hapax".to_owned(),
+        binary: this_binary()?,
+        in_flight: IN_FLIGHT_MIN,
+        connections: 1,
+        settings: options.settings.clone(),
+        shared: options.settings.len(),
+        ..Hapax::default()
+    };
+    let mut binaries = vec![own.clone()];
+    for path in &options.against {
+        binaries.push(own.clone().against(path)?);
+    }
+    vet::binaries(&binaries.iter().collect::<Vec<_>>(), options.patience.patience).await?;
     let stage = Stage::set(None).await?;
     let mut runs = Vec::new();
     for run in 1..=options.common.runs {
         for connections in &options.connections {
-            for (name, binary) in &binaries {
-                let name = format!("{name}, {connections:>2} connections");
+            for hapax in &binaries {
+                let name = format!("{}, {connections:>2} connections", hapax.name);
                 progress(&format!("remote-link: run {run} of {}, {name}", options.common.runs));
                 let hapax = Hapax {
                     name: name.clone(),
-                    binary: binary.clone(),
                     // Each connection finds its next message at hand while the outcome of the last is made durable.
-                    in_flight: (2 * u32::from(*connections)).max(16),
+                    in_flight: (2 * u32::from(*connections)).max(IN_FLIGHT_MIN),
                     connections: (*connections).into(),
-                    settings: options.settings.clone(),
-                    history: 0,
+                    ..hapax.clone()
                 };
                 let mut result = Run { run, ..Run::new(&name) };
                 if let Err(error) = Box::pin(measure(&stage, hapax, options, *connections, &mut result)).await {
@@ -74,10 +87,10 @@ pub(super) async fn run(options: &RemoteLink) -> anyhow::Result<(Results, Exit)>
     }
     let bound = bound(options.round_trip);
     let about = format!(
-        "round trip {} ms, so at most {bound:.1} messages/s per connection with {ROUND_TRIPS} round trips each, {} runs; \
+        "round trip {} ms, so at most {bound:.1} messages/s per connection with {ROUND_TRIPS} round trips each, {}; \
          median (range)",
         options.round_trip.as_millis(),
-        options.common.runs
+        runs::each(options.common.runs)
     );
     let results = Results::new("remote-link", about, stage.machine(), "our own sink behind a delaying proxy", runs);
     let exit = if results.complete() { Exit::Done } else { Exit::Failed };
@@ -105,15 +118,16 @@ async fn measure(
     let each = (bound(options.round_trip) * f64::from(options.seconds)).ceil() as u32;
     let messages = (each * u32::from(connections)).max(MESSAGES_MIN);
     let contender = Contender::Hapax(hapax);
-    contender.prepare(stage).await?;
-    contender.enqueue(stage, messages).await?;
+    let patience = options.patience.patience;
+    contender.prepare(stage, patience).await?;
+    contender.enqueue(stage, messages, patience).await?;
     stage.execute(contender.database(), "VACUUM ANALYZE").await?;
     stage.execute("postgres", "CHECKPOINT").await?;
     let sink = Sink::start(SinkKind::Own, true, &stage.log("sink")).await?;
     let link = Delay::start(sink.port, options.round_trip / 2).await.context("the proxy did not start")?;
     let round_trip = probe(link.port).await.context("nobody answers behind the proxy")?;
     let mut workers = contender.start(stage, link.port, 1, messages)?;
-    let waited = wait(&sink, &mut workers, messages, options.common.patience).await;
+    let waited = wait(&sink, &mut workers, messages, patience).await;
     let log_tail = workers.first().map(Process::log_tail).unwrap_or_default();
     for worker in &mut workers {
         worker.stop().await;

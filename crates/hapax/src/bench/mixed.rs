@@ -1,16 +1,19 @@
 //! `hapax bench mixed` and `hapax bench old-snapshot`: a drain with something going on beside it, in turns with one that
 //! has the database for itself.
 
+use std::time::Duration;
+
 use super::{
     contender::{self, Contender},
     drain::{self, Plan, SPEED},
     progress,
-    runs::{Results, Run, column},
+    runs::{self, Results, Run, column},
     sink,
     stage::Stage,
+    vet,
 };
 use crate::{
-    cli::bench::{Common, Mixed, OldSnapshot, Relays},
+    cli::bench::{Common, Mixed, OldSnapshot, Relays, SinkKind},
     failure::Exit,
 };
 
@@ -38,20 +41,28 @@ impl Beside {
 /// `hapax bench mixed`.
 pub(super) async fn mixed(options: &Mixed) -> anyhow::Result<(Results, Exit)> {
     let about = format!(
-        "{} pending messages, with and without {}/s added meanwhile, {} in flight, {} runs each; median (range)",
-        options.messages, options.rate, options.relay.in_flight, options.common.runs
+        "{} pending messages, with and without {}/s added meanwhile, {} in flight, {}; median (range)",
+        options.messages,
+        options.rate,
+        options.relay.in_flight,
+        runs::each(options.common.runs)
     );
+    let limits = (options.patience.patience, options.sink.sink);
     let beside = Beside::Producers(options.rate);
-    compare("mixed", about, &options.common, &options.relay, options.messages, beside).await
+    compare("mixed", about, &options.common, limits, &options.relay, options.messages, beside).await
 }
 
 /// `hapax bench old-snapshot`.
 pub(super) async fn old_snapshot(options: &OldSnapshot) -> anyhow::Result<(Results, Exit)> {
     let about = format!(
-        "{} pending messages, with and without an old snapshot, {} in flight, {} runs each; median (range)",
-        options.messages, options.relay.in_flight, options.common.runs
+        "{} pending messages, with and without an old snapshot, {} in flight, {}; median (range)",
+        options.messages,
+        options.relay.in_flight,
+        runs::each(options.common.runs)
     );
-    compare("old-snapshot", about, &options.common, &options.relay, options.messages, Beside::OldSnapshot).await
+    let limits = (options.patience.patience, options.sink.sink);
+    let beside = Beside::OldSnapshot;
+    compare("old-snapshot", about, &options.common, limits, &options.relay, options.messages, beside).await
 }
 
 /// Prints the tables.
@@ -72,12 +83,14 @@ async fn compare(
     bench: &'static str,
     about: String,
     common: &Common,
+    (patience, sink): (Duration, SinkKind),
     relays: &Relays,
     messages: u32,
     beside: Beside,
 ) -> anyhow::Result<(Results, Exit)> {
     let contenders = contender::all(relays, None, false)?;
-    let sink = sink::resolve(common.sink)?;
+    let sink = sink::resolve(sink)?;
+    vet::contenders(&contenders, patience).await?;
     let stage = Stage::set(None).await?;
     let mut runs = Vec::new();
     for run in 1..=common.runs {
@@ -85,7 +98,7 @@ async fn compare(
             for beside in [Beside::Nothing, beside] {
                 let label = beside.label(contender.name());
                 progress(&format!("{bench}: run {run} of {}, {label}", common.runs));
-                let result = plan(contender, common, sink, messages, beside, relays).play(&stage).await;
+                let result = plan(contender, (patience, sink), messages, beside, relays).play(&stage).await;
                 runs.push(Run { run, contender: label, ..result });
             }
         }
@@ -97,8 +110,7 @@ async fn compare(
 
 fn plan<'a>(
     contender: &'a Contender,
-    common: &Common,
-    sink: crate::cli::bench::SinkKind,
+    (patience, sink): (Duration, SinkKind),
     messages: u32,
     beside: Beside,
     relays: &Relays,
@@ -111,7 +123,7 @@ fn plan<'a>(
         contender,
         messages,
         relays: 1,
-        patience: common.patience,
+        patience,
         sink,
         waits: false,
         statements: false,

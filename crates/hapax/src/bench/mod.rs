@@ -20,21 +20,38 @@ mod receiver;
 mod runs;
 mod sink;
 mod stage;
+mod vet;
 
 use std::io::{IsTerminal, Write as _};
 
 use anyhow::Context;
 use clap::Parser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     cli::{
-        Cli, Command,
+        Cli, Command, Global,
         bench::{Bench, Benchmark},
     },
     failure::{Exit, Refusal},
     output,
 };
 use runs::Results;
+
+/// Refuses flags that would change nothing.
+///
+/// # Errors
+/// A usage error.
+pub(crate) fn deaf(global: &Global) -> anyhow::Result<()> {
+    let flags = [("--config", global.config.is_some()), ("--database-url", global.database_url.is_some())];
+    match flags.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) => {
+            let problem = format!("{flag}: hapax bench uses neither a configuration nor a database of yours");
+            Err(Refusal::usage(problem, &["a setting of the relays is given with --set SECTION.KEY=VALUE"]).into())
+        }
+        None => Ok(()),
+    }
+}
 
 /// The short version of everything.
 const SHORT: [&str; 6] = [
@@ -52,15 +69,26 @@ pub(crate) async fn run(options: Bench) -> anyhow::Result<Exit> {
     if let Some(Benchmark::Sink(options)) = options.what {
         return receiver::run(options).await;
     }
+    let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    let [interrupt, terminate, hangup] = &mut signals;
+    // What was started ends with the future: a signal must not end us before.
     let exit = tokio::select! {
         ended = Box::pin(measure(options)) => ended,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("could not listen to Ctrl-C")?;
-            Err(Refusal::failed("interrupted", &[]).into())
-        }
+        told = told(interrupt) => told,
+        told = told(terminate) => told,
+        told = told(hangup) => told,
     };
     progress("");
     exit
+}
+
+/// Waits for a signal.
+async fn told(signal: &mut std::io::Result<Signal>) -> anyhow::Result<Exit> {
+    match signal {
+        Ok(signal) => signal.recv().await,
+        Err(error) => anyhow::bail!("could not listen to signals: {error}"),
+    };
+    Err(Refusal::failed("interrupted: everything that was started has been stopped, there are no results", &[]).into())
 }
 
 async fn measure(options: Bench) -> anyhow::Result<Exit> {
@@ -98,6 +126,9 @@ fn finish((results, exit): (Results, Exit), json: bool, print: impl Fn(&Results)
         output::json(&results)?;
     } else {
         print(&results);
+    }
+    if let Some(failures) = results.failures() {
+        eprintln!("error: {failures}");
     }
     Ok(exit)
 }

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     io::{BufWriter, Write as _},
     path::PathBuf,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -20,10 +21,34 @@ use super::{
     process::{self, End, Process},
     stage::Stage,
 };
-use crate::{cli::bench::PeerArgument, failure::Refusal};
+use crate::{
+    cli::bench::PeerArgument,
+    config::{duration, nearest},
+    failure::Refusal,
+};
 
 /// How many messages one statement, or one transaction, enqueues.
 const BULK: u32 = 500;
+
+/// Databases that are somebody else's.
+const RESERVED: [&str; 6] = ["postgres", "template0", "template1", "bench_hapax", "bench_history", "bench_enqueue"];
+/// What a peer.json may have.
+const KEYS: [&str; 12] = [
+    "name",
+    "db",
+    "env",
+    "latency_env",
+    "setup_sql",
+    "setup",
+    "enqueue_sql",
+    "enqueue_bulk_sql",
+    "enqueue",
+    "worker",
+    "oneshot",
+    "remaining_sql",
+];
+/// What another harness that reads the same files wants of them.
+const OTHERS: [&str; 4] = ["kill_env", "kill_stall_s", "recover_sql", "tables"];
 
 /// The file.
 #[derive(Clone, Debug, Deserialize)]
@@ -80,8 +105,20 @@ impl Peer {
             "BENCH_HOME" => Some(home.display().to_string()),
             _ => std::env::var(name).ok(),
         });
+        let keys: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| refuse(format!("peer.json: {error}")))?;
+        let keys = keys.as_object().ok_or_else(|| refuse("peer.json holds no object".to_owned()))?;
+        if let Some(key) = keys.keys().find(|key| !KEYS.contains(&key.as_str()) && !OTHERS.contains(&key.as_str())) {
+            let meant = nearest(key, KEYS).map(|known| format!(", did you mean {known}?")).unwrap_or_default();
+            return Err(refuse(format!("peer.json: {key} is no key of it{meant}")).into());
+        }
         let description: Description =
             serde_json::from_str(&text).map_err(|error| refuse(format!("peer.json: {error}")))?;
+        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if description.db.is_empty() || !description.db.chars().all(letters) || RESERVED.contains(&&*description.db) {
+            let problem = format!("peer.json: db = {:?} cannot be its database", description.db);
+            return Err(refuse(format!("{problem}: write another name of small letters, such as bench_it")).into());
+        }
         if description.worker.is_empty() {
             return Err(refuse("peer.json: worker is empty".to_owned()).into());
         }
@@ -121,27 +158,53 @@ impl Peer {
     }
 
     /// A fresh database with its schema.
-    pub(super) async fn prepare(&self, stage: &Stage) -> anyhow::Result<()> {
+    pub(super) async fn prepare(&self, stage: &Stage, patience: Duration) -> anyhow::Result<()> {
         std::fs::create_dir_all(self.home.join("runs")).context("could not make $BENCH_HOME/runs")?;
         stage.fresh_database(&self.database).await?;
+        within(patience, "setup_sql", self.setup_sql(stage)).await?;
+        if let Some(words) = &self.description.setup {
+            self.run(stage, words, 0, "setup", patience).await?;
+        }
+        // Only now everything is there.
+        let kept = [self.description.enqueue.as_ref(), Some(&self.description.worker)];
+        kept.into_iter().flatten().try_for_each(|words| self.has_program(words))
+    }
+
+    /// Refuses a peer whose first program is not there.
+    pub(super) fn vet(&self) -> anyhow::Result<()> {
+        self.has_program(self.description.setup.as_ref().unwrap_or(&self.description.worker))
+    }
+
+    fn has_program(&self, words: &[String]) -> anyhow::Result<()> {
+        let word = words.first().map_or("", String::as_str);
+        if process::find(word, &self.directory).is_some() {
+            return Ok(());
+        }
+        let problem = format!("peer.json of {}: there is no program {word:?}, or it may not be run", self.name);
+        let hint = "a path begins at its directory, and a bare name is looked for on the PATH";
+        Err(Refusal::usage(problem, &[hint]).into())
+    }
+
+    async fn setup_sql(&self, stage: &Stage) -> anyhow::Result<()> {
         for file in &self.description.setup_sql {
             let path = self.directory.join(file);
             let sql = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
             stage.execute(&self.database, &sql).await?;
         }
-        match &self.description.setup {
-            Some(words) => self.run(stage, words, 0, "setup").await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Makes messages pending, in the fastest way it has.
-    pub(super) async fn enqueue(&self, stage: &Stage, messages: u32) -> anyhow::Result<()> {
+    pub(super) async fn enqueue(&self, stage: &Stage, messages: u32, patience: Duration) -> anyhow::Result<()> {
         if self.description.enqueue_bulk_sql.is_none() && self.description.enqueue_sql.is_none() {
             self.write_messages(stage, messages)?;
             let words = self.description.enqueue.clone().unwrap_or_default();
-            return self.run(stage, &words, messages, "enqueue").await;
+            return self.run(stage, &words, messages, "enqueue", patience).await;
         }
+        within(patience, "enqueueing", self.enqueue_by_sql(stage, messages)).await
+    }
+
+    async fn enqueue_by_sql(&self, stage: &Stage, messages: u32) -> anyhow::Result<()> {
         let client = stage.client(&self.database).await?;
         for first in (1..=messages).step_by(BULK as usize) {
             let letters: Vec<Letter> = (first..=messages.min(first + BULK - 1)).map(Letter::new).collect();
@@ -168,10 +231,17 @@ impl Peer {
         Process::start(command, &stage.log(&self.label), End::Terminate)
     }
 
-    async fn run(&self, stage: &Stage, words: &[String], messages: u32, what: &str) -> anyhow::Result<()> {
+    async fn run(
+        &self,
+        stage: &Stage,
+        words: &[String],
+        messages: u32,
+        what: &str,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
         let command = self.command(stage, words, messages);
         let log = stage.log(&format!("{} {what}", self.label));
-        process::run(command, &log, &format!("{what} of {}", self.name)).await
+        process::run(command, &log, &format!("{what} of {}", self.name), patience).await
     }
 
     fn command(&self, stage: &Stage, words: &[String], messages: u32) -> Command {
@@ -205,6 +275,12 @@ impl Peer {
         };
         write().with_context(|| format!("could not write {}", path.display()))
     }
+}
+
+/// Waits no longer than that.
+async fn within<T>(patience: Duration, what: &str, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let done = tokio::time::timeout(patience, work).await;
+    done.unwrap_or_else(|_| Err(anyhow::anyhow!("{what} was not done within {}", duration::format(patience))))
 }
 
 fn messages_file(messages: u32) -> String {

@@ -47,6 +47,12 @@ pub(super) fn group_cpu_us(group: u32) -> u64 {
     all().filter(|stat| stat.group == group).map(|stat| stat.own_ticks + stat.children_ticks).sum::<u64>() * TICK_US
 }
 
+/// What a process has read so far, in bytes, from sockets and files; `None` where it is gone or nobody may know.
+pub(super) fn bytes_read(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("rchar: ")?.trim().parse().ok())
+}
+
 /// CPU time of a process and its children, dead and alive, in microseconds, but for some of them.
 pub(super) fn family_cpu_us(parent: u32, but: &[u32]) -> u64 {
     let ticks = |stat: Stat| stat.own_ticks + stat.children_ticks;

@@ -14,6 +14,8 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, ChildStdin, Command};
 
+use crate::config::duration;
+
 /// How long an orderly end may take.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 /// The lines of its output that are shown when it went wrong.
@@ -39,6 +41,8 @@ pub(super) struct Process {
     stdin: Option<ChildStdin>,
     keeper: std::process::Child,
     log: PathBuf,
+    /// What stood in it before.
+    log_from: u64,
     /// Nobody of the group is left: its number may be somebody else's by now.
     gone: bool,
 }
@@ -49,6 +53,7 @@ impl Process {
         let name = command.as_std().get_program().to_string_lossy().into_owned();
         command.stderr(open(log)?).process_group(0).kill_on_drop(true);
         command.stdin(if end == End::Stdin { Stdio::piped() } else { Stdio::null() });
+        let log_from = std::fs::metadata(log).map_or(0, |metadata| metadata.len());
         let mut child = command.spawn().with_context(|| format!("could not start {name}"))?;
         let group = child.id().with_context(|| format!("{name} ended at once"))?;
         let keeper = std::process::Command::new("/bin/sh")
@@ -58,7 +63,8 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .context("could not start /bin/sh")?;
-        Ok(Self { stdin: child.stdin.take(), child, group, end, keeper, log: log.to_owned(), gone: false })
+        let log = log.to_owned();
+        Ok(Self { stdin: child.stdin.take(), child, group, end, keeper, log, log_from, gone: false })
     }
 
     /// The group's id, which is the process's own.
@@ -84,7 +90,7 @@ impl Process {
 
     /// The end of what it has said.
     pub(super) fn log_tail(&self) -> String {
-        tail(&self.log)
+        tail(&self.log, self.log_from)
     }
 
     /// Asks it to end, and kills what is left of its group after a while.
@@ -127,24 +133,39 @@ pub(super) fn open(log: &Path) -> anyhow::Result<std::fs::File> {
     file.with_context(|| format!("could not open {}", log.display()))
 }
 
-/// The last lines of a file.
-pub(super) fn tail(log: &Path) -> String {
+/// The last lines of a file, of what stands behind its first bytes.
+fn tail(log: &Path, from: u64) -> String {
     let text = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+    let from = usize::try_from(from).unwrap_or(usize::MAX).min(text.len());
+    let text = String::from_utf8_lossy(&text[from..]);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end, and kills it with its group when that takes too long.
 ///
 /// # Errors
-/// With the end of what it said when it fails.
-pub(super) async fn run(mut command: Command, log: &Path, what: &str) -> anyhow::Result<()> {
+/// With the end of what it said when it fails, or does not end.
+pub(super) async fn run(mut command: Command, log: &Path, what: &str, patience: Duration) -> anyhow::Result<()> {
     command.stdout(open(log)?);
     let mut process = Process::start(command, log, End::Terminate)?;
-    let status = process.wait().await?;
-    if !status.success() {
-        anyhow::bail!("{what} failed ({status}); the end of what it said:\n{}", process.log_tail());
+    let failed = match tokio::time::timeout(patience, process.wait()).await {
+        Ok(status) => Some(status?).filter(|status| !status.success()).map(|status| format!("failed ({status})")),
+        Err(_) => Some(format!("did not end within {}", duration::format(patience))),
+    };
+    match failed {
+        Some(how) => anyhow::bail!("{what} {how}; the end of what it said:\n{}", process.log_tail()),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The program that `word` means: one below `directory` if it is a path, else one on the PATH, or where Postfix' are.
+pub(super) fn find(word: &str, directory: &Path) -> Option<PathBuf> {
+    let runs = |path: &PathBuf| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
+    if word.contains('/') {
+        return Some(directory.join(word)).filter(runs);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    places.find_map(|place| Some(place.join(word)).filter(runs))
 }

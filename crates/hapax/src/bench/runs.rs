@@ -33,6 +33,11 @@ impl Run {
     }
 }
 
+/// How many there are, for people.
+pub(super) fn each(runs: u32) -> String {
+    if runs == 1 { "1 run each".to_owned() } else { format!("{runs} runs each") }
+}
+
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
@@ -123,13 +128,25 @@ impl Results {
         self.runs.iter().all(|run| run.error.is_none())
     }
 
+    /// What stderr is told when runs failed.
+    pub(super) fn failures(&self) -> Option<String> {
+        let failed: Vec<&Run> = self.runs.iter().filter(|run| run.error.is_some()).collect();
+        let (first, error) = failed.first().and_then(|run| Some((run, run.error.as_ref()?)))?;
+        let count = format!("{} of {} runs failed", failed.len(), self.runs.len());
+        Some(format!("{}: {count}; run {} of {}: {error}", self.bench, first.run, first.contender))
+    }
+
     /// Prints what it is about and a table, with the ratio of a figure to the first contender's.
     pub(super) fn print(&self, ratio: Option<&str>, columns: &[&[Column]]) {
         output::line(&format!("{}: {}", self.bench, self.about));
         output::line(&format!("{}; mail goes to {}", self.machine, self.sink));
         for (at, columns) in columns.iter().enumerate() {
-            output::line("");
-            self.table(ratio.filter(|_| at == 0), columns).print();
+            // What nobody has a figure for needs no column, and no table.
+            let columns: Vec<Column> = columns.iter().filter(|column| self.has(column.figure)).copied().collect();
+            if !columns.is_empty() {
+                output::line("");
+                self.table(ratio.filter(|_| at == 0), &columns).print();
+            }
         }
         for run in self.runs.iter().filter(|run| run.error.is_some()) {
             let error = run.error.as_deref().unwrap_or_default();
@@ -140,9 +157,6 @@ impl Results {
     }
 
     fn table(&self, ratio: Option<&str>, columns: &[Column]) -> Table {
-        // What nobody has a figure for needs no column.
-        let has = |column: &&Column| self.has(column.figure);
-        let columns: Vec<Column> = columns.iter().filter(has).copied().collect();
         let mut headline = vec![""];
         headline.extend(columns.iter().map(|column| column.headline));
         headline.extend(ratio.map(|_| "ratio"));

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     proc,
-    process::{End, Process},
+    process::{self, End, Process},
 };
 use crate::{cli::bench::SinkKind, failure::Refusal};
 
@@ -62,12 +62,9 @@ pub(super) fn resolve(kind: SinkKind) -> anyhow::Result<SinkKind> {
 /// # Errors
 /// When it is not installed.
 pub(super) fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
-    let mut found = places.map(|place| place.join(name)).filter(|path| path.is_file());
-    found.next().ok_or_else(|| {
+    process::find(name, Path::new("/")).ok_or_else(|| {
         let hints = ["apt-get install postfix (it need not run)"];
-        Refusal::failed(format!("{name} is not installed"), &hints).into()
+        Refusal::failed(format!("{name} is not installed, or may not be run"), &hints).into()
     })
 }
 
@@ -127,6 +124,12 @@ impl Sink {
     /// Its CPU time so far, in microseconds.
     pub(super) fn cpu_us(&self) -> u64 {
         proc::group_cpu_us(self.process.group())
+    }
+
+    /// What it has read so far, in bytes: from every socket, and from the files that it was started with. `None` where
+    /// the kernel does not tell.
+    pub(super) fn bytes_read(&self) -> Option<u64> {
+        proc::bytes_read(self.process.group())
     }
 
     /// How many different messages have been noted.

@@ -32,7 +32,7 @@ impl Stage {
     /// # Errors
     /// When there are no server programs, or they do not start.
     pub(super) async fn set(preload: Option<&str>) -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("hapax-bench-").tempdir().context("no temporary directory")?;
+        let directory = directory()?;
         let mut builder = PgCluster::builder().setting("shared_buffers", SHARED_BUFFERS);
         if let Some(library) = preload {
             builder = builder.setting("shared_preload_libraries", library).setting("pg_stat_statements.max", "10000");
@@ -206,6 +206,15 @@ impl Watcher {
     pub(super) fn pid(&self) -> u32 {
         self.pid
     }
+}
+
+/// A temporary directory. Gone when dropped.
+pub(super) fn directory() -> anyhow::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("hapax-bench-").tempdir().map_err(|error| {
+        let place = std::env::temp_dir();
+        let problem = format!("could not make a directory in {}: {}", place.display(), error.kind());
+        Refusal::failed(problem, &["set TMPDIR to a directory that you may write to, such as /tmp"]).into()
+    })
 }
 
 /// The directory of a path, for people.

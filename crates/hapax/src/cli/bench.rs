@@ -13,12 +13,14 @@ Contenders (this binary, another one, other settings, other outbox relays) take 
 database of its own; the table shows medians and ranges. Without a name a short version of everything runs, in about \
 two minutes: enough to see that it works, too short to quote.
 
+Neither a configuration nor a database of yours is used: --config and --database-url are refused here, HAPAX__ \
+variables are not passed on. A run that fails makes the command end with 1.
+
 Examples:
   hapax bench
   hapax bench drain --limit
   hapax bench drain --against ../before/hapax
-  hapax bench drain --variant 'relay.max_in_flight=16'
-  hapax bench drain --peer 'peers/textbook BENCH_WORKERS=2' --json
+  hapax bench drain --variant 'relay.max_in_flight=16' --json
   hapax bench latency --rate 50 --seconds 20";
 
 /// `hapax bench`.
@@ -67,12 +69,22 @@ pub(crate) struct Common {
     /// Print every run as JSON instead of tables
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// How long a run may take.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// How long one run, or a step before it, may take before it counts as failed
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub(crate) patience: Duration,
+}
+
+/// Where mail goes.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct MailSink {
     /// Which mail sink
     #[arg(long, value_name = "SINK", default_value = "auto")]
     pub(crate) sink: SinkKind,
-    /// How long one run may take before it counts as failed
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub(crate) patience: Duration,
 }
 
 /// How the relays are set up, and which others take turns with this binary.
@@ -134,18 +146,23 @@ that none is left: everybody's start-up counts. Each run has a fresh database an
 CHECKPOINT. CPU is that of all processes of each side, from /proc; WAL is without full-page images, which depend on \
 when the last checkpoint was (they have a column of their own); memory is the sum of the processes' peaks.
 
-A peer is a directory with a peer.json (BENCHMARKS.md has its keys).
+A peer is a directory with a peer.json (BENCHMARKS.md has its keys). Whatever a contender's database says, a run \
+fails when less mail than that has reached the sink.
 
 Examples:
   hapax bench drain --limit --messages 20000 --in-flight 64
   hapax bench drain --relays 4 --messages 100000
-  hapax bench drain --peer peers/textbook --peer-set textbook:BENCH_WORKERS=8";
+  hapax bench drain --peer ../textbook --peer-set textbook:BENCH_WORKERS=8";
 
 /// `hapax bench drain`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Drain {
     #[command(flatten)]
     pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
+    #[command(flatten)]
+    pub(crate) sink: MailSink,
     /// How many messages are pending
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = messages())]
     pub(crate) messages: u32,
@@ -190,6 +207,8 @@ Examples:
 pub(crate) struct Latency {
     #[command(flatten)]
     pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
     /// Messages per second
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rate: u32,
@@ -242,6 +261,10 @@ Example:
 pub(crate) struct Mixed {
     #[command(flatten)]
     pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
+    #[command(flatten)]
+    pub(crate) sink: MailSink,
     /// How many messages are pending at the start
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = messages())]
     pub(crate) messages: u32,
@@ -264,6 +287,10 @@ Example:
 pub(crate) struct OldSnapshot {
     #[command(flatten)]
     pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
+    #[command(flatten)]
+    pub(crate) sink: MailSink,
     /// How many messages are pending
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = messages())]
     pub(crate) messages: u32,
@@ -285,6 +312,8 @@ Example:
 pub(crate) struct RemoteLink {
     #[command(flatten)]
     pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
     /// The round trip
     #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = duration)]
     pub(crate) round_trip: Duration,
@@ -317,7 +346,11 @@ fn messages() -> clap::builder::RangedI64ValueParser<u32> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     use crate::config::duration::{SHAPE, parse};
-    parse(text).filter(|time| !time.is_zero()).ok_or_else(|| format!("{text:?} is not {SHAPE}"))
+    match parse(text) {
+        Some(time) if time.is_zero() => Err(format!("{text:?} is no time at all: give a longer one")),
+        Some(time) => Ok(time),
+        None => Err(format!("{text:?} is not {SHAPE}")),
+    }
 }
 
 fn pair(text: &str) -> Option<(String, String)> {
@@ -333,6 +366,10 @@ fn setting(text: &str) -> Result<(String, String), String> {
     if words.len() < 2 || words.iter().any(|word| word.is_empty() || !word.bytes().all(fits)) {
         return Err(shape());
     }
+    let lowered = path.to_ascii_lowercase();
+    if lowered.starts_with("database.") || lowered == "routes.default.url" {
+        return Err(format!("{path} is the benchmark's own: databases and sinks are private"));
+    }
     Ok((path, value))
 }
 
@@ -341,7 +378,16 @@ fn variant(text: &str) -> Result<Variant, String> {
     if settings.is_empty() {
         return Err("a variant differs by at least one setting: 'relay.max_in_flight=16'".to_owned());
     }
+    if let Some(path) = repeated(&settings) {
+        return Err(format!("{path} is set twice"));
+    }
     Ok(Variant(settings))
+}
+
+/// A setting that is there twice, in whatever case.
+pub(crate) fn repeated(settings: &[(String, String)]) -> Option<&str> {
+    let twice = |at: usize| settings[..at].iter().any(|(path, _)| path.eq_ignore_ascii_case(&settings[at].0));
+    (0..settings.len()).find(|at| twice(*at)).map(|at| settings[at].0.as_str())
 }
 
 fn peer(text: &str) -> Result<PeerArgument, String> {
@@ -366,10 +412,10 @@ mod tests {
         let good = ("routes.default.max_connections".to_owned(), "4".to_owned());
         assert_eq!(setting("routes.default.max_connections=4"), Ok(good));
         assert_eq!(setting("relay.name=a=b"), Ok(("relay.name".to_owned(), "a=b".to_owned())));
-        for bad in ["", "relay", "relay.name", "name=x", ".name=x", "relay.=x", "relay name.x=1"] {
+        for bad in ["", "relay", "relay.name", "name=x", ".name=x", "relay.=x", "relay name.x=1", "Database.url=x"] {
             assert!(setting(bad).is_err(), "{bad:?}");
         }
-        assert!(variant("").is_err());
+        assert!(variant("").is_err() && variant("a.b=1 A.B=2").is_err());
         assert_eq!(variant("a.b=1 c.d=2").map(|variant| variant.0.len()), Ok(2));
     }
 

@@ -18,6 +18,15 @@ pub enum Error {
         "Postgres refuses to run as root, and neither user \"postgres\" nor \"nobody\" exists\nhint: run as another user"
     )]
     NoUnprivilegedUser,
+    /// The server runs as another user than we do, and that one may not go where it would have to.
+    #[error("user {uid} (the server's: it refuses to run as root) may not enter {}\nhint: set TMPDIR to a directory \
+             that everybody may enter, such as /tmp", path.display())]
+    Locked {
+        /// The server's user.
+        uid: u32,
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file operation failed.
     #[error("{operation} {}", path.display())]
     File {

@@ -19,8 +19,26 @@ use super::error::Error;
 /// `-N`: a template needs no fsync, and neither does its copy before the first start.
 const INITDB_OPTIONS: &[&str] = &["-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"];
 
+/// The first directory on the way to `path` that `user` may not enter, as far as permissions for everybody tell.
+fn locked(path: &Path, user: ServerUser) -> Option<PathBuf> {
+    let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+    above.reverse();
+    let open = |metadata: fs::Metadata| {
+        let bit = match (metadata.uid() == user.uid, metadata.gid() == user.gid) {
+            (true, _) => 0o100,
+            (false, true) => 0o010,
+            (false, false) => 0o001,
+        };
+        metadata.mode() & bit != 0
+    };
+    above.into_iter().find(|path| fs::metadata(path).is_ok_and(|metadata| !open(metadata))).map(Path::to_owned)
+}
+
 /// Fills `data` (which must not exist, in a directory that the server's user may write) with a fresh cluster.
 pub(crate) fn make_data_directory(binaries: &Binaries, user: Option<ServerUser>, data: &Path) -> Result<(), Error> {
+    if let Some((user, path)) = user.and_then(|user| Some((user, locked(data.parent()?, user)?))) {
+        return Err(Error::Locked { uid: user.uid, path });
+    }
     let Ok(cache) = cache_directory() else {
         return initdb(binaries, user, data);
     };
@@ -145,6 +163,25 @@ pub(crate) fn give(path: &Path, user: Option<ServerUser>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_on_the_way_that_shuts_the_server_out_is_named() {
+        let base = tempfile::tempdir().unwrap();
+        let (shut, inner) = (base.path().join("shut"), base.path().join("shut/inner"));
+        fs::create_dir_all(&inner).unwrap();
+        let me = fs::metadata(&inner).unwrap();
+        let mode = |mode| fs::set_permissions(&shut, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        fs::set_permissions(base.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let (stranger, fellow) =
+            (ServerUser { uid: me.uid() + 1, gid: me.gid() + 1 }, ServerUser { uid: me.uid() + 1, gid: me.gid() });
+        for (bits, strange, fellowly) in [(0o755, true, true), (0o750, false, true), (0o700, false, false)] {
+            mode(bits);
+            assert_eq!(locked(&inner, stranger).is_none(), strange, "{bits:o}");
+            assert_eq!(locked(&inner, fellow).is_none(), fellowly, "{bits:o}");
+        }
+        assert_eq!(locked(&inner, stranger), Some(shut.clone()));
+        assert_eq!(locked(&inner, ServerUser { uid: me.uid(), gid: me.gid() }), None);
+    }
 
     #[test]
     fn a_private_directory_is_refused_when_others_can_write_it_or_it_is_a_link() {
