@@ -1,6 +1,6 @@
 -- outbox.message_deliveries: every delivery of one message, masked.
 SELECT /* outbox.message_deliveries */ d.message_id, d.recipient_no, outbox.mask_address(d.recipient) AS recipient, d.kind, d.state,
-       outbox.mask_text(d.reason) AS reason, d.tenant, d.route, d.priority, to_char(d.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS created_at, to_char(d.due_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS due_at,
+       outbox.mask_words(d.reason, d.recipient) AS reason, d.tenant, d.route, d.priority, to_char(d.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS created_at, to_char(d.due_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS due_at,
        d.due_at > now() AS due_later, d.attempts, d.intents, d.open_doubts, d.resends, d.evidence, to_char(d.finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS finished_at,
        to_char(d.not_before AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS not_before, to_char(d.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS expires_at, d.on_doubt, d.application_name,
        d.session_role::text AS session_role, d.txid::text AS txid, outbox.is_content_gone(d.message_id) AS content_gone

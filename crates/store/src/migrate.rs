@@ -90,6 +90,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     53 "0053_upkeep_alone.sql",
     54 "0054_look_onward.sql",
     55 "0055_turns_by_index.sql",
+    56 "0056_local_parts.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -275,6 +275,57 @@ async fn masks_leave_nothing_of_the_name_and_one_letter_of_the_address() {
 }
 
 #[tokio::test]
+async fn a_local_part_in_a_servers_words_is_masked_where_it_stands_alone() {
+    let outbox = Outbox::new().await;
+    for (mailbox, words, masked) in [
+        ("ada@example.org", "550 5.1.1 user ada unknown", "550 5.1.1 user *** unknown"),
+        ("Ada L <Ada.B@example.org>", "no mailbox 'ada.b' here, adaxb is", "no mailbox '***' here, adaxb is"),
+        ("ada+news@example.org", "<ada+news>: ADA is over quota", "<***>: *** is over quota"),
+        ("ada@example.org", "adabas and granada, to ada@example.org", "adabas and granada, to ***"),
+        ("a+b@example.org", "this is a permanent a+b", "this is a permanent ***"),
+        ("a@example.org", "this is a permanent error", "this is a permanent error"),
+        (".*(@example.org", "anything .*( anything", "anything *** anything"),
+        ("a\\d$^{2}|[x]@example.org", "a1 a\\d$^{2}|[x] b", "a1 *** b"),
+        ("\"ada b\"@example.org", "user ada b is gone", "user *** is gone"),
+        ("jos\u{e9}@example.org", "JOS\u{e9} and jos", "*** and jos"),
+        ("nonsense", "nonsense of x@y", "nonsense of ***"),
+        ("", "of x@y", "of ***"),
+    ] {
+        let seen: String =
+            outbox.db.query_one("SELECT outbox.mask_words($1, $2)", &[&words, &mailbox]).await.unwrap().get(0);
+        assert_eq!(seen, masked, "{mailbox}: {words}");
+    }
+    let nothing = "SELECT coalesce(outbox.mask_words(NULL, 'ada@example.org'), '-') || outbox.mask_words('x@y', NULL)";
+    assert_eq!(outbox.texts(nothing).await, ["-***"]);
+}
+
+#[tokio::test]
+async fn what_servers_say_of_a_recipient_does_not_give_it_away_in_any_view() {
+    let outbox = Outbox::new().await;
+    every_state(&outbox).await;
+    let words = "(SELECT 'user ' || substring(m.recipients[1], '<(.*)@') || ' unknown' FROM outbox.message m WHERE m.id = message_id)";
+    outbox
+        .db
+        .batch_execute(&format!(
+            "UPDATE outbox.attempt SET reply = {words}, detail = {words};
+             UPDATE outbox.queue SET note = {words} WHERE note IS NOT NULL OR parked = 'doubt';
+             UPDATE outbox.done SET reason = {words}"
+        ))
+        .await
+        .expect("they can say so");
+    let everything = "SELECT d.reason FROM outbox.deliveries d UNION ALL SELECT unnest(ARRAY[a.reply, a.detail]) FROM outbox.attempts a
+        UNION ALL SELECT i.note FROM outbox.in_doubt i UNION ALL SELECT b.reason FROM outbox.blocked_keys b
+        UNION ALL SELECT unnest(ARRAY[s.reason, s.last_reply]) FROM (SELECT DISTINCT message_id FROM outbox.deliveries) m CROSS JOIN LATERAL outbox.status(m.message_id) s";
+    let told = |told: &str| format!("SELECT w FROM ({everything}) e (w) WHERE w LIKE 'user % unknown' AND {told}");
+    let (plain, masked) = (told("w <> 'user *** unknown'"), told("w = 'user *** unknown'"));
+    let (viewer, operator) = (outbox.member_of("outbox_viewer").await, outbox.member_of("outbox_operator").await);
+    let words = texts(&operator, &plain).await.unwrap();
+    assert!(words.len() > 20, "{words:?}");
+    assert_eq!(texts(&viewer, &plain).await.unwrap(), [] as [&str; 0]);
+    assert_eq!(texts(&viewer, &masked).await.unwrap().len(), words.len());
+}
+
+#[tokio::test]
 async fn an_address_in_an_ordering_key_is_masked_for_who_may_not_see_addresses() {
     let outbox = Outbox::new().await;
     let enqueue = "SELECT outbox.enqueue('note', ARRAY['a@example.org'], '{}', ordering_key => 'of carol@example.org')";
