@@ -15,3 +15,5 @@ mod limits;
 mod senders;
 #[path = "doctor/servers.rs"]
 mod servers;
+#[path = "doctor/weeks.rs"]
+mod weeks;

@@ -24,12 +24,13 @@ pub(crate) async fn run(loaded: Loaded, command: Migrate) -> anyhow::Result<Exit
     match command {
         Migrate::Up(json) => {
             let mut applied = Vec::new();
-            let result = migrator.up(|migration| {
+            let note = |migration: &Migration| {
                 applied.push(migration.name);
                 if !json.json {
                     output::line(&format!("applied {}", migration.name));
                 }
-            });
+            };
+            let result = migrator.up_and_tell(note, |said| eprintln!("notice: {}", output::one_line(said)));
             if let Err(error) = result.await {
                 let code = if matches!(error, hapax_store::Error::Schema(_)) { CONFIGURATION } else { 1 };
                 return Err(Refusal::of_error(code, &error, &[]).into());
@@ -48,7 +49,12 @@ pub(crate) async fn run(loaded: Loaded, command: Migrate) -> anyhow::Result<Exit
         }
         Migrate::Verify(json) => {
             let status = migrator.status().await.map_err(|error| connect::explain(&error, &database))?;
-            verify(&status, json.json)
+            // Where nothing was applied, nothing needs them yet.
+            let roles = match status.applied.is_empty() {
+                true => Vec::new(),
+                false => migrator.missing_roles().await.map_err(|error| connect::explain(&error, &database))?,
+            };
+            verify(&status, &roles, json.json)
         }
         Migrate::Sql { .. } => Ok(Exit::Done),
     }
@@ -114,10 +120,20 @@ pub(crate) fn differences(status: &Status) -> Vec<String> {
     problems
 }
 
-fn verify(status: &Status, as_json: bool) -> anyhow::Result<Exit> {
+/// How roles are made that the owner may not make.
+pub(crate) fn making(roles: &[impl AsRef<str>]) -> String {
+    let make = |role: &_| format!("CREATE ROLE {} NOLOGIN;", AsRef::<str>::as_ref(role));
+    let make: Vec<String> = roles.iter().map(make).collect();
+    format!("as who may make roles: {} then as the owner: SELECT outbox.grant_roles();", make.join(" "))
+}
+
+fn verify(status: &Status, roles: &[String], as_json: bool) -> anyhow::Result<Exit> {
     let problems = differences(status);
+    if !roles.is_empty() {
+        eprintln!("notice: there is no role {}; {}", roles.join(", "), making(roles));
+    }
     if as_json {
-        output::json(&json!({ "ok": problems.is_empty(), "problems": problems }))?;
+        output::json(&json!({ "ok": problems.is_empty(), "problems": problems, "missing_roles": roles }))?;
     } else if problems.is_empty() {
         output::line(&format!("ok: {} migrations, all applied and unchanged", status.applied.len()));
     } else {

@@ -1,5 +1,6 @@
 -- outbox.doctor_objects: what there is in the schemas, and what our roles and PUBLIC may do with it, a line each: compared with migrations/objects.txt,
--- which a test writes by this very query. Weeks come and go, and are lines only where somebody was granted something.
+-- which a test writes by this very query. Without quotes: with
+-- quote_all_identifiers types have them, and a pooler takes no option against it. Weeks come and go, and are lines only where somebody was granted something.
 WITH place AS (
   SELECT n.oid, n.nspname, n.nspowner, n.nspacl FROM pg_namespace n WHERE n.nspname IN ('outbox', 'outbox_test')
 ), object AS (
@@ -7,7 +8,7 @@ WITH place AS (
          coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner)) AS acl
   FROM pg_class c JOIN place p ON p.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'S')
   UNION ALL
-  SELECT 'function', p.nspname || '.' || f.proname || '(' || replace(oidvectortypes(f.proargtypes), 'outbox.', '') || ')', true, coalesce(f.proacl, acldefault('f', f.proowner))
+  SELECT 'function', p.nspname || '.' || f.proname || '(' || replace(replace(oidvectortypes(f.proargtypes), '"', ''), 'outbox.', '') || ')', true, coalesce(f.proacl, acldefault('f', f.proowner))
   FROM pg_proc f JOIN place p ON p.oid = f.pronamespace
   UNION ALL
   SELECT 'schema', p.nspname, true, coalesce(p.nspacl, acldefault('n', p.nspowner)) FROM place p

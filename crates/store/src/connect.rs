@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,10 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Asked for at the start of a session, where it comes before what a role or database has set: without it names of Postgres
 /// (now(), count(), =) would be looked up wherever those say, what row level security hides would look like what is not there,
-/// and statements that come second would fail where others merely wait. No statement sets them, for a pooler gives a session
-/// to others.
-const ASKED_FOR: &str =
-    "-c search_path=pg_catalog,pg_temp -c row_security=off -c default_transaction_isolation=read\\ committed";
+/// statements that come second would fail where others merely wait, and names in findings and remedies would all be quoted. No
+/// statement sets them, for a pooler gives a session to others.
+const ASKED_FOR: &str = "-c search_path=pg_catalog,pg_temp -c row_security=off -c quote_all_identifiers=off \
+    -c default_transaction_isolation=read\\ committed";
 
 /// How to reach the database.
 #[derive(Clone)]
@@ -54,11 +54,25 @@ impl std::fmt::Debug for ConnectOptions {
 
 /// Counts what the server said with severity WARNING, on any connection of the pool.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Notices(Arc<AtomicU64>);
+pub(crate) struct Notices {
+    warnings: Arc<AtomicU64>,
+    /// What it said with severity NOTICE, where somebody wants it.
+    said: Option<Arc<Mutex<Vec<String>>>>,
+}
 
 impl Notices {
+    fn kept() -> Self {
+        Self { said: Some(Arc::default()), ..Self::default() }
+    }
+
     pub(crate) fn warnings(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.warnings.load(Ordering::SeqCst)
+    }
+
+    /// What was said since this was last asked: all of it that came before the answer to a statement.
+    pub(crate) fn take(&self) -> Vec<String> {
+        let said = self.said.as_ref().map(|said| said.lock().unwrap_or_else(PoisonError::into_inner));
+        said.map(|mut said| std::mem::take(&mut *said)).unwrap_or_default()
     }
 
     fn heard(&self, message: &AsyncMessage) {
@@ -66,7 +80,9 @@ impl Notices {
             // Matched by SQLSTATE class, severity words are translated: 01 is warning, 00 is success (NOTICE, INFO).
             if notice.code().code().starts_with("01") {
                 tracing::warn!(db.warning = notice.message(), "the database warned");
-                self.0.fetch_add(1, Ordering::SeqCst);
+                self.warnings.fetch_add(1, Ordering::SeqCst);
+            } else if let Some(said) = &self.said {
+                said.lock().unwrap_or_else(PoisonError::into_inner).push(notice.message().to_owned());
             }
         }
     }
@@ -191,6 +207,14 @@ pub(crate) fn pool(options: &ConnectOptions) -> Result<(Pool, Notices), Error> {
 pub(crate) async fn single(options: &ConnectOptions) -> Result<(Client, JoinHandle<()>), Error> {
     let (config, dial) = prepare(options)?;
     in_time(options, dial.connect(&config)).await
+}
+
+/// One connection outside any pool, and what the server says on it unasked.
+pub(crate) async fn single_heard(options: &ConnectOptions) -> Result<(Client, JoinHandle<()>, Notices), Error> {
+    let (config, mut dial) = prepare(options)?;
+    dial.notices = Notices::kept();
+    let (client, driver) = in_time(options, dial.connect(&config)).await?;
+    Ok((client, driver, dial.notices))
 }
 
 /// What is connected to may take a connection and never say a word: a server that stands still, a pooler without a server.

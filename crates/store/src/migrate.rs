@@ -9,7 +9,10 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, IsolationLevel, Row, error::SqlState};
 
-use crate::{connect::ConnectOptions, error::Error};
+use crate::{
+    connect::{ConnectOptions, Notices},
+    error::Error,
+};
 
 mod script;
 pub use script::script;
@@ -191,6 +194,7 @@ struct Session {
 /// A connection for migrations alone; it needs the owner's privileges, not the relay's.
 pub struct Migrator {
     client: Client,
+    notices: Notices,
     statement_timeout: Duration,
     _driver: tokio::task::JoinHandle<()>,
 }
@@ -201,8 +205,8 @@ impl Migrator {
     /// # Errors
     /// Unreachable database.
     pub async fn connect(options: &ConnectOptions) -> Result<Self, Error> {
-        let (client, driver) = crate::connect::single(options).await?;
-        Ok(Self { client, statement_timeout: options.statement_timeout, _driver: driver })
+        let (client, driver, notices) = crate::connect::single_heard(options).await?;
+        Ok(Self { client, notices, statement_timeout: options.statement_timeout, _driver: driver })
     }
 
     /// Reads what was applied; a database without an outbox has an empty status.
@@ -230,14 +234,40 @@ impl Migrator {
         Error::of_hidden_rows(&rows.map_err(|error| Error::query("migrate status", error))?)
     }
 
+    /// Roles of the outbox that there are not: migrations make them only where the owner may.
+    ///
+    /// # Errors
+    /// Any of the database's.
+    pub async fn missing_roles(&self) -> Result<Vec<String>, Error> {
+        let sql = include_str!("../queries/missing_roles.sql");
+        let asked = tokio::time::timeout(self.statement_timeout, self.client.query_typed(sql, &[])).await;
+        let rows = asked.map_err(|_elapsed| Error::Timeout { operation: "missing_roles" })?;
+        let rows = rows.map_err(|error| Error::query("missing_roles", error))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Applies what is pending, calling `applied` after each. Answers how many were applied by this call.
     ///
     /// # Errors
     /// A failed migration changes nothing and names its file; a database ahead of this binary is refused.
-    pub async fn up(&mut self, mut applied: impl FnMut(&Migration)) -> Result<usize, Error> {
+    pub async fn up(&mut self, applied: impl FnMut(&Migration)) -> Result<usize, Error> {
+        self.up_and_tell(applied, |_| {}).await
+    }
+
+    /// The same, with what the migrations say (NOTICE): what they could not do and somebody else must.
+    ///
+    /// # Errors
+    /// As of [`Migrator::up`].
+    pub async fn up_and_tell(
+        &mut self,
+        mut applied: impl FnMut(&Migration),
+        mut told: impl FnMut(&str),
+    ) -> Result<usize, Error> {
         let mut count = 0;
         for migration in MIGRATIONS {
-            if self.apply_patiently(migration).await? {
+            let done = self.apply_patiently(migration).await;
+            self.notices.take().iter().for_each(|said| told(said));
+            if done? {
                 applied(migration);
                 count += 1;
             }

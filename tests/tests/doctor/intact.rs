@@ -95,6 +95,27 @@ async fn what_is_granted_taken_away_given_away_or_stored_otherwise_is_found_and_
     clinic.examine().await.assert_well();
 }
 
+/// With `quote_all_identifiers` Postgres writes types in quotes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_compared_as_they_are_where_the_database_quotes_all_of_them() {
+    let clinic = Clinic::open().await;
+    clinic.sql("ALTER DATABASE postgres SET quote_all_identifiers = on").await;
+    clinic.examine().await.assert_well();
+    // As through a pooler that takes no option: what the URL asks for comes after our own.
+    let url = clinic.stage.cluster.url_for("postgres", "relay");
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let url = format!("{url}{separator}options=-c%20quote_all_identifiers%3Don");
+    let quoting = clinic.stage.settings().set("database.url", url);
+    clinic.ask(&quoting).await.assert_well();
+    clinic.sql("DROP FUNCTION outbox.would_erase").await;
+    clinic.ask(&quoting).await.assert_only(
+        "error",
+        "schema.objects",
+        "missing: function outbox.would_erase(text, boolean)",
+        "grant_roles()",
+    );
+}
+
 /// Runs what the remedy says with a database beside it, from the server's own programs.
 fn restore(cluster: &PgCluster, remedy: &str) {
     let typed = statement(remedy).split("then for each: ").nth(1).expect("a line to type");

@@ -56,9 +56,21 @@ pub(crate) fn told(seconds: f64) -> String {
     let whole = std::time::Duration::from_secs_f64(seconds.clamp(0.0, 1e12));
     let s = whole.as_secs();
     match s {
+        0 if whole.as_millis() > 0 => format!("{} ms", whole.as_millis()),
         0..=119 => format!("{s} s"),
         120..=7_199 => format!("{} min", s / 60),
         7_200..=172_799 => format!("{} h {} min", s / 3_600, s % 3_600 / 60),
         _ => format!("{} days", s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shorter_than_a_second_is_not_nothing() {
+        let words = [0.0, 0.25, 0.999, 1.5, 120.0, 7_260.0, 172_800.0].map(told);
+        assert_eq!(words, ["0 s", "250 ms", "999 ms", "1 s", "2 min", "2 h 1 min", "2 days"]);
     }
 }

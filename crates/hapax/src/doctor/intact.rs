@@ -145,9 +145,7 @@ fn granted(roles: &[&str], lacking: &[&str], open: &[&str], more: &[&str]) -> Ve
     }
     if !roles.is_empty() {
         let evidence = format!("there is no role {}", roles.join(", "));
-        let make: Vec<String> = roles.iter().map(|role| format!("CREATE ROLE {role} NOLOGIN;")).collect();
-        let remedy = format!("as who may make roles: {} then {remedy}", make.join(" "));
-        findings.push(Finding::warning(name, evidence, remedy));
+        findings.push(Finding::warning(name, evidence, migrate::making(roles)));
     }
     if findings.is_empty() {
         findings.push(Finding::ok(name, "the roles have what they are made for, and PUBLIC has nothing"));

@@ -4,6 +4,7 @@ use hapax_store::{
     inspect::{
         Console,
         doctor::{Index, Table, Trigger},
+        intact::Detached,
     },
     migrate::Status,
 };
@@ -116,10 +117,15 @@ pub(super) async fn tables(patient: &Patient<'_>) -> Vec<Finding> {
         Ok(stored) => stored,
         Err(error) => return vec![patient.failed(name, &error)],
     };
+    let (detached, unasked) = match console.doctor_detached().await {
+        Ok(detached) => (detached, None),
+        Err(error) => (Vec::new(), Some(patient.failed("schema.partitions", &error))),
+    };
     let mut findings = match console.doctor_tables().await {
-        Ok(tables) => judge(&tables, intact::without_default(&stored)),
+        Ok(tables) => judge(&tables, &detached, intact::without_default(&stored)),
         Err(error) => return vec![patient.failed(name, &error)],
     };
+    findings.extend(unasked);
     findings.push(intact::unlogged(&stored));
     let name = "schema.retention";
     findings.push(match console.doctor_postponed().await {
@@ -140,11 +146,31 @@ fn overdue(name: &'static str, weeks: &[(String, String, f64)]) -> Finding {
     Finding::warning(name, words.join("; "), remedy)
 }
 
-fn judge(tables: &[Table], without_default: Option<Finding>) -> Vec<Finding> {
-    vec![ahead(tables), without_default.unwrap_or_else(|| catching(tables)), options(tables), dead(tables)]
+fn judge(tables: &[Table], detached: &[Detached], without_default: Option<Finding>) -> Vec<Finding> {
+    vec![
+        taken_away(detached).unwrap_or_else(|| ahead(tables, detached)),
+        without_default.unwrap_or_else(|| catching(tables)),
+        options(tables),
+        dead(tables),
+    ]
 }
 
-fn ahead(tables: &[Table]) -> Finding {
+/// What is detached while something of it has not ended.
+fn taken_away(detached: &[Detached]) -> Option<Finding> {
+    let wanted: Vec<&Detached> = detached.iter().filter(|week| week.unfinished > 0).collect();
+    let words = |Detached { name, parent, unfinished, .. }: &&Detached| {
+        let (s, have) = if *unfinished == 1 { ("y", "has") } else { ("ies", "have") };
+        let what = if parent == "message" { "what is to be sent" } else { "attempts" };
+        format!("outbox.{name} is not attached, and {unfinished} unfinished deliver{s} {have} {what} in it")
+    };
+    let words: Vec<String> = wanted.iter().map(words).collect();
+    let back: Vec<&str> = wanted.iter().map(|week| week.remedy.as_str()).collect();
+    let evidence = format!("{}: such mail is not sent, or without its past", words.join("; "));
+    let remedy = format!("as the owner: {}", back.join(" "));
+    (!wanted.is_empty()).then(|| Finding::error("schema.partitions", evidence, remedy))
+}
+
+fn ahead(tables: &[Table], detached: &[Detached]) -> Finding {
     let name = "schema.partitions";
     let least = covered(tables, "message").min(covered(tables, "attempt"));
     let mut evidence = match least > 0.0 {
@@ -156,11 +182,12 @@ fn ahead(tables: &[Table]) -> Finding {
     let apart = |table: &&Table| !table.is_attached && table.covers_s.is_some_and(|until| until > 0.0);
     let apart: Vec<String> = tables.iter().filter(apart).map(|table| format!("outbox.{}", table.name)).collect();
     if let Some(first) = apart.first() {
+        let back = detached.iter().find(|week| first.strip_prefix("outbox.") == Some(&week.name));
         evidence = format!("{} not attached, and nothing else can be made for the week: {evidence}", apart.join(", "));
         let remedy = format!(
-            "as the owner: ALTER TABLE {first} RENAME TO {}_archive (or SET SCHEMA); SELECT * FROM outbox.maintain(); or \
-             attach it again",
-            first.trim_start_matches("outbox.")
+            "as the owner: ALTER TABLE {first} RENAME TO {}_archive (or SET SCHEMA); SELECT * FROM outbox.maintain();{}",
+            first.trim_start_matches("outbox."),
+            back.map_or_else(String::new, |week| format!(" or, to have it again: {}", week.remedy))
         );
         return Finding::warning(name, evidence, remedy);
     }
@@ -267,13 +294,13 @@ mod tests {
             };
             [of("message"), of("attempt")].concat()
         };
-        let well = ahead(&parents(&[(-4.0, true), (3.0, true), (17.0, true), (10.0, true)]));
+        let well = ahead(&parents(&[(-4.0, true), (3.0, true), (17.0, true), (10.0, true)]), &[]);
         assert_eq!((well.severity, well.evidence.as_str()), (Severity::Ok, "made for the next 17 days"));
-        let gap = ahead(&parents(&[(3.0, true), (17.0, true), (24.0, true)]));
+        let gap = ahead(&parents(&[(3.0, true), (17.0, true), (24.0, true)]), &[]);
         assert_eq!((gap.severity, gap.evidence.as_str()), (Severity::Warning, "made for the next 3 days"));
-        let archive = ahead(&parents(&[(-4.0, false), (3.0, true), (10.0, true)]));
+        let archive = ahead(&parents(&[(-4.0, false), (3.0, true), (10.0, true)]), &[]);
         assert_eq!(archive.severity, Severity::Ok, "{}", archive.evidence);
-        let apart = ahead(&parents(&[(3.0, false), (10.0, true), (17.0, true)]));
+        let apart = ahead(&parents(&[(3.0, false), (10.0, true), (17.0, true)]), &[]);
         assert_eq!(apart.severity, Severity::Warning);
         assert!(apart.evidence.contains("outbox.message_20261123") && apart.evidence.contains("none for today"));
     }

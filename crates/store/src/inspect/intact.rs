@@ -46,10 +46,34 @@ readable!(
     }
 );
 
+readable!(
+    /// A week that is no partition.
+    pub struct Detached {
+        /// Its name: that of the week, or one that begins with it.
+        pub name: String,
+        /// `message` or `attempt`.
+        pub parent: String,
+        /// How long from now its week lasts, in seconds; negative when it is over.
+        pub covers_s: f64,
+        /// How many unfinished deliveries have theirs in it.
+        pub unfinished: i64,
+        /// The statements that attach it again.
+        pub remedy: String,
+    }
+);
+
 /// Every object that the migrations make, and every privilege on them, a line each; a test writes it.
 pub const OBJECTS: &str = include_str!("../../../../migrations/objects.txt");
 
 impl Console {
+    /// Weeks that are no partitions.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn doctor_detached(&self) -> Result<Vec<Detached>, Error> {
+        self.many("doctor_detached", include_str!("../../queries/doctor_detached.sql"), &[], Detached::read).await
+    }
+
     /// Every object and privilege that there is, as in [`OBJECTS`].
     ///
     /// # Errors
