@@ -48,6 +48,7 @@ const HOUSE: &str = r#"
     ALTER DATABASE shop SET bytea_output = 'escape';
     ALTER DATABASE shop SET standard_conforming_strings = off;
     ALTER DATABASE shop SET quote_all_identifiers = on;
+    ALTER DATABASE shop SET plpgsql.extra_errors = 'all';
     ALTER DATABASE shop SET lc_messages = 'C.UTF-8';
     ALTER DATABASE shop SET extra_float_digits = 0;
     ALTER DATABASE shop SET default_transaction_isolation = 'repeatable read'"#;
