@@ -3,6 +3,8 @@
 
 #[path = "dba/connecting.rs"]
 mod connecting;
+#[path = "dba/installing.rs"]
+mod installing;
 #[path = "dba/page.rs"]
 mod page;
 #[path = "dba/replicas.rs"]

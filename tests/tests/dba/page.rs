@@ -7,58 +7,98 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 const PAGE: &str = include_str!("../../../deploy/DBA.md");
 
-/// What the page leaves to the owner.
-const OWNERS: [&str; 2] = ["outbox.migration", "outbox.maintain("];
+/// Sections whose boxes are executed by tests of their own.
+const APART: [&str; 2] = ["To take a week away", "To remove it"];
 
-fn boxes() -> Vec<&'static str> {
-    PAGE.split("```sql\n").skip(1).map(|rest| rest.split_once("```").expect("a box has an end").0.trim()).collect()
+/// What is to be typed, and as whom.
+pub(crate) struct Typed {
+    pub(crate) user: &'static str,
+    pub(crate) sql: &'static str,
+}
+
+/// The boxes of the sections whose headline is wanted.
+fn boxes(is_wanted: impl Fn(&str) -> bool) -> Vec<Typed> {
+    let sections = PAGE.split("\n## ").filter(|section| is_wanted(section));
+    sections
+        .flat_map(|section| {
+            let mut before = section.split_once("```sql\n").map_or(section, |(before, _)| before);
+            section.split("```sql\n").skip(1).map(move |rest| {
+                let (sql, after) = rest.split_once("```").expect("a box has an end");
+                let said = before.trim_end().rsplit("\n\n").next().unwrap_or_default().to_lowercase();
+                before = after;
+                let user = match () {
+                    () if said.contains("as a superuser") => "postgres",
+                    () if said.contains("as the owner") => "outbox_owner",
+                    () => "sre",
+                };
+                Typed { user, sql: sql.trim() }
+            })
+        })
+        .collect()
+}
+
+/// Those of one section.
+pub(crate) fn boxes_of(headline: &str) -> Vec<Typed> {
+    let boxes = boxes(|section| section.starts_with(headline));
+    assert!(!boxes.is_empty(), "{headline}");
+    boxes
 }
 
 /// A database that becomes as the page says.
-struct Shop {
-    cluster: PgCluster,
+pub(crate) struct Shop {
+    pub(crate) cluster: PgCluster,
     server: SmtpServer,
-    admin: Client,
+    pub(crate) admin: Client,
 }
 
 impl Shop {
     /// Without an outbox yet.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let doubtful = Script::from_fn(|context| {
             let of = context.recipient.as_deref().unwrap_or_default();
             let lost = matches!(context.phase, Phase::EndMarker { .. }) && of.starts_with("doubt");
             if lost { Action::Fault(Fault::Reset) } else { Action::Proceed }
         });
-        let cluster = PgCluster::builder().setting("shared_preload_libraries", "pg_stat_statements");
+        let cluster = PgCluster::builder()
+            .setting("max_prepared_transactions", "4")
+            .setting("shared_preload_libraries", "pg_stat_statements");
         let cluster = cluster.setting("log_min_duration_statement", "0").start().await.expect("a cluster");
         cluster.create_database("shop").await.expect("made");
-        let five =
-            ["producer", "relay", "operator", "viewer", "monitor"].map(|role| format!("CREATE ROLE outbox_{role};"));
-        cluster.execute("shop", &five.concat()).await.expect("roles");
         cluster.execute("shop", "CREATE EXTENSION pg_stat_statements").await.expect("an extension");
         let admin = cluster.client("shop").await.expect("it takes a client");
         Self { cluster, server: SmtpServer::builder().script(doubtful).start(), admin }
     }
 
     /// As the page has it up to the first users.
-    async fn installed() -> Self {
+    pub(crate) async fn installed() -> Self {
         let shop = Self::new().await;
-        for sql in &boxes()[..2] {
-            if sql.contains("IN ROLE outbox_relay") {
-                let (code, said) = shop.settings("outbox_owner").command(["migrate", "up"]).await;
-                assert_eq!(code, 0, "{said}");
-            }
-            shop.admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-        }
+        shop.install().await;
         shop
     }
 
-    fn settings(&self, user: &str) -> Settings {
+    pub(crate) async fn install(&self) {
+        for Typed { user, sql } in &boxes_of("What is installed")[..2] {
+            assert_eq!(*user, "postgres", "{sql}");
+            if sql.contains("IN ROLE outbox_relay") {
+                let (code, said) = self.settings("outbox_owner").command(["migrate", "up"]).await;
+                assert_eq!(code, 0, "{said}");
+                assert!(!said.contains("notice"), "there is nothing left to do: {said}");
+            }
+            self.sql(sql).await;
+        }
+    }
+
+    /// As a superuser.
+    pub(crate) async fn sql(&self, sql: &str) {
+        self.admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    pub(crate) fn settings(&self, user: &str) -> Settings {
         let route = format!("smtp://127.0.0.1:{}?starttls=none", self.server.port());
         Settings::new(&self.cluster.url_for("shop", user), &route).set("relay.name", "mx-out-1")
     }
 
-    async fn as_user(&self, user: &str) -> Client {
+    pub(crate) async fn as_user(&self, user: &str) -> Client {
         let url = self.cluster.url_for("shop", user);
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("connects");
         tokio::spawn(connection);
@@ -66,7 +106,7 @@ impl Shop {
         client
     }
 
-    async fn until(&self, sql: &str, wanted: i64) {
+    pub(crate) async fn until(&self, sql: &str, wanted: i64) {
         eventually(PATIENCE, async || {
             let found: i64 = self.admin.query_one(sql, &[]).await.expect("reads").get(0);
             (found == wanted).then_some(()).ok_or_else(|| format!("{found}, not {wanted}: {sql}"))
@@ -75,7 +115,7 @@ impl Shop {
     }
 }
 
-async fn enqueue(app: &Client, arguments: &str) -> String {
+pub(crate) async fn enqueue(app: &Client, arguments: &str) -> String {
     let sql = format!("SELECT outbox.enqueue('note', subject => 'Hello', body_text => 'Hello', {arguments})::text");
     app.query_one(&sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
 }
@@ -84,7 +124,7 @@ async fn enqueue(app: &Client, arguments: &str) -> String {
 async fn trouble(shop: &Shop) -> (HapaxProcess, Vec<Client>) {
     let (app, sre) = (shop.as_user("app").await, shop.as_user("sre").await);
     let held = enqueue(&app, "recipients => '{held@example.org}', ordering_key => 'k'").await;
-    enqueue(&app, "recipients => '{waits@example.org}', ordering_key => 'k'").await;
+    let waits = enqueue(&app, "recipients => '{waits@example.org}', ordering_key => 'k'").await;
     sre.batch_execute(&format!(
         "SELECT outbox.hold('{held}', 'a test'); SELECT outbox.pause('a test', kind => 'bulk')"
     ))
@@ -100,14 +140,24 @@ async fn trouble(shop: &Shop) -> (HapaxProcess, Vec<Client>) {
     let week =
         "INSERT INTO outbox.upkeep_postponed (what, why) VALUES ('message_20200106', 'has unfinished deliveries')";
     shop.admin.batch_execute(week).await.expect("as if one were kept");
-    // Somebody has a row, somebody else wants it.
-    let row = format!("BEGIN; SELECT FROM outbox.queue WHERE message_id = '{held}' FOR UPDATE");
+    // Somebody has a row, somebody else wants it; and a transaction that nobody is in any more has another.
+    let row = |id: &str| format!("BEGIN; SELECT FROM outbox.queue WHERE message_id = '{id}' FOR UPDATE");
     let keeper = shop.as_user("postgres").await;
-    keeper.batch_execute(&row).await.expect("locks");
-    let waiter = shop.as_user("app").await;
-    tokio::spawn(async move { waiter.batch_execute(&format!("SELECT outbox.cancel('{held}', 'x')")).await });
+    shop.as_user("postgres")
+        .await
+        .batch_execute(&format!("{}; PREPARE TRANSACTION 'forgotten'", row(&waits)))
+        .await
+        .expect("prepares");
+    keeper.batch_execute(&row(&held)).await.expect("locks");
+    for wanted in [held, waits] {
+        let waiter = shop.as_user("app").await;
+        tokio::spawn(async move { waiter.batch_execute(&format!("SELECT outbox.cancel('{wanted}', 'x')")).await });
+    }
     let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'app'";
-    shop.until(blocked, 1).await;
+    shop.until(blocked, 2).await;
+    // Somebody else's outbox on the same server.
+    let other = shop.cluster.client("postgres").await.expect("it takes a client");
+    other.batch_execute("SELECT /* outbox.elsewhere */ 1").await.expect("it is counted there");
     (relay, vec![keeper, app])
 }
 
@@ -116,19 +166,29 @@ async fn everything_in_a_box_of_the_page_for_dbas_is_executed_and_its_queries_fi
     let shop = Shop::installed().await;
     let _kept = trouble(&shop).await;
     let (sre, owner) = (shop.as_user("sre").await, shop.as_user("outbox_owner").await);
-    let (mut asked, mut done) = (0, 0);
-    for sql in boxes().into_iter().skip(2) {
+    let (mut asked, mut done, mut seen) = (0, 0, String::new());
+    let usual = boxes(|section| !APART.iter().any(|headline| section.starts_with(headline)));
+    for Typed { user, sql } in usual.into_iter().skip(2) {
+        let who = match user {
+            "postgres" => &shop.admin,
+            "outbox_owner" => &owner,
+            _ => &sre,
+        };
+        let rows = who.simple_query(sql).await.unwrap_or_else(|error| panic!("as {user}: {sql}: {error:?}"));
         if !sql.starts_with("SELECT") {
-            shop.admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
             done += 1;
             continue;
         }
-        let who = if OWNERS.iter().any(|word| sql.contains(word)) { &owner } else { &sre };
-        let rows = who.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-        let rows = rows.iter().filter(|message| matches!(message, SimpleQueryMessage::Row(_))).count();
-        assert!(rows > 0 || sql.contains("outbox.maintain("), "finds nothing: {sql}");
+        let rows =
+            rows.iter().filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
+        let rows: Vec<String> =
+            rows.map(|row| (0..row.len()).filter_map(|at| row.get(at)).collect::<Vec<_>>().join(" ")).collect();
+        assert!(!rows.is_empty() || sql.contains("outbox.maintain("), "finds nothing: {sql}");
+        seen.extend(rows);
         asked += 1;
     }
+    assert!(seen.contains("0 a prepared transaction") && !seen.contains("outbox.elsewhere"), "{seen}");
+    shop.sql("ROLLBACK PREPARED 'forgotten'").await;
     println!("{asked} queries and {done} other boxes");
     // The log, though every statement is in it.
     let app = shop.as_user("app").await;
