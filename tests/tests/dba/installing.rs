@@ -32,7 +32,7 @@ async fn an_owner_that_may_make_no_roles_is_told_which_and_what_makes_them() {
         .expect("and what then");
     shop.sql(make).await;
     shop.sql("CREATE ROLE hapax LOGIN IN ROLE outbox_relay").await;
-    let doctor = async || shop.settings("hapax").command(["doctor", "--timeout", "3s"]).await.1;
+    let doctor = async || shop.settings("hapax").command(["doctor", "--verbose", "--timeout", "3s"]).await.1;
     let said = doctor().await;
     assert!(said.contains("may not use schema outbox"), "{said}");
     shop.as_user("outbox_owner").await.batch_execute(give).await.expect("gives");
