@@ -8,7 +8,7 @@ use std::process::Output;
 
 use hapax_testkit::{eventually, find_hapax};
 use hapax_tests::stage::PATIENCE;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 /// `hapax bench` with these words, in a directory of its own.
@@ -48,13 +48,21 @@ fn close(left: f64, right: f64) -> bool {
     (left - right).abs() <= 1e-6 * left.abs().max(right.abs())
 }
 
+/// A peer's name, its worker and what its description has besides.
+type Described<'a> = (&'a str, String, &'a [(&'a str, Value)]);
+
 /// All messages are done.
-const MARK: &str = "psql -q \"$DATABASE_URL\" -c \"UPDATE $TABLE SET done = $DONE\"; exec sleep 1000";
+const MARK: &str = "psql -q \"$DATABASE_URL\" -c \"UPDATE $TABLE SET done = ${DONE:-true}\"";
+const SEND: &str = "PATH=$PATH:/usr/sbin smtp-source -l 2048 -m $BENCH_N $SMTP_HOST:$SMTP_PORT";
 
 /// Another outbox relay, of a sort.
 fn peer(directory: &Path, worker: &str) {
-    let description = serde_json::json!({
-        "name": "marker",
+    peer_named("marker", directory, worker, &[]);
+}
+
+fn peer_named(name: &str, directory: &Path, worker: &str, more: &[(&str, Value)]) {
+    let mut description = serde_json::json!({
+        "name": name,
         "db": "bench_marker",
         "env": { "TABLE": "letters" },
         "setup_sql": ["setup.sql"],
@@ -62,6 +70,9 @@ fn peer(directory: &Path, worker: &str) {
         "worker": ["/bin/sh", "-c", worker],
         "remaining_sql": "SELECT count(*) FROM letters WHERE NOT done",
     });
+    for (key, value) in more {
+        description[key] = value.clone();
+    }
     std::fs::write(directory.join("peer.json"), description.to_string()).expect("a file");
     let sql = "CREATE TABLE letters (letter jsonb NOT NULL, done boolean NOT NULL DEFAULT false)";
     std::fs::write(directory.join("setup.sql"), sql).expect("a file");
@@ -88,8 +99,7 @@ async fn a_drain_delivers_everything_and_its_figures_agree() {
 #[tokio::test]
 async fn contenders_take_turns_and_a_peer_is_driven_by_its_description() {
     let directory = tempfile::tempdir().expect("a directory");
-    let send = "PATH=$PATH:/usr/sbin smtp-source -l 2048 -m $BENCH_N $SMTP_HOST:$SMTP_PORT";
-    peer(directory.path(), &format!("{send} && {MARK}"));
+    peer(directory.path(), &format!("{SEND} && {MARK}; exec sleep 1000"));
     let peer = format!("{} DONE=true", directory.path().display());
     let results = results(&["drain", "--messages", "20", "--runs", "2", "--peer", &peer]).await;
     let order: Vec<&str> = runs(&results).iter().filter_map(|run| run["contender"].as_str()).collect();
@@ -119,7 +129,7 @@ async fn a_contender_that_fails_is_named_and_the_others_are_measured() {
     peer(directory.path(), "echo out of order >&2; exit 3");
     let failing = directory.path().to_str().expect("UTF-8");
     let directory = tempfile::tempdir().expect("a directory");
-    peer(directory.path(), MARK);
+    peer(directory.path(), &format!("{MARK}; exec sleep 1000"));
     let liar = format!("{} DONE=true", directory.path().display());
     let words = ["drain", "--messages", "20", "--runs", "1", "--variant", "relay.max_in_flight=2"];
     let words = [&words[..], &["--sink", "smtp-sink", "--peer", failing, "--peer", &liar]].concat();
@@ -139,7 +149,7 @@ async fn a_contender_that_fails_is_named_and_the_others_are_measured() {
 #[tokio::test]
 async fn mail_that_is_only_said_to_be_sent_is_missing_and_a_run_that_fails_shows_its_own_log() {
     let (liar, failing) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
-    peer(liar.path(), MARK);
+    peer(liar.path(), &format!("{MARK}; exec sleep 1000"));
     peer(failing.path(), "echo word-$(ls -d said* 2>/dev/null | wc -l) >&2; touch said-$$; exit 3");
     let [liar, failing] = [&liar, &failing].map(|directory| directory.path().to_str().expect("UTF-8"));
     let liar = format!("{liar} DONE=true");
@@ -159,9 +169,9 @@ async fn mail_that_is_only_said_to_be_sent_is_missing_and_a_run_that_fails_shows
     assert!(said.starts_with("error: drain: 4 of 6 runs failed; run 1 of marker DONE=true: 20 messages"), "{said}");
 }
 
-/// A program that answers as a hapax does when it is asked about its configuration, and then does this.
-fn pretender(directory: &Path, then: &str) -> String {
-    let script = format!("#!/bin/sh\ncase $1 in check) echo '{{\"ok\": true}}' ;; *) {then} ;; esac\n");
+/// A program that does this when it is asked about its configuration, and that for every other command.
+fn pretender(directory: &Path, then: &str, check: &str) -> String {
+    let script = format!("#!/bin/sh\ncase $1 in check) {check} ;; *) {then} ;; esac\n");
     let path = directory.join("pretender");
     std::fs::write(&path, script).expect("a file");
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
@@ -171,13 +181,52 @@ fn pretender(directory: &Path, then: &str) -> String {
 #[tokio::test]
 async fn a_step_before_the_run_takes_no_longer_than_patience_allows() {
     let directory = tempfile::tempdir().expect("a directory");
-    let other = pretender(directory.path(), "echo waiting >&2; sleep 1000");
+    let other = pretender(directory.path(), "echo waiting >&2; sleep 1000", "echo '{\"ok\": true}'");
     let words = ["drain", "--messages", "5", "--runs", "1", "--patience", "4s", "--against", &other];
     let output = tokio::time::timeout(PATIENCE, run(&words)).await.expect("it ends");
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
     let expected = format!("{other} migrate up did not end within 4s; the end of what it said:\nwaiting");
     assert!(text.contains(&expected), "{text}");
+}
+
+#[tokio::test]
+async fn a_contender_is_done_when_its_database_says_so_and_what_it_does_besides_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut words = vec!["drain", "--messages", "20", "--runs", "1", "--patience", "60s", "--json"];
+    let oneshot =
+        [("oneshot", json!(true)), ("remaining_sql", json!("SELECT count(*)::numeric FROM letters WHERE NOT done;"))];
+    let slow = [("remaining_sql", json!("SELECT count(*) FROM letters, pg_sleep(1) WHERE NOT done"))];
+    let null = [("remaining_sql", json!("SELECT NULL"))];
+    let peers: [Described<'_>; 5] = [
+        ("lingers", format!("{SEND} && {MARK}; exec sleep 1000"), &oneshot),
+        ("strays", format!("setsid sleep 1000 & {SEND} && {MARK}; exec sleep 1000"), &[]),
+        ("crashes", format!("{SEND} && {MARK}; exit 7"), &[]),
+        ("slow", format!("{SEND} && {MARK}; exec sleep 1000"), &slow),
+        ("knows nothing", "exec sleep 1000".to_owned(), &null),
+    ];
+    let paths: Vec<String> =
+        peers.iter().map(|(name, ..)| directory.path().join(name.replace(' ', "-")).display().to_string()).collect();
+    for ((name, worker, more), path) in peers.iter().zip(&paths) {
+        std::fs::create_dir(path).expect("a directory");
+        peer_named(name, Path::new(path), worker, more);
+        words.extend(["--peer", path]);
+    }
+    let mark = format!("BENCH_MARK={}", directory.path().display());
+    let output = bench(&words).env("BENCH_MARK", directory.path()).output().await.expect("runs");
+    let results: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let [_, lingers, strays, crashes, slow, nothing] = runs(&results) else { panic!("{results}") };
+    assert_eq!((lingers["error"].as_str(), figure(lingers, "messages")), (None, 20.0), "{lingers}");
+    assert!(figure(lingers, "wall_s") < 60.0, "its end is not waited for: {lingers}");
+    for (run, told) in [
+        (strays, "1 of its processes had left its process group"),
+        (crashes, "a worker ended by itself (exit status: 7)"),
+        (slow, "looking at what is left took "),
+        (nothing, "remaining_sql of knows nothing"),
+    ] {
+        assert!(run["error"].as_str().is_some_and(|error| error.contains(told)), "{told}: {run}");
+    }
+    assert_eq!(processes_of(&mark), 0, "what had left its group is ended, too");
 }
 
 #[tokio::test]
@@ -257,7 +306,8 @@ async fn bad_arguments_are_refused_with_what_to_write_instead() {
     let shared =
         r#"{ "name": "x", "db": "postgres", "enqueue_sql": "", "worker": ["no-such-worker"], "remaining_sql": "" }"#;
     let (shared, gone) = (described("shared", shared), described("gone", &shared.replace("postgres", "bench_x")));
-    let cases: [(&[&str], &str); 20] = [
+    let old = pretender(directory.path(), "true", "echo unknown option >&2; exit 2");
+    let cases: [(&[&str], &str); 25] = [
         (&["drain", "--peer", &list], "peer.json holds no object"),
         (&["drain", "--peer", &misspelt], "remaning_sql is no key of it, did you mean remaining_sql?"),
         (&["drain", "--peer", &shared], "db = \"postgres\" cannot be its database"),
@@ -270,13 +320,24 @@ async fn bad_arguments_are_refused_with_what_to_write_instead() {
         (&["remote-link", "--set", "relay.nope=1"], "error: --set relay.nope=1: unknown key"),
         (&["drain", "--set", "database.url=postgres://elsewhere/"], "database.url is the benchmark's own"),
         (&["drain", "--set", "relay.lease=50s", "--set", "relay.lease=60s"], "--set relay.lease: it is set twice"),
-        (&["drain", "--against", "/bin/true"], "--against /bin/true: it is no hapax"),
+        (
+            &["drain", "--against", "/bin/true"],
+            "--against /bin/true: it does not answer `check --json` as a hapax does (exit status: 0); it said nothing",
+        ),
         (
             &["drain", "--against", "/etc/passwd"],
             "--against /etc/passwd: could not start /etc/passwd: Permission denied",
         ),
         (&["drain", "--config", "hapax.toml"], "--config: hapax bench uses neither a configuration nor a database"),
         (&["enqueue", "--sink", "own"], "unexpected argument '--sink'"),
+        (&["enqueue", "--clients", "2,1,2"], "--clients: 2 is there twice"),
+        (&["remote-link", "--connections", "4,4"], "--connections: 4 is there twice"),
+        (&["remote-link", "--round-trip", "1h"], "is longer than a minute"),
+        (&["drain", "--variant", "relay.max_in_flight="], "sets nothing: write a value behind the ="),
+        (
+            &["drain", "--against", &old],
+            "check --json` as a hapax does (exit status: 2); the end of what it said:\nunknown",
+        ),
         (&["drain", "--set", "in_flight=1"], "write section.key=value"),
         (&["drain", "--messages", "0"], "0 is not in"),
         (&["drain", "--against", "/nowhere/hapax"], "--against /nowhere/hapax: there is no such file"),

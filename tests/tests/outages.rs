@@ -227,3 +227,39 @@ async fn rc25_rc33_another_epoch_ends_the_incarnation_and_the_relay_goes_on_with
     verdict.assert_each_once(1_000);
     println!("{verdict}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_comes_back_with_prepared_transactions_is_polled_by_relays_that_slept_and_wakes_nobody() {
+    let mut stage = Stage::with(SmtpServer::start()).await;
+    let url = stage.cluster.direct_url_for("postgres", "relay");
+    let relay = stage.settings().set("database.url", url).run().await;
+    let asleep = async |stage: &Stage, count: i64| {
+        eventually(PATIENCE, async || {
+            let found: i64 =
+                stage.sql.query_one("SELECT count(*) FROM outbox.sleeper", &[]).await.expect("is told").get(0);
+            if found == count { Ok(()) } else { Err(found) }
+        })
+        .await;
+    };
+    asleep(&stage, 1).await;
+    // It has been woken before: the next count begins at nothing.
+    stage.enqueue(1).await;
+    stage.until_settled().await;
+    asleep(&stage, 1).await;
+    stage.sql.batch_execute("ALTER SYSTEM SET max_prepared_transactions = 10").await.expect("is set");
+    stage.cluster.stop().await.expect("stops");
+    stage.cluster.restart().await.expect("restarted");
+    stage.reconnect().await;
+    // One of a relay that is gone, which says so to nobody.
+    let gone = "INSERT INTO outbox.sleeper SELECT gen_random_uuid(), now() + interval '1 minute'";
+    stage.sql.batch_execute(gone).await.expect("is there");
+    let business = "BEGIN; SELECT outbox.enqueue('note', ARRAY['p@example.org'], NULL, subject => 's', body_text => 't'); \
+                    PREPARE TRANSACTION 'shop'";
+    stage.sql.batch_execute(business).await.expect("can be prepared");
+    stage.sql.batch_execute("COMMIT PREPARED 'shop'").await.expect("commits");
+    stage.enqueue(3).await;
+    stage.until_settled().await;
+    assert!(relay.report().contains("the relay is not woken, it polls"), "{}", relay.report());
+    ends_well(relay).await;
+    assert_eq!(stage.server.ledger().totals().accepted, 5);
+}

@@ -1,6 +1,6 @@
 //! How a command ends: exit codes, and errors as people read them (`error: ...`, `hint: ...`).
 
-use std::{error::Error as StdError, fmt, process::ExitCode};
+use std::{error::Error as StdError, fmt, io::Write as _, process::ExitCode};
 
 use crate::config::Problem;
 
@@ -110,6 +110,11 @@ impl fmt::Display for Refusal {
 
 impl StdError for Refusal {}
 
+/// Prints a line to stderr; nobody is left to tell where that cannot be written.
+pub(crate) fn line(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
+
 /// Prints an error to stderr and says how the process ends.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let refusal = match error.downcast_ref::<Refusal>() {
@@ -117,10 +122,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         None => Refusal::of_error(1, error.as_ref(), &[]),
     };
     for (message, hints) in &refusal.lines {
-        eprintln!("error: {message}");
+        line(&format!("error: {message}"));
         for (at, hint) in hints.iter().enumerate() {
             if !hints[..at].contains(hint) {
-                eprintln!("hint: {hint}");
+                line(&format!("hint: {hint}"));
             }
         }
     }

@@ -108,7 +108,8 @@ impl Idle {
         // What is heard from here on ends the next rest.
         let heard = self.ear.as_mut().map(|ear| *ear.borrow_and_update()).unwrap_or_default();
         let now = clock.boottime();
-        let wake_ups = heard.wake_ups - std::mem::replace(&mut self.wake_ups, heard.wake_ups);
+        // An ear that was given up counts from nothing.
+        let wake_ups = heard.wake_ups.saturating_sub(std::mem::replace(&mut self.wake_ups, heard.wake_ups));
         if self.asleep.is_some() {
             self.count(wake_ups, now);
         }

@@ -25,9 +25,11 @@ use crate::{error::Error, inspect::doctor::Asked, tls};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Asked for at the start of a session, where it comes before what a role or database has set: without it names of Postgres
-/// (now(), count(), =) would be looked up wherever those say, and what row level security hides would look like what is not
-/// there, and names in findings and remedies would all be quoted. No statement sets them, for a pooler gives a session to others.
-const ASKED_FOR: &str = "-c search_path=pg_catalog,pg_temp -c row_security=off -c quote_all_identifiers=off";
+/// (now(), count(), =) would be looked up wherever those say, what row level security hides would look like what is not there,
+/// statements that come second would fail where others merely wait, and names in findings and remedies would all be quoted. No
+/// statement sets them, for a pooler gives a session to others.
+const ASKED_FOR: &str = "-c search_path=pg_catalog,pg_temp -c row_security=off -c quote_all_identifiers=off \
+    -c default_transaction_isolation=read\\ committed";
 
 /// How to reach the database.
 #[derive(Clone)]

@@ -94,6 +94,7 @@ pub const MIGRATIONS: &[Migration] = embedded![
     54 "0054_look_onward.sql",
     55 "0055_turns_by_index.sql",
     56 "0056_local_parts.sql",
+    57 "0057_isolation.sql",
 ];
 
 /// A key of its own for `pg_advisory_xact_lock`: "hapax" in ASCII.

@@ -48,6 +48,7 @@ const HOUSE: &str = r#"
     ALTER DATABASE shop SET bytea_output = 'escape';
     ALTER DATABASE shop SET standard_conforming_strings = off;
     ALTER DATABASE shop SET quote_all_identifiers = on;
+    ALTER DATABASE shop SET plpgsql.extra_errors = 'all';
     ALTER DATABASE shop SET lc_messages = 'C.UTF-8';
     ALTER DATABASE shop SET extra_float_digits = 0;
     ALTER DATABASE shop SET default_transaction_isolation = 'repeatable read'"#;
@@ -114,7 +115,7 @@ async fn in_somebodys_database_hapax_installs_enqueues_delivers_and_decides_and_
     let (house, server) = (House::of_landlord().await, SmtpServer::start());
     let (code, said) = house.settings("landlord", &server).command(["migrate", "up"]).await;
     assert_eq!(code, 0, "{said}");
-    let relay = house.settings("relay", &server).run().await;
+    let relay = house.settings("relay", &server).set("retention.records", "400d").run().await;
 
     // Enqueued by an application that looks in the wrong places first.
     let app = house.as_user("app").await;
@@ -129,6 +130,9 @@ async fn in_somebodys_database_hapax_installs_enqueues_delivers_and_decides_and_
     app.query_one(raw, &[]).await.expect("enqueues");
     server.wait_until_within(PATIENCE, |ledger| ledger.totals().accepted == 2).await;
     ends(relay).await;
+    // Where the database begins transactions otherwise, it would be refused (and a claim would fail instead of waiting).
+    let refused = "SELECT why FROM outbox.upkeep_postponed WHERE what = 'old weeks'";
+    assert_eq!(house.texts(refused).await, [""; 0], "relays ask for READ COMMITTED");
 
     // Looked at and decided by people; an address is one here as well.
     let sre = house.settings("sre", &server);

@@ -214,11 +214,18 @@ impl Contender {
     }
 
     /// How many messages are left; `None` for those who end when they are done.
-    pub(super) fn remaining_sql(&self) -> Option<&str> {
+    pub(super) fn remaining_sql(&self) -> Option<String> {
         match self {
             // A delivery leaves the queue when it has ended.
-            Self::Hapax(_) => Some("SELECT count(*) FROM outbox.queue"),
-            Self::Peer(peer) => Some(&peer.remaining_sql),
+            Self::Hapax(_) => Some("SELECT count(*) FROM outbox.queue".to_owned()),
+            // Whatever number it is.
+            Self::Peer(peer) => {
+                let sql = peer.remaining_sql.trim_end().trim_end_matches(';');
+                Some(format!(
+                    "/* remaining_sql of {} */ SELECT n::bigint FROM ({sql}) AS r (n)",
+                    peer.name.replace("*/", "")
+                ))
+            }
             Self::Source(_) => None,
         }
     }
@@ -265,6 +272,10 @@ impl Hapax {
         let (log, what) =
             (stage.log(&format!("{} migrate", self.name)), format!("{} migrate up", self.binary.display()));
         process::run(command, &log, &what, patience).await?;
+        let made = "SELECT count(*) FROM pg_class WHERE oid = to_regclass('outbox.message')";
+        if stage.client(database).await?.query_one(made, &[]).await?.get::<_, i64>(0) == 0 {
+            anyhow::bail!("{what} said that all is well, but there is no outbox.message");
+        }
         let role = "DO $$ BEGIN CREATE ROLE relay LOGIN IN ROLE outbox_relay; \
                     EXCEPTION WHEN duplicate_object THEN NULL; END $$";
         stage.execute(database, role).await?;

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use tokio::task::JoinHandle;
 
 use super::{
@@ -35,6 +34,8 @@ const POLL_INTERVAL_MAX: Duration = Duration::from_secs(2);
 const FIRST_POLL: Duration = Duration::from_millis(100);
 /// A pause is no longer than this part of what has passed: until workers are warm, their pace says little about the rest.
 const PAUSE_SHARE_MAX: f64 = 0.25;
+/// More of the time than this spent looking is no measurement of anything else.
+const LOOKING_SHARE_MAX: f64 = 0.5;
 /// What a message makes the sink read at least: its text alone is longer.
 const MESSAGE_BYTES_MIN: u64 = 500;
 const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
@@ -88,7 +89,7 @@ pub(super) async fn run(options: &Drain) -> anyhow::Result<(Results, Exit)> {
         contenders.splice(1..1, beside);
     }
     let sink = sink::resolve(options.sink.sink)?;
-    vet::contenders(&contenders, options.patience.patience).await?;
+    vet::contenders(&contenders).await?;
     let stage = Stage::set(options.count_statements.then_some("pg_stat_statements")).await?;
     let mut runs = Vec::new();
     for run in 1..=options.common.runs {
@@ -164,6 +165,7 @@ impl Plan<'_> {
         let samplers = Samplers::start(self, stage, &workers).await?;
         let left = self.wait(&watcher, &mut workers, started).await;
         let wall = started.elapsed();
+        let left = left.and_then(|left| self.ended_well(&mut workers).map(|()| left));
         let worker_us = worker_cpu_us(&mut workers, &before);
         let after = Usage::look(stage, &watcher, &sink).await?;
         let (peaks, waits) = samplers.stop(&workers).await;
@@ -172,13 +174,15 @@ impl Plan<'_> {
             None => Vec::new(),
         };
         let log_tail = workers.first().map(Process::log_tail).unwrap_or_default();
+        let strays = workers.iter().map(Process::end_strays).sum();
         for worker in &mut workers {
             worker.stop().await;
         }
         let read = before.sink_bytes.zip(sink.bytes_read()).map(|(before, now)| now.saturating_sub(before));
         let received = sink.stop().await;
         drop(old_snapshot);
-        let left = left.map_err(|error| anyhow::anyhow!("{error:#}; the end of its log:\n{log_tail}"))?;
+        let left = left.map_err(|error| anyhow::anyhow!("{error:#}{log_tail}"))?;
+        no_strays(strays)?;
         let messages = f64::from(self.messages) + times.len() as f64 - left as f64;
         anyhow::ensure!(messages > 0.0, "nothing was delivered");
         run.waits = waits;
@@ -187,13 +191,13 @@ impl Plan<'_> {
         if let Some(received) = received {
             run.note("received", received as f64);
         }
-        has_arrived(messages, received, read)?;
         if let (Some(half), Some(most)) = (quantile(&times, 0.5), quantile(&times, 0.99)) {
             run.note("commit_p50_ms", half.as_secs_f64() * 1e3);
             run.note("commit_p99_ms", most.as_secs_f64() * 1e3);
             run.note("added", times.len() as f64);
         }
         self.ask_database(stage, &watcher, run, messages, (&before, &after)).await?;
+        has_arrived(messages, received, read)?;
         drop(watcher);
         match contender {
             Contender::Source(_) => Ok(()),
@@ -210,7 +214,7 @@ impl Plan<'_> {
         self.contender.enqueue(stage, self.messages, self.patience).await?;
         let wal = stage.wal(&before, &watcher.lsn().await?).await?;
         run.note("wal_enqueue", wal.records.unwrap_or(wal.total) / f64::from(self.messages));
-        let pending: i64 = watcher.one(remaining).await?;
+        let pending: i64 = watcher.one(&remaining).await?;
         anyhow::ensure!(pending == i64::from(self.messages), "{pending} of {} messages are pending", self.messages);
         watcher.batch("VACUUM ANALYZE").await?;
         watcher.batch("CHECKPOINT").await?;
@@ -233,36 +237,49 @@ impl Plan<'_> {
 
     /// Waits until nothing is left, or no more than is allowed; how many are left.
     async fn wait(&self, watcher: &Watcher, workers: &mut [Process], started: Instant) -> anyhow::Result<i64> {
-        if self.contender.ends_by_itself() {
+        let Some(sql) = self.contender.remaining_sql() else {
             let ended = tokio::time::timeout(self.patience, workers[0].wait()).await;
             let status =
                 ended.map_err(|_| anyhow::anyhow!("not done within {}", duration::format(self.patience)))??;
             anyhow::ensure!(status.success(), "its worker failed ({status})");
-            return match self.contender.remaining_sql() {
-                Some(sql) => {
-                    let left: i64 = watcher.one(sql).await?;
-                    anyhow::ensure!(left <= self.left_max, "it ended, but {left} messages are left");
-                    Ok(left)
-                }
-                None => Ok(0),
-            };
-        }
-        let sql = self.contender.remaining_sql().context("nobody could tell when it is done")?;
-        let mut pause = FIRST_POLL;
+            return Ok(0);
+        };
+        let (mut pause, mut looking) = (FIRST_POLL, Duration::ZERO);
         loop {
             tokio::time::sleep(pause).await;
-            let left: i64 = watcher.one(sql).await?;
+            // Asked before the count: what it did last is counted.
+            let ended = workers.iter_mut().find_map(Process::ended);
+            let began = Instant::now();
+            let look = tokio::time::timeout(self.patience, watcher.one::<i64>(&sql)).await;
+            let left = look.map_err(|_| anyhow::anyhow!("a look at what is left took too long: {sql}"))??;
+            looking += began.elapsed();
+            let passed = started.elapsed();
             if left <= self.left_max {
+                let share = looking.as_secs_f64() / passed.as_secs_f64();
+                let (took, all) = (looking.as_secs_f64(), passed.as_secs_f64());
+                anyhow::ensure!(
+                    share < LOOKING_SHARE_MAX,
+                    "looking at what is left took {took:.1} of {all:.1} s: {sql}"
+                );
                 return Ok(left);
             }
-            if let Some(status) = workers.iter_mut().find_map(Process::ended) {
+            if let Some(status) = ended {
                 anyhow::bail!("a worker ended by itself ({status}), {left} messages are left");
             }
-            if started.elapsed() > self.patience {
+            if passed > self.patience {
                 anyhow::bail!("not done within {}, {left} messages are left", duration::format(self.patience));
             }
             let done = (i64::from(self.messages) - left).max(0);
-            pause = next_pause(started.elapsed(), done, left);
+            pause = next_pause(passed, done, left);
+        }
+    }
+
+    /// Refuses workers that are gone although nobody has told them to end, or that failed.
+    fn ended_well(&self, workers: &mut [Process]) -> anyhow::Result<()> {
+        match workers.iter_mut().find_map(Process::ended) {
+            Some(status) if status.success() && self.contender.ends_by_itself() => Ok(()),
+            Some(status) => anyhow::bail!("everything is done, but a worker ended by itself ({status})"),
+            None => Ok(()),
         }
     }
 
@@ -319,10 +336,13 @@ impl Plan<'_> {
                 Some(_) => watcher.one("SELECT count(*) FROM outbox.queue").await?,
                 None => 0,
             };
-            anyhow::ensure!(
-                sent + waiting >= expected,
-                "{sent} of {expected} deliveries are sent, {waiting} are waiting"
-            );
+            if sent + waiting < expected {
+                let others = "SELECT coalesce(string_agg(concat_ws(' ', n, state, '(' || reason || ')'), ', '), 'none is known') \
+                              FROM (SELECT state, reason, count(*) AS n FROM outbox.done WHERE state <> 'sent' GROUP BY 1, 2 \
+                              ORDER BY n DESC LIMIT 5) d";
+                let others: String = watcher.one(others).await?;
+                anyhow::bail!("{sent} of {expected} deliveries are sent, {waiting} are waiting; the others: {others}");
+            }
         }
         Ok(())
     }
@@ -332,6 +352,15 @@ impl Plan<'_> {
 fn next_pause(passed: Duration, done: i64, left: i64) -> Duration {
     let rest = if done > 0 { passed.mul_f64(0.4 * left as f64 / done as f64) } else { FIRST_POLL };
     rest.min(passed.mul_f64(PAUSE_SHARE_MAX)).clamp(POLL_INTERVAL_MIN, POLL_INTERVAL_MAX)
+}
+
+/// What leaves its process group is in no figure.
+pub(super) fn no_strays(strays: usize) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        strays == 0,
+        "{strays} of its processes had left its process group: what they used is in no figure"
+    );
+    Ok(())
 }
 
 /// Whatever the contender's database says: its mail has to have reached the sink. Ours counts; of another one it is known
@@ -450,7 +479,8 @@ mod tests {
         assert_eq!(next_pause(milliseconds(100), 5, 295), milliseconds(25));
         assert_eq!(next_pause(milliseconds(100), 0, 300), milliseconds(25));
         assert_eq!(next_pause(milliseconds(2000), 10_000, 10_000), milliseconds(500));
-        assert_eq!(next_pause(milliseconds(4000), 19_000, 1_000), milliseconds(84).min(POLL_INTERVAL_MAX));
+        let near = next_pause(milliseconds(4000), 19_000, 1_000);
+        assert!((milliseconds(84)..milliseconds(85)).contains(&near), "{near:?}");
         assert_eq!(next_pause(milliseconds(4000), 19_990, 10), POLL_INTERVAL_MIN);
         assert_eq!(next_pause(Duration::from_secs(600), 10, 1_000_000), POLL_INTERVAL_MAX);
     }

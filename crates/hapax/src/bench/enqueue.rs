@@ -20,7 +20,7 @@ use super::{
     letters::{self, Letter},
     producer::{ENQUEUE, quantile},
     progress,
-    runs::{self, Column, Results, Run, column},
+    runs::{self, Column, Results, Run, column, distinct},
     stage::Stage,
 };
 use crate::{cli::bench::Enqueue, failure::Exit};
@@ -99,6 +99,7 @@ impl Form {
 
 /// `hapax bench enqueue`.
 pub(super) async fn run(options: &Enqueue) -> anyhow::Result<(Results, Exit)> {
+    distinct("--clients", &options.clients)?;
     let stage = Stage::set(None).await?;
     let hapax = Hapax { name: "hapax".into(), binary: this_binary()?, ..Hapax::default() };
     hapax.prepare(&stage, DATABASE, MIGRATE_TIMEOUT).await?;

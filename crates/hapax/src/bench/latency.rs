@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 
 use super::{
     contender::{self, Contender},
+    drain::no_strays,
     letters::Letter,
     proc,
     process::Process,
@@ -62,7 +63,7 @@ pub(super) async fn run(options: &Latency) -> anyhow::Result<(Results, Exit)> {
             return Err(Refusal::usage(problem, &["measure it with hapax bench drain"]).into());
         }
     }
-    vet::contenders(&contenders, options.patience.patience).await?;
+    vet::contenders(&contenders).await?;
     let stage = Stage::set(None).await?;
     let mut runs = Vec::new();
     for run in 1..=options.common.runs {
@@ -154,11 +155,13 @@ async fn measure(
     let door = Door::open(stage, contender, options.backlog > 0).await?;
     let played = play(stage, &door, &sink, &watcher, &mut workers, (options, backlog), run).await;
     let log_tail = workers.first().map(Process::log_tail).unwrap_or_default();
+    let strays = workers.iter().map(Process::end_strays).sum();
     for worker in &mut workers {
         worker.stop().await;
     }
     sink.stop().await;
-    played.map_err(|error| anyhow::anyhow!("{error:#}; the end of its log:\n{log_tail}"))?;
+    played.map_err(|error| anyhow::anyhow!("{error:#}{log_tail}"))?;
+    no_strays(strays)?;
     drop((watcher, door));
     stage.drop_database(contender.database()).await
 }

@@ -19,7 +19,7 @@ use super::{
     delay::Delay,
     process::Process,
     progress,
-    runs::{self, Column, Results, Run, column, plain},
+    runs::{self, Column, Results, Run, column, distinct, plain},
     sink::Sink,
     stage::Stage,
     vet,
@@ -46,6 +46,7 @@ const COLUMNS: [Column; 4] = [
 
 /// `hapax bench remote-link`.
 pub(super) async fn run(options: &RemoteLink) -> anyhow::Result<(Results, Exit)> {
+    distinct("--connections", &options.connections)?;
     if let Some(path) = repeated(&options.settings) {
         return Err(Refusal::usage(format!("--set {path}: it is set twice"), &["leave one of them out"]).into());
     }
@@ -62,7 +63,7 @@ pub(super) async fn run(options: &RemoteLink) -> anyhow::Result<(Results, Exit)>
     for path in &options.against {
         binaries.push(own.clone().against(path)?);
     }
-    vet::binaries(&binaries.iter().collect::<Vec<_>>(), options.patience.patience).await?;
+    vet::binaries(&binaries.iter().collect::<Vec<_>>()).await?;
     let stage = Stage::set(None).await?;
     let mut runs = Vec::new();
     for run in 1..=options.common.runs {
@@ -135,7 +136,7 @@ async fn measure(
     let mut times: Vec<Duration> = sink.stamps().into_values().collect();
     drop(link);
     let received = sink.stop().await;
-    waited.map_err(|error| anyhow::anyhow!("{error:#}; the end of its log:\n{log_tail}"))?;
+    waited.map_err(|error| anyhow::anyhow!("{error:#}{log_tail}"))?;
     times.sort_unstable();
     let (first, last) = times.first().zip(times.last()).context("nothing arrived")?;
     let took = last.saturating_sub(*first).as_secs_f64();

@@ -90,7 +90,7 @@ async fn compare(
 ) -> anyhow::Result<(Results, Exit)> {
     let contenders = contender::all(relays, None, false)?;
     let sink = sink::resolve(sink)?;
-    vet::contenders(&contenders, patience).await?;
+    vet::contenders(&contenders).await?;
     let stage = Stage::set(None).await?;
     let mut runs = Vec::new();
     for run in 1..=common.runs {

@@ -33,7 +33,7 @@ use crate::{
         Cli, Command, Global,
         bench::{Bench, Benchmark},
     },
-    failure::{Exit, Refusal},
+    failure::{self, Exit, Refusal},
     output,
 };
 use runs::Results;
@@ -128,7 +128,7 @@ fn finish((results, exit): (Results, Exit), json: bool, print: impl Fn(&Results)
         print(&results);
     }
     if let Some(failures) = results.failures() {
-        eprintln!("error: {failures}");
+        failure::line(&format!("error: {failures}"));
     }
     Ok(exit)
 }

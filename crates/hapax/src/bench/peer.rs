@@ -99,8 +99,10 @@ impl Peer {
             Refusal::usage(format!("--peer {}: {problem}", argument.directory.display()), &[hint])
         };
         let text = std::fs::read_to_string(&given).map_err(|error| refuse(format!("peer.json: {error}")))?;
-        let home =
-            std::env::var_os("BENCH_HOME").map_or_else(|| std::env::temp_dir().join("outbox-bench"), PathBuf::from);
+        let home = std::env::var_os("BENCH_HOME").map_or_else(
+            || std::env::temp_dir().join(format!("outbox-bench-{}", rustix::process::getuid().as_raw())),
+            PathBuf::from,
+        );
         let text = expand(&text, &|name| match name {
             "BENCH_HOME" => Some(home.display().to_string()),
             _ => std::env::var(name).ok(),

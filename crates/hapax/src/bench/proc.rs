@@ -47,6 +47,15 @@ pub(super) fn group_cpu_us(group: u32) -> u64 {
     all().filter(|stat| stat.group == group).map(|stat| stat.own_ticks + stat.children_ticks).sum::<u64>() * TICK_US
 }
 
+/// Processes, each with its group, that have this among their variables.
+pub(super) fn marked(variable: &str) -> Vec<(u32, u32)> {
+    let has = |stat: &Stat| {
+        let bytes = std::fs::read(format!("/proc/{}/environ", stat.pid)).unwrap_or_default();
+        bytes.split(|byte| *byte == 0).any(|found| found == variable.as_bytes())
+    };
+    all().filter(has).map(|stat| (stat.pid, stat.group)).collect()
+}
+
 /// What a process has read so far, in bytes, from sockets and files; `None` where it is gone or nobody may know.
 pub(super) fn bytes_read(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;

@@ -7,19 +7,25 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, ChildStdin, Command};
 
+use super::proc;
 use crate::config::duration;
 
 /// How long an orderly end may take.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 /// The lines of its output that are shown when it went wrong.
 const LOG_TAIL_LINES: usize = 15;
+
+/// A variable by which the descendants of a process are known, wherever they have gone.
+const MARK: &str = "HAPAX_BENCH_PROCESS";
+static STARTED: AtomicU32 = AtomicU32::new(1);
 
 const KEEPER: &str = r#"read -r line || kill -s KILL -- "-$1" 2>/dev/null"#;
 
@@ -43,6 +49,8 @@ pub(super) struct Process {
     log: PathBuf,
     /// What stood in it before.
     log_from: u64,
+    /// What it and whatever it starts have in their environments.
+    mark: String,
     /// Nobody of the group is left: its number may be somebody else's by now.
     gone: bool,
 }
@@ -51,7 +59,8 @@ impl Process {
     /// Starts it; what it says goes to the end of `log`, its standard output only if nobody reads that.
     pub(super) fn start(mut command: Command, log: &Path, end: End) -> anyhow::Result<Self> {
         let name = command.as_std().get_program().to_string_lossy().into_owned();
-        command.stderr(open(log)?).process_group(0).kill_on_drop(true);
+        let mark = format!("{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        command.stderr(open(log)?).process_group(0).kill_on_drop(true).env(MARK, &mark);
         command.stdin(if end == End::Stdin { Stdio::piped() } else { Stdio::null() });
         let log_from = std::fs::metadata(log).map_or(0, |metadata| metadata.len());
         let mut child = command.spawn().with_context(|| format!("could not start {name}"))?;
@@ -64,7 +73,7 @@ impl Process {
             .spawn()
             .context("could not start /bin/sh")?;
         let log = log.to_owned();
-        Ok(Self { stdin: child.stdin.take(), child, group, end, keeper, log, log_from, gone: false })
+        Ok(Self { stdin: child.stdin.take(), child, group, end, keeper, log, log_from, mark, gone: false })
     }
 
     /// The group's id, which is the process's own.
@@ -88,9 +97,26 @@ impl Process {
         self.child.wait().await.context("could not wait for a process")
     }
 
-    /// The end of what it has said.
+    /// The end of what it has said, to be put behind what went wrong.
     pub(super) fn log_tail(&self) -> String {
-        tail(&self.log, self.log_from)
+        match tail(&self.log, self.log_from) {
+            words if words.is_empty() => "; it said nothing".to_owned(),
+            words => format!("; the end of what it said:\n{words}"),
+        }
+    }
+
+    /// Kills what it has started outside its group, which nobody would count or end otherwise; how many there were.
+    pub(super) fn end_strays(&self) -> usize {
+        let strays = proc::marked(&format!("{MARK}={}", self.mark));
+        let outside: Vec<u32> =
+            strays.into_iter().filter(|(_, group)| *group != self.group).map(|(pid, _)| pid).collect();
+        for pid in &outside {
+            if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
+                // The only failure is that it is gone.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        outside.len()
     }
 
     /// Asks it to end, and kills what is left of its group after a while.
@@ -102,6 +128,7 @@ impl Process {
         // Whether it ended well is not what is measured.
         drop(tokio::time::timeout(END_TIMEOUT, self.child.wait()).await);
         self.signal(Signal::KILL);
+        self.end_strays();
         drop(self.child.wait().await);
         self.gone = true;
     }
@@ -118,6 +145,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         if !self.gone {
             self.signal(Signal::KILL);
+            self.end_strays();
         }
         if let Some(mut pipe) = self.keeper.stdin.take() {
             // A shell that is gone has nothing left to be told.
@@ -154,7 +182,7 @@ pub(super) async fn run(mut command: Command, log: &Path, what: &str, patience: 
         Err(_) => Some(format!("did not end within {}", duration::format(patience))),
     };
     match failed {
-        Some(how) => anyhow::bail!("{what} {how}; the end of what it said:\n{}", process.log_tail()),
+        Some(how) => anyhow::bail!("{what} {how}{}", process.log_tail()),
         None => Ok(()),
     }
 }

@@ -4,7 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::output::{self, Table};
+use crate::{
+    failure::Refusal,
+    output::{self, Table},
+};
+
+/// A run shorter than this says little.
+const SHORT_S: f64 = 1.0;
 
 /// What one run of one contender came to.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -36,6 +42,20 @@ impl Run {
 /// How many there are, for people.
 pub(super) fn each(runs: u32) -> String {
     if runs == 1 { "1 run each".to_owned() } else { format!("{runs} runs each") }
+}
+
+/// Refuses a number that is there twice: each is one row of the table.
+///
+/// # Errors
+/// A usage error.
+pub(super) fn distinct(flag: &str, numbers: &[u16]) -> anyhow::Result<()> {
+    match (1..numbers.len()).find(|at| numbers[..*at].contains(&numbers[*at])) {
+        Some(at) => {
+            let problem = format!("{flag}: {} is there twice", numbers[at]);
+            Err(Refusal::usage(problem, &["leave one of them out; --runs repeats"]).into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// A column of a table.
@@ -81,6 +101,8 @@ impl Spread {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Results {
     pub(super) bench: &'static str,
+    /// Of this binary.
+    pub(super) version: &'static str,
     /// What was measured how, in a line.
     pub(super) about: String,
     pub(super) machine: String,
@@ -110,7 +132,7 @@ impl Results {
             });
             summary.insert(contender.clone(), spreads.collect());
         }
-        Self { bench, about, machine, sink, runs, summary, order }
+        Self { bench, version: env!("CARGO_PKG_VERSION"), about, machine, sink, runs, summary, order }
     }
 
     /// The median of a figure.
@@ -131,7 +153,7 @@ impl Results {
     /// What stderr is told when runs failed.
     pub(super) fn failures(&self) -> Option<String> {
         let failed: Vec<&Run> = self.runs.iter().filter(|run| run.error.is_some()).collect();
-        let (first, error) = failed.first().and_then(|run| Some((run, run.error.as_ref()?)))?;
+        let (first, error) = failed.first().and_then(|run| Some((run, run.error.as_ref()?.lines().next()?)))?;
         let count = format!("{} of {} runs failed", failed.len(), self.runs.len());
         Some(format!("{}: {count}; run {} of {}: {error}", self.bench, first.run, first.contender))
     }
@@ -147,6 +169,12 @@ impl Results {
                 output::line("");
                 self.table(ratio.filter(|_| at == 0), &columns).print();
             }
+        }
+        let seconds = |contender| self.median(contender, "wall_s");
+        if self.order.iter().filter_map(|contender| seconds(contender)).any(|seconds| seconds < SHORT_S) {
+            output::line(
+                "\nruns of less than a second are mostly start-up and chance: compare longer ones (--messages)",
+            );
         }
         for run in self.runs.iter().filter(|run| run.error.is_some()) {
             let error = run.error.as_deref().unwrap_or_default();

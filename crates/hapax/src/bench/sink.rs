@@ -94,7 +94,7 @@ impl Sink {
         let started = Instant::now();
         while !greets(port).await {
             if process.ended().is_some() || started.elapsed() > START_TIMEOUT {
-                anyhow::bail!("smtp-sink did not start:\n{}", process.log_tail());
+                anyhow::bail!("smtp-sink did not start{}", process.log_tail());
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -114,7 +114,7 @@ impl Sink {
                 break port;
             }
             if process.ended().is_some() || started.elapsed() > START_TIMEOUT {
-                anyhow::bail!("the sink did not start:\n{}", process.log_tail());
+                anyhow::bail!("the sink did not start{}", process.log_tail());
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         };

@@ -165,7 +165,8 @@ impl Watcher {
         self.statements.fetch_add(1, Ordering::Relaxed);
         let no: &[(&(dyn ToSql + Sync), tokio_postgres::types::Type)] = &[];
         let rows = self.client.query_typed(sql, no).await.with_context(|| format!("could not look: {sql}"))?;
-        rows.first().with_context(|| format!("nothing came of {sql}"))?.try_get(0).context("another type was expected")
+        let row = rows.first().with_context(|| format!("nothing came of {sql}"))?;
+        row.try_get(0).with_context(|| format!("could not take what came of {sql}"))
     }
 
     /// Two columns of each row.

@@ -25,7 +25,7 @@ const NOBODY: &str = "postgres://relay@127.0.0.1:5432/bench_hapax";
 ///
 /// # Errors
 /// A usage error that names the flags.
-pub(super) async fn contenders(all: &[Contender], patience: Duration) -> anyhow::Result<()> {
+pub(super) async fn contenders(all: &[Contender]) -> anyhow::Result<()> {
     let (mut own, mut peers) = (Vec::new(), Vec::new());
     for contender in all {
         match contender {
@@ -37,15 +37,15 @@ pub(super) async fn contenders(all: &[Contender], patience: Duration) -> anyhow:
     for peer in peers {
         peer.vet()?;
     }
-    binaries(&own, patience).await
+    binaries(&own).await
 }
 
 /// Only binaries.
-pub(super) async fn binaries(all: &[&Hapax], patience: Duration) -> anyhow::Result<()> {
+pub(super) async fn binaries(all: &[&Hapax]) -> anyhow::Result<()> {
     let directory = super::stage::directory()?;
     let mut lines: Vec<(String, Vec<String>)> = Vec::new();
     for hapax in all {
-        for line in check(hapax, directory.path(), patience.min(CHECK_TIMEOUT)).await? {
+        for line in check(hapax, directory.path()).await? {
             if !lines.contains(&line) {
                 lines.push(line);
             }
@@ -55,7 +55,7 @@ pub(super) async fn binaries(all: &[&Hapax], patience: Duration) -> anyhow::Resu
 }
 
 /// What it has to say about its settings, each with a hint.
-async fn check(hapax: &Hapax, directory: &Path, patience: Duration) -> anyhow::Result<Vec<(String, Vec<String>)>> {
+async fn check(hapax: &Hapax, directory: &Path) -> anyhow::Result<Vec<(String, Vec<String>)>> {
     let refuse = |problem: &str| {
         let line = format!("{}: {problem}", hapax.flag.as_deref().unwrap_or("hapax"));
         anyhow::Error::from(Refusal::usage(line, &["name the program of a hapax that runs here"]))
@@ -71,8 +71,9 @@ async fn check(hapax: &Hapax, directory: &Path, patience: Duration) -> anyhow::R
         Ok(process) => process,
         Err(error) => return Err(refuse(&crate::failure::chain(error.as_ref()))),
     };
-    let Ok(ended) = tokio::time::timeout(patience, process.wait()).await else {
-        return Err(refuse(&format!("`check` did not end within {}", duration::format(patience))));
+    let Ok(ended) = tokio::time::timeout(CHECK_TIMEOUT, process.wait()).await else {
+        let limit = duration::format(CHECK_TIMEOUT);
+        return Err(refuse(&format!("`check --json` did not end within {limit}{}", process.log_tail())));
     };
     let answer: Option<Value> = std::fs::read(&answer).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     match answer {
@@ -81,7 +82,10 @@ async fn check(hapax: &Hapax, directory: &Path, patience: Duration) -> anyhow::R
             let problems = answer["problems"].as_array().cloned().unwrap_or_default();
             Ok(problems.iter().map(|problem| line(hapax, problem)).collect())
         }
-        _ => Err(refuse(&format!("it is no hapax: `check --json` answered nothing of the kind ({})", ended?))),
+        _ => {
+            let problem = format!("it does not answer `check --json` as a hapax does ({})", ended?);
+            Err(refuse(&format!("{problem}{}", process.log_tail())))
+        }
     }
 }
 

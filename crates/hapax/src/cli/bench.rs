@@ -23,6 +23,9 @@ Examples:
   hapax bench drain --variant 'relay.max_in_flight=16' --json
   hapax bench latency --rate 50 --seconds 20";
 
+/// Longer ones are slips of the pen.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(60);
+
 /// `hapax bench`.
 #[derive(Args, Clone, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -315,7 +318,7 @@ pub(crate) struct RemoteLink {
     #[command(flatten)]
     pub(crate) patience: Patience,
     /// The round trip
-    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = round_trip)]
     pub(crate) round_trip: Duration,
     /// Connections at once; several numbers are measured one after the other
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1, 4, 16, 64])]
@@ -353,6 +356,16 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn round_trip(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| {
+        if time <= ROUND_TRIP_MAX {
+            Ok(time)
+        } else {
+            Err(format!("{text:?} is longer than a minute: no link is so slow"))
+        }
+    })
+}
+
 fn pair(text: &str) -> Option<(String, String)> {
     let (key, value) = text.split_once('=')?;
     (!key.is_empty()).then(|| (key.to_owned(), value.to_owned()))
@@ -365,6 +378,9 @@ fn setting(text: &str) -> Result<(String, String), String> {
     let words: Vec<&str> = path.split('.').collect();
     if words.len() < 2 || words.iter().any(|word| word.is_empty() || !word.bytes().all(fits)) {
         return Err(shape());
+    }
+    if value.trim().is_empty() {
+        return Err(format!("{text:?} sets nothing: write a value behind the ="));
     }
     let lowered = path.to_ascii_lowercase();
     if lowered.starts_with("database.") || lowered == "routes.default.url" {
@@ -412,7 +428,17 @@ mod tests {
         let good = ("routes.default.max_connections".to_owned(), "4".to_owned());
         assert_eq!(setting("routes.default.max_connections=4"), Ok(good));
         assert_eq!(setting("relay.name=a=b"), Ok(("relay.name".to_owned(), "a=b".to_owned())));
-        for bad in ["", "relay", "relay.name", "name=x", ".name=x", "relay.=x", "relay name.x=1", "Database.url=x"] {
+        for bad in [
+            "relay.name=",
+            "",
+            "relay",
+            "relay.name",
+            "name=x",
+            ".name=x",
+            "relay.=x",
+            "relay name.x=1",
+            "Database.url=x",
+        ] {
             assert!(setting(bad).is_err(), "{bad:?}");
         }
         assert!(variant("").is_err() && variant("a.b=1 A.B=2").is_err());

@@ -10,10 +10,11 @@ use super::{LOCK, MIGRATIONS, Migration, bookkeeping, bootstrap};
 
 /// Before anything else in the transaction of a migration, whoever applies it. Neither the advisory lock nor the books are
 /// waited for longer than a table is; and what a database or a role sets for its sessions shall not decide which functions
-/// a migration calls, or how its strings are read.
+/// a migration calls, how its strings are read, or what style of code is an error.
 pub(super) const SETTINGS: &str = "SET LOCAL lock_timeout = '5s';
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL standard_conforming_strings = on;
+SET LOCAL plpgsql.extra_errors = 'none';
 ";
 
 /// The quotes around a file; no file has them inside.

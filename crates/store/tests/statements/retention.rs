@@ -202,6 +202,14 @@ async fn what_hangs_on_a_week_goes_with_it_and_a_week_that_stays_overdue_is_told
     stage.run("UPDATE outbox.upkeep_postponed SET since = now() - interval '3 days'").await;
     assert_eq!(stage.text(drop_all).await, "overdue");
     reader.batch_execute("COMMIT").await.expect("commits");
+    // Who does not see what is committed meanwhile drops nothing.
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        reader.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}")).await.expect("begins");
+        let told: String = reader.query_one(drop_all, &[]).await.expect("is told").get(0);
+        assert_eq!(told, "postponed", "{level}");
+        reader.batch_execute("COMMIT").await.expect("commits");
+    }
+    assert_eq!(stage.count("SELECT count(*) FROM outbox.upkeep_postponed WHERE what = 'old weeks'").await, 1);
     assert_eq!(stage.text(drop_all).await, "dropped");
     assert_eq!(stage.count("SELECT count(*) FROM outbox.upkeep_postponed").await, 0);
 }
