@@ -5,7 +5,7 @@ use hapax_tests::storm::{Plan, rage};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_kills_outages_and_a_misbehaving_server_ends_with_no_duplicate_and_no_loss() {
-    let report = rage(Plan::from_environment(1_500, 24, 24)).await;
+    let report = rage(Plan::from_environment(1_000, 16, 24)).await;
     println!("{report}");
     report.assert_clean();
 }
