@@ -366,6 +366,23 @@ async fn results_that_cannot_be_written_are_no_success() {
 }
 
 #[tokio::test]
+async fn an_aside_that_cannot_be_written_ends_no_command() {
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("there is one");
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = directory.path().join("hapax.toml");
+    // Advice: all mail goes to one place.
+    let text = "[guards]\nredirect_all_to = \"me@example.com\"\n[routes.default]\nurl = \"smtp://127.0.0.1:25\"\nfrom = \"a@example.com\"\n";
+    std::fs::write(&config, text).expect("writes");
+    let mut command = Command::new(find_hapax());
+    command.args(["check", "--database-url", "postgres://localhost/none", "--config"]).arg(&config);
+    let told = command.output().await.expect("runs");
+    let said = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.status.success() && said.contains("warning: "), "{said}");
+    let unheard = command.stdout(std::process::Stdio::null()).stderr(full).status().await.expect("runs");
+    assert!(unheard.success(), "{unheard}");
+}
+
+#[tokio::test]
 async fn a_place_for_temporary_files_that_is_none_is_named() {
     let output = bench(&["enqueue"]).env("TMPDIR", "/nowhere").output().await.expect("runs");
     let said = String::from_utf8_lossy(&output.stderr);

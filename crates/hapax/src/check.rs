@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     cli::Check,
     config::{Loaded, Problem, Shown, Way, advice, duration},
-    failure::{Exit, Refusal, report},
+    failure::{Exit, Refusal, report, tell},
     output::{self, Table},
     run,
 };
@@ -56,11 +56,11 @@ pub(crate) fn run(loaded: &Loaded, options: Check) -> anyhow::Result<Exit> {
         print(loaded);
     }
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     for advice in &advice {
-        eprintln!("advice: {advice}");
-        advice.hint.iter().for_each(|hint| eprintln!("hint: {hint}"));
+        tell!("advice: {advice}");
+        advice.hint.iter().for_each(|hint| tell!("hint: {hint}"));
     }
     if !problems.is_empty() {
         report(&Refusal::configuration(&problems).into());

@@ -10,7 +10,7 @@ use crate::{
     cli::{Decide, Resolve, Retry, SendAgain, Verdict},
     config::{Database, Loaded},
     connect,
-    failure::{Exit, Refusal, report},
+    failure::{Exit, Refusal, report, tell},
     look::console,
     output,
     target::Target,
@@ -171,11 +171,11 @@ async fn resolve_many(loaded: Loaded, options: &Resolve, verdict: Verdict) -> an
     let word = if options.dry_run { "would be decided" } else { "decided" };
     let early = decided.iter().any(|one| one.result.starts_with("too early"));
     match decided.is_empty() {
-        true => eprintln!("{}", unmatched(&console, &database, verdict, &options.reason, &which).await?),
-        false => eprintln!("{}", summary(decided.len(), done, word)),
+        true => tell!("{}", unmatched(&console, &database, verdict, &options.reason, &which).await?),
+        false => tell!("{}", summary(decided.len(), done, word)),
     }
     if early {
-        eprintln!("hint: wait with a relay running, or pass --force when you know that the relay's process is gone");
+        tell!("hint: wait with a relay running, or pass --force when you know that the relay's process is gone");
     }
     outcome.finish()
 }

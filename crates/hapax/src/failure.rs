@@ -115,6 +115,12 @@ pub(crate) fn line(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
 
+/// [`line`], written as `eprintln!` is, which would panic where stderr cannot be written.
+macro_rules! tell {
+    ($($part:tt)*) => { $crate::failure::line(&format!($($part)*)) };
+}
+pub(crate) use tell;
+
 /// Prints an error to stderr and says how the process ends.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let refusal = match error.downcast_ref::<Refusal>() {

@@ -3,6 +3,9 @@
 //! This crate only joins: configuration, logs, signals, what is printed. The relay is `hapax-relay`; SQL is in
 //! `hapax-store` (but for the sample shop of `hapax demo`, which plays an application).
 
+// They panic where nobody can read them any more: `output` and `failure` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod arm;
 mod bench;
 mod blocked;

@@ -7,7 +7,7 @@ use crate::{
     cli::Migrate,
     config::Loaded,
     connect,
-    failure::{self, CONFIGURATION, Exit, Refusal, split_hints},
+    failure::{self, CONFIGURATION, Exit, Refusal, split_hints, tell},
     output::{self, Table},
 };
 
@@ -30,7 +30,7 @@ pub(crate) async fn run(loaded: Loaded, command: Migrate) -> anyhow::Result<Exit
                     output::line(&format!("applied {}", migration.name));
                 }
             };
-            let result = migrator.up_and_tell(note, |said| eprintln!("notice: {}", output::one_line(said)));
+            let result = migrator.up_and_tell(note, |said| tell!("notice: {}", output::one_line(said)));
             if let Err(error) = result.await {
                 let code = if matches!(error, hapax_store::Error::Schema(_)) { CONFIGURATION } else { 1 };
                 return Err(Refusal::of_error(code, &error, &[]).into());
@@ -130,7 +130,7 @@ pub(crate) fn making(roles: &[impl AsRef<str>]) -> String {
 fn verify(status: &Status, roles: &[String], as_json: bool) -> anyhow::Result<Exit> {
     let problems = differences(status);
     if !roles.is_empty() {
-        eprintln!("notice: there is no role {}; {}", roles.join(", "), making(roles));
+        tell!("notice: there is no role {}; {}", roles.join(", "), making(roles));
     }
     if as_json {
         output::json(&json!({ "ok": problems.is_empty(), "problems": problems, "missing_roles": roles }))?;

@@ -31,7 +31,7 @@ use crate::{
     cli::Reconcile,
     config::{Database, Loaded},
     decide::refused,
-    failure::{Exit, Refusal},
+    failure::{Exit, Refusal, tell},
     look::console,
     output::{self, Table},
 };
@@ -60,7 +60,7 @@ pub(crate) async fn run(loaded: Loaded, options: Reconcile) -> anyhow::Result<Ex
         tokio::task::spawn_blocking(move || read(&options, doubts)).await??
     };
     for unknown in unmatched(&doubts, &options) {
-        eprintln!("note: {unknown}");
+        tell!("note: {unknown}");
     }
     let mut rows = judged(doubts, &found, &options);
     if !options.dry_run {
@@ -208,7 +208,7 @@ fn print(rows: &[Row], found: &Found, options: &Reconcile) -> anyhow::Result<Exi
         false => table.print(),
     }
     let would = if options.dry_run { "would be " } else { "" };
-    eprintln!(
+    tell!(
         "{} lines with {} Message-IDs read; of {} in doubt: {accepted} {would}sent, {not_sent} {would}pending again, {left} left",
         found.lines,
         found.message_ids,

@@ -23,7 +23,7 @@ use crate::{
     captures::Captures,
     cli::template::SendTest,
     config::{Loaded, Route, Settings},
-    failure::{CONFIGURATION, Exit, Refusal},
+    failure::{CONFIGURATION, Exit, Refusal, tell},
     output,
     run::install_crypto,
     sample::{self, Wish},
@@ -41,11 +41,11 @@ pub(crate) async fn run(loaded: Loaded, options: SendTest) -> anyhow::Result<Exi
     settings.routes = vec![route.clone()];
     let typed = Recipient::parse(&options.to)
         .map_err(|error| Refusal::usage(format!("--to: {error}"), &["hapax send-test KIND --to me@example.com"]))?;
-    eprintln!("this goes past the outbox: nothing is recorded, and nothing is repeated");
+    tell!("this goes past the outbox: nothing is recorded, and nothing is repeated");
     let (recipient, original) = match settings.guards.addressee(typed) {
         Addressee::AsAddressed(recipient) => (recipient, None),
         Addressee::Redirected { to, original } => {
-            eprintln!("guards.redirect_all_to: it goes to the address named there instead");
+            tell!("guards.redirect_all_to: it goes to the address named there instead");
             (to, Some(original.address()))
         }
         Addressee::Stopped => {
@@ -213,8 +213,8 @@ fn tell(outcome: &Outcome) -> Exit {
         Outcome::Unknown { detail, .. } => {
             let reply = if reply.is_empty() { reply } else { format!(": {reply}") };
             say("unknown", &format!("{detail}{reply}"));
-            eprintln!("nobody can know whether the server took it, and it was not repeated");
-            eprintln!("hint: look for its Message-ID in the server's log");
+            tell!("nobody can know whether the server took it, and it was not repeated");
+            tell!("hint: look for its Message-ID in the server's log");
         }
     }
     Exit::Failed

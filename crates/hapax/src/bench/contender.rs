@@ -15,11 +15,13 @@ use super::{
     letters,
     peer::Peer,
     process::{self, End, Process},
-    progress, sink,
+    progress,
+    runs::each_once,
+    sink,
     stage::{Stage, file_name},
 };
 use crate::{
-    cli::bench::{Peers, Relays, repeated},
+    cli::bench::{Peers, Relays},
     failure::Refusal,
 };
 
@@ -67,9 +69,7 @@ pub(super) struct Hapax {
 /// # Errors
 /// When one of them is not there.
 pub(super) fn all(relays: &Relays, peers: Option<&Peers>, limit: bool) -> anyhow::Result<Vec<Contender>> {
-    if let Some(path) = repeated(&relays.settings) {
-        return Err(Refusal::usage(format!("--set {path}: it is set twice"), &["leave one of them out"]).into());
-    }
+    each_once(&relays.settings)?;
     let own = Hapax {
         name: "hapax".to_owned(),
         flag: None,
@@ -188,7 +188,7 @@ impl Contender {
     /// Makes messages pending.
     pub(super) async fn enqueue(&self, stage: &Stage, messages: u32, patience: Duration) -> anyhow::Result<()> {
         match self {
-            Self::Hapax(_) => enqueue_many(stage, self.database(), messages, "normal").await,
+            Self::Hapax(_) => enqueue_many(stage, self.database(), messages, "normal", patience).await,
             Self::Peer(peer) => peer.enqueue(stage, messages, patience).await,
             Self::Source(_) => Ok(()),
         }
@@ -345,7 +345,13 @@ fn deafen(command: &mut Command) {
 }
 
 /// Through `outbox.enqueue_many`, two connections at once.
-pub(super) async fn enqueue_many(stage: &Stage, database: &str, messages: u32, priority: &str) -> anyhow::Result<()> {
+pub(super) async fn enqueue_many(
+    stage: &Stage,
+    database: &str,
+    messages: u32,
+    priority: &str,
+    patience: Duration,
+) -> anyhow::Result<()> {
     let half = |from: u32, to: u32| async move {
         let client = stage.client(database).await?;
         let statement = client.prepare("SELECT count(*) FROM outbox.enqueue_many($1::text)").await?;
@@ -356,8 +362,8 @@ pub(super) async fn enqueue_many(stage: &Stage, database: &str, messages: u32, p
         Ok::<(), anyhow::Error>(())
     };
     let middle = 1 + messages / 2;
-    tokio::try_join!(half(1, middle), half(middle, messages + 1))?;
-    Ok(())
+    let both = async { tokio::try_join!(half(1, middle), half(middle, messages + 1)) };
+    process::within(patience, "enqueueing", both).await.map(drop)
 }
 
 /// Postfix's load generator: connections stay open, messages are as large as ours.

@@ -147,7 +147,8 @@ async fn measure(
 ) -> anyhow::Result<()> {
     contender.prepare(stage, options.patience.patience).await?;
     if backlog > 0 {
-        contender::enqueue_many(stage, contender.database(), backlog, "bulk").await?;
+        let patience = options.patience.patience;
+        contender::enqueue_many(stage, contender.database(), backlog, "bulk", patience).await?;
     }
     let watcher = stage.watcher(contender.database()).await?;
     let sink = Sink::start(SinkKind::Own, true, &stage.log("sink")).await?;

@@ -19,14 +19,14 @@ use super::{
     delay::Delay,
     process::Process,
     progress,
-    runs::{self, Column, Results, Run, column, distinct, plain},
+    runs::{self, Column, Results, Run, column, distinct, each_once, plain},
     sink::Sink,
     stage::Stage,
     vet,
 };
 use crate::{
-    cli::bench::{RemoteLink, SinkKind, repeated},
-    failure::{Exit, Refusal},
+    cli::bench::{RemoteLink, SinkKind},
+    failure::Exit,
 };
 
 /// Round trips that one message needs at least: MAIL, RCPT and DATA in one write, the message in another.
@@ -47,9 +47,7 @@ const COLUMNS: [Column; 4] = [
 /// `hapax bench remote-link`.
 pub(super) async fn run(options: &RemoteLink) -> anyhow::Result<(Results, Exit)> {
     distinct("--connections", &options.connections)?;
-    if let Some(path) = repeated(&options.settings) {
-        return Err(Refusal::usage(format!("--set {path}: it is set twice"), &["leave one of them out"]).into());
-    }
+    each_once(&options.settings)?;
     let own = Hapax {
         name: "hapax".to_owned(),
         binary: this_binary()?,

@@ -18,14 +18,10 @@ use tokio::process::Command;
 
 use super::{
     letters::Letter,
-    process::{self, End, Process},
+    process::{self, End, Process, within},
     stage::Stage,
 };
-use crate::{
-    cli::bench::PeerArgument,
-    config::{duration, nearest},
-    failure::Refusal,
-};
+use crate::{cli::bench::PeerArgument, config::nearest, failure::Refusal};
 
 /// How many messages one statement, or one transaction, enqueues.
 const BULK: u32 = 500;
@@ -277,12 +273,6 @@ impl Peer {
         };
         write().with_context(|| format!("could not write {}", path.display()))
     }
-}
-
-/// Waits no longer than that.
-async fn within<T>(patience: Duration, what: &str, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let done = tokio::time::timeout(patience, work).await;
-    done.unwrap_or_else(|_| Err(anyhow::anyhow!("{what} was not done within {}", duration::format(patience))))
 }
 
 fn messages_file(messages: u32) -> String {

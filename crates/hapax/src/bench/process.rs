@@ -187,6 +187,19 @@ pub(super) async fn run(mut command: Command, log: &Path, what: &str, patience: 
     }
 }
 
+/// Waits no longer than that for a step.
+///
+/// # Errors
+/// Its own, and when it takes longer.
+pub(super) async fn within<T>(
+    patience: Duration,
+    what: &str,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let done = tokio::time::timeout(patience, work).await;
+    done.unwrap_or_else(|_| Err(anyhow::anyhow!("{what} was not done within {}", duration::format(patience))))
+}
+
 /// The program that `word` means: one below `directory` if it is a path, else one on the PATH, or where Postfix' are.
 pub(super) fn find(word: &str, directory: &Path) -> Option<PathBuf> {
     let runs = |path: &PathBuf| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::{
+    cli::bench::repeated,
     failure::Refusal,
     output::{self, Table},
 };
@@ -54,6 +55,17 @@ pub(super) fn distinct(flag: &str, numbers: &[u16]) -> anyhow::Result<()> {
             let problem = format!("{flag}: {} is there twice", numbers[at]);
             Err(Refusal::usage(problem, &["leave one of them out; --runs repeats"]).into())
         }
+        None => Ok(()),
+    }
+}
+
+/// Refuses a setting that is given twice.
+///
+/// # Errors
+/// A usage error.
+pub(super) fn each_once(settings: &[(String, String)]) -> anyhow::Result<()> {
+    match repeated(settings) {
+        Some(path) => Err(Refusal::usage(format!("--set {path}: it is set twice"), &["leave one of them out"]).into()),
         None => Ok(()),
     }
 }

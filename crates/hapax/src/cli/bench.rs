@@ -77,7 +77,7 @@ pub(crate) struct Common {
 /// How long a run may take.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// How long one run, or a step before it, may take before it counts as failed
+    /// How long one run, or a step before it but the making of a --history, may take before it counts as failed
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub(crate) patience: Duration,
 }

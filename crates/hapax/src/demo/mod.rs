@@ -23,7 +23,7 @@ use anyhow::Context;
 
 use crate::{
     cli::Demo,
-    failure::{Exit, Refusal},
+    failure::{Exit, Refusal, tell},
     output,
 };
 use relay::RelayProcess;
@@ -107,7 +107,7 @@ async fn watch(
         if Instant::now() > deadline {
             end_progress();
             // The report counts what is missing as lost.
-            eprintln!("warning: not everything has come to rest in time, the relay's log: {}", stage.log().display());
+            tell!("warning: not everything has come to rest in time, the relay's log: {}", stage.log().display());
             return Ok(books);
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
@@ -116,7 +116,7 @@ async fn watch(
 
 fn say(text: &str) {
     if std::io::stderr().is_terminal() {
-        eprintln!("{text}");
+        tell!("{text}");
     }
 }
 
@@ -136,7 +136,7 @@ fn show_progress(stage: &Stage, options: Demo, progress: &Progress) {
 
 fn end_progress() {
     if std::io::stderr().is_terminal() {
-        eprintln!();
+        tell!("");
     }
 }
 

@@ -21,7 +21,7 @@ use self::server::Desk;
 use crate::{
     cli::template::TemplatePreview,
     config::{Loaded, Settings},
-    failure::{Exit, Refusal},
+    failure::{Exit, Refusal, tell},
     output,
 };
 
@@ -37,14 +37,14 @@ pub(crate) async fn run(loaded: Loaded, options: TemplatePreview) -> anyhow::Res
     let listener = listen(options.listen).await?;
     let address = listener.local_addr().context("the address listened on is not known")?;
     if !address.ip().is_loopback() {
-        eprintln!("warning: {} can be reached from other machines", address.ip());
+        tell!("warning: {} can be reached from other machines", address.ip());
     }
     let desk = Arc::new(Desk::new(directory, sender(&loaded.settings), address));
     let first = desk.clone();
     tokio::task::spawn_blocking(move || first.read()).await.context("the templates could not be read")?;
     tokio::spawn(watch::follow(desk.clone()));
     output::line(&format!("http://{address}/"));
-    eprintln!("the templates in {} are shown there until Ctrl-C", desk.directory.display());
+    tell!("the templates in {} are shown there until Ctrl-C", desk.directory.display());
     tokio::select! {
         ended = async { axum::serve(listener, server::router(desk)).await } => {
             ended.context("the page cannot be served any more")?;
