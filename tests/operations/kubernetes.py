@@ -17,7 +17,7 @@ CHART = DEPLOY / "helm/hapax"
 PLAIN = DEPLOY / "kubernetes"
 HELMS = [TOOLS / "helm3", TOOLS / "helm4"]
 
-DATABASE = "postgres://outbox_relay@db.internal/shop?sslmode=verify-full"
+DATABASE = "postgres://hapax@db.internal/shop?sslmode=verify-full"
 ROUTE = {"url": "smtps://hapax@smtp.example.com", "from": 'Shop "24/7" <no-reply@example.com>'}
 MINIMAL = {"config": {"database": {"url": DATABASE}, "routes": {"default": ROUTE}}}
 

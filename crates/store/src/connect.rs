@@ -17,7 +17,6 @@ use tokio_postgres::{
     config::{Host, SslMode},
     tls::MakeTlsConnect,
 };
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{error::Error, inspect::doctor::Asked, tls};
 
@@ -177,6 +176,21 @@ fn parse(url: &str) -> Result<(Config, Encryption), Error> {
             });
         }
     };
+    if config.get_hosts().is_empty() {
+        // By its address alone a server can be verified, too.
+        let addresses: Vec<String> = config.get_hostaddrs().iter().map(ToString::to_string).collect();
+        for address in addresses {
+            config.host(&address);
+        }
+    }
+    if config.get_hosts().is_empty() {
+        let hint =
+            "postgres://user@host/database, or by a socket postgres:///database?host=/var/run/postgresql&user=name";
+        return Err(Error::Config { reason: format!("it names no host (hint: {hint})") });
+    }
+    let sockets = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+    // As in libpq: nothing is encrypted on a Unix-domain socket, whatever is asked.
+    let (ssl, verify) = if sockets { (SslMode::Disable, Verify::Disabled) } else { (ssl, verify) };
     config.ssl_mode(ssl);
     let identity = match (certificate, key) {
         (None, None) => None,
@@ -293,14 +307,14 @@ fn prepare(options: &ConnectOptions) -> Result<(Config, Dial), Error> {
 /// One connection outside any pool, which the caller drives.
 pub(crate) async fn unpooled(
     options: &ConnectOptions,
-) -> Result<(Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>), Error> {
+) -> Result<(Client, Connection<Socket, <tls::Connector as MakeTlsConnect<Socket>>::Stream>), Error> {
     let (config, dial) = prepare(options)?;
     dial.open(&config).await.map_err(|source| Error::Query { operation: "connect", source })
 }
 
 /// Opens connections whose driver listens to notices.
 struct Dial {
-    tls: MakeRustlsConnect,
+    tls: tls::Connector,
     notices: Notices,
     /// What is in front of the server takes no options, and has told once.
     takes_no_options: Arc<AtomicBool>,
@@ -310,10 +324,8 @@ impl Dial {
     async fn open(
         &self,
         config: &Config,
-    ) -> Result<
-        (Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>),
-        tokio_postgres::Error,
-    > {
+    ) -> Result<(Client, Connection<Socket, <tls::Connector as MakeTlsConnect<Socket>>::Stream>), tokio_postgres::Error>
+    {
         if !self.takes_no_options.load(Ordering::Relaxed) {
             // Whoever connects may ask for another one by the URL: the last one counts.
             let own = config.get_options().unwrap_or_default();
@@ -387,5 +399,17 @@ mod tests {
         assert_eq!(identity, Encryption { verify: Verify::Full(None), identity: Some(files) });
         assert!(parse("host=h sslcert=/c.pem").expect_err("no key").to_string().contains("sslkey"));
         assert!(parse("http://h").is_err());
+        // On a socket there is nothing to encrypt; an address is a name.
+        for url in ["postgres:///d?host=/run&sslmode=verify-full", "host=/run sslmode=require", "postgres://u@%2Frun/d"]
+        {
+            let (config, encryption) = parse(url).expect("parses");
+            assert_eq!((config.get_ssl_mode(), encryption.verify), (SslMode::Disable, Verify::Disabled), "{url}");
+        }
+        assert!(parse("postgres:///d").expect_err("where?").to_string().contains("names no host (hint: "));
+        let (config, _) = parse("hostaddr=192.0.2.1 sslmode=require").expect("parses");
+        assert_eq!(
+            (config.get_ssl_mode(), config.get_hosts()),
+            (SslMode::Require, &[Host::Tcp("192.0.2.1".into())][..])
+        );
     }
 }

@@ -16,6 +16,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_platform_verifier::BuilderVerifierExt;
+use tokio_postgres::{Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{
@@ -23,7 +24,24 @@ use crate::{
     error::Error,
 };
 
-pub(crate) fn connector(encryption: &Encryption) -> Result<MakeRustlsConnect, Error> {
+/// Makes connections that are encrypted where server and `sslmode` want that.
+#[derive(Clone)]
+pub(crate) struct Connector(MakeRustlsConnect);
+
+impl MakeTlsConnect<Socket> for Connector {
+    type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+    type TlsConnect = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+    type Error = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Error;
+
+    fn make_tls_connect(&mut self, name: &str) -> Result<Self::TlsConnect, Self::Error> {
+        // A Unix-domain socket comes without a name, which rustls refuses. It is asked for before anybody knows whether there
+        // is anything to encrypt, and there never is: without a name tokio-postgres begins no handshake.
+        let name = if name.is_empty() { "localhost" } else { name };
+        MakeTlsConnect::<Socket>::make_tls_connect(&mut self.0, name)
+    }
+}
+
+pub(crate) fn connector(encryption: &Encryption) -> Result<Connector, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -42,7 +60,7 @@ pub(crate) fn connector(encryption: &Encryption) -> Result<MakeRustlsConnect, Er
         None => builder.with_no_client_auth(),
         Some(identity) => builder.with_client_cert_resolver(Arc::new(Ourselves::new(identity, provider)?)),
     };
-    Ok(MakeRustlsConnect::new(config))
+    Ok(Connector(MakeRustlsConnect::new(config)))
 }
 
 /// Our certificate, read again for each connection: it may have been renewed. Where it cannot be read the last one serves.

@@ -1,5 +1,5 @@
-//! The ways to be let in that a DBA may ask for, with the server verified (`sslmode=verify-full`): a password by SCRAM, and
-//! a certificate of one's own.
+//! The ways to be let in that a DBA may ask for: with the server verified (`sslmode=verify-full`) a password by SCRAM and a
+//! certificate of one's own, and on the same machine a Unix-domain socket.
 
 use std::{
     fs::{self, File},
@@ -128,6 +128,31 @@ fn secret(path: &Path, text: &str, beside: &Path) {
     let file = File::open(path).expect("opens");
     file.set_permissions(fs::Permissions::from_mode(0o600)).expect("nobody else reads it");
     fchown(&file, Some(owner.uid()), Some(owner.gid())).expect("given");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_a_socket_everything_goes_as_by_tcp_and_nothing_is_encrypted() {
+    let gate = Gate::set().await;
+    let (directory, port) = (gate.stage.cluster.socket_directory().to_owned(), gate.stage.cluster.port());
+    let directory = directory.display();
+    for url in [
+        format!("postgres:///postgres?host={directory}&port={port}&user=relay"),
+        format!("postgres://relay@{}:{port}/postgres", directory.to_string().replace('/', "%2F")),
+        format!("host={directory} port={port} user=relay dbname=postgres sslmode=verify-full"),
+    ] {
+        let settings = gate.stage.settings().set("database.url", &url);
+        let (code, said) = settings.command(["migrate", "status"]).await;
+        assert_eq!(code, 0, "{url}: {said}");
+        let relay = settings.run().await;
+        let already = gate.stage.count("SELECT count(*) FROM outbox.done").await;
+        gate.stage.enqueue(5).await;
+        gate.stage.until("sent", already + 5).await;
+        let by_tcp = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'relay' AND client_addr IS NOT NULL";
+        assert_eq!(gate.stage.count(by_tcp).await, 0, "{url}");
+        ends(relay).await;
+        let (_, said) = settings.command(["doctor", "--verbose"]).await;
+        assert!(said.contains("not encrypted, on this machine"), "{url}: {said}");
+    }
 }
 
 async fn ends(mut relay: HapaxProcess) {

@@ -87,7 +87,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $environment := list -}}
 {{- range .Values.extraEnv }}{{ $environment = append $environment .name }}{{ end -}}
 {{- if not (or $config.database.url (has "HAPAX__DATABASE__URL" $environment)) -}}
-{{- fail "config.database.url is missing (hint: postgres://outbox_relay@db.internal/shop?sslmode=verify-full)" -}}
+{{- fail "config.database.url is missing (hint: postgres://hapax@db.internal/shop?sslmode=verify-full)" -}}
 {{- end -}}
 {{- if not $config.routes -}}
 {{- fail "config.routes is empty (hint: config.routes.default.url and .from)" -}}
