@@ -1,12 +1,19 @@
 //! `outbox.folded()`: what lower() makes in ordinary databases, and the same of ASCII in all.
 
+use std::process::Command;
+
+use hapax_testkit::find_hapax;
+
 use super::support::{Outbox, apply, cluster, number, texts};
 
-/// Each character by itself, and among letters whose small forms depend on their neighbours.
+/// Each character by itself, and among letters whose small forms depend on their neighbours. Left out are scripts without
+/// small letters: ideographs, Hangul, cuneiform and hieroglyphs.
 const DIFFERS: &str = "
     SELECT to_hex(g) FROM generate_series(1, 131071) g CROSS JOIN LATERAL (
       SELECT unnest(ARRAY[chr(g), 'A' || chr(g) || 'I', chr(g) || 'I' || chr(g) || '@' || chr(g) || '.ORG']) AS words) w
-    WHERE g NOT BETWEEN 55296 AND 57343 AND convert_to(outbox.folded(words), 'UTF8') <> convert_to(lower(words), 'UTF8')";
+    WHERE g NOT BETWEEN 55296 AND 57343
+      AND g NOT BETWEEN 13312 AND 40959 AND g NOT BETWEEN 44032 AND 55203 AND g NOT BETWEEN 73728 AND 92735
+      AND convert_to(outbox.folded(words), 'UTF8') <> convert_to(lower(words), 'UTF8')";
 
 /// The functions that fold nothing themselves, by what the others have in them.
 const LOWERS: &str = "
@@ -55,7 +62,9 @@ async fn in_ordinary_databases_folding_is_lowering_to_the_byte_and_ascii_is_fold
         let create = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' {made}");
         cluster().await.execute("postgres", &create).await.expect("a database");
         let db = cluster().await.client(&name).await.expect("it takes a client");
-        hapax_tests::database::migrate(&db).await.expect("the migrations apply");
+        let url = cluster().await.url_for(&name, "postgres");
+        let up = Command::new(find_hapax()).args(["migrate", "up", "--database-url", &url]).output();
+        assert!(up.expect("it starts").status.success(), "the migrations apply: {made}");
         let differs = texts(&db, DIFFERS).await.expect("reads");
         assert_eq!(differs.is_empty(), ordinary, "{made}: {differs:?}");
         assert_eq!(hashes(&db).await, expected, "{made}");
