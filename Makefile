@@ -9,6 +9,9 @@ MAKEFLAGS += --no-builtin-rules
 # the crash tests kill has its fault points. Release builds have none. The client has all its drivers, here as in its tests.
 CHECKED := --locked --workspace --features hapax/fault-points,hapax-client/diesel-async,hapax-client/sqlx
 
+# Binaries are built in one go with the tests that want them: a build without tests asks less of some libraries, which
+# would then all be compiled twice, and whatever stands on them.
+
 # In CI nothing may stop at the first failure (.ci/run says --keep-going, too).
 NEXTEST_PROFILE := $(if $(CI),ci,default)
 
@@ -33,7 +36,7 @@ test: suites doctests ## every test
 
 .PHONY: suites
 suites: postgres test-servers
-	cargo build $(CHECKED) --bins
+	cargo build $(CHECKED) --lib --bins --tests
 	if cargo nextest --version >/dev/null 2>&1; then \
 	    cargo nextest run $(CHECKED) --profile $(NEXTEST_PROFILE); \
 	else \
@@ -59,7 +62,7 @@ steady: postgres ## half a year with retention, made short (20 minutes), without
 
 .PHONY: restarts
 restarts: postgres ## a relay started and ended, or killed, a thousand times while mail flows (minutes): HAPAX_RESTARTS, HAPAX_SEED
-	cargo build $(CHECKED) --bins
+	cargo build $(CHECKED) --bins --test lifecycle
 	HAPAX_RESTARTS=$${HAPAX_RESTARTS:-1000} cargo test $(CHECKED) --test lifecycle -- --nocapture again_and_again
 
 HAPAX_HISTORY_FINISHED ?= 10000000
@@ -67,7 +70,7 @@ HAPAX_HISTORY_PENDING ?= 1000000
 
 .PHONY: history
 history: postgres ## buffers of every statement beside ten million finished and a million pending (a quarter of an hour, 12 GB): HAPAX_HISTORY_FINISHED, _PENDING
-	cargo build $(CHECKED) --bins
+	cargo build $(CHECKED) --bins --test history
 	HAPAX_HISTORY_FINISHED=$(HAPAX_HISTORY_FINISHED) HAPAX_HISTORY_PENDING=$(HAPAX_HISTORY_PENDING) \
 	    cargo test $(CHECKED) --test history -- --nocapture
 
@@ -101,7 +104,7 @@ previous: postgres ## a rolling upgrade: relays of the last landing (HEAD~, or G
 	rm -rf target/previous-source && mkdir -p target/previous-source
 	git archive $(or $(GENERATION),HEAD~) | tar -x -C target/previous-source
 	cargo build --locked -p hapax --manifest-path target/previous-source/Cargo.toml --target-dir target/previous
-	cargo build $(CHECKED) --bins
+	cargo build $(CHECKED) --bins --test generations
 	HAPAX_PREVIOUS_BIN=$(CURDIR)/target/previous/debug/hapax \
 	    cargo test $(CHECKED) --test generations -- --nocapture
 
@@ -120,7 +123,7 @@ microbench: ## the pure paths every message passes (rendering, line ends and dot
 
 .PHONY: freight
 freight: postgres ## the relay's memory while 64 deliveries with 20 MB attached are in flight at once (minutes)
-	cargo build $(CHECKED) --bins
+	cargo build $(CHECKED) --bins --test freight
 	HAPAX_FREIGHT_DELIVERIES=64 HAPAX_FREIGHT_MB=20 cargo test $(CHECKED) --test freight -- --nocapture memory
 
 .PHONY: manifests
@@ -131,7 +134,7 @@ manifests: ## write what is generated in deploy/: dashboard, plain manifests, th
 
 .PHONY: drill
 drill: postgres test-servers ## alerts provoked for real under a real Prometheus, the runbook followed; a transcript (minutes)
-	cargo build $(CHECKED) --bins
+	cargo build $(CHECKED) --bins --test drill
 	HAPAX_DRILL=full cargo test $(CHECKED) --test drill -- --nocapture
 
 .PHONY: container
@@ -172,7 +175,7 @@ deb-test: ## lintian, then the package in a clean Debian (debootstrap) and its u
 
 .PHONY: matrix
 matrix: postgres ## the whole fault matrix, phase x fault x actor: 2,900 cells (make test plays a third of them)
-	cargo build $(CHECKED) --bins
+	cargo build $(CHECKED) --bins --test fault_matrix
 	HAPAX_MATRIX=full cargo test $(CHECKED) --test fault_matrix -- --nocapture --test-threads 2
 
 .PHONY: doctests
