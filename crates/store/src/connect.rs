@@ -131,9 +131,10 @@ fn parse(url: &str) -> Result<(Config, Encryption), Error> {
         _ if separator == '&' => (Some(url), ""),
         _ => (None, url),
     };
+    // Between words there may be several spaces, which may be those of a password: '  '.
     let kept: Vec<&str> = query
         .split(separator)
-        .filter(|pair| !pair.is_empty())
+        .filter(|pair| !pair.is_empty() || separator == ' ')
         .filter(|pair| match pair.split_once('=') {
             Some(("sslmode", value)) => {
                 mode = Some(value.to_owned());
@@ -397,6 +398,8 @@ mod tests {
         let identity = parse("postgres://u@h/d?sslcert=%2Fc.pem&sslmode=verify-full&sslkey=/k.pem").expect("parses").1;
         let files = Identity { certificate: "/c.pem".into(), key: "/k.pem".into() };
         assert_eq!(identity, Encryption { verify: Verify::Full(None), identity: Some(files) });
+        let (config, _) = parse("host=h  password='two  spaces' sslmode=require user=u").expect("parses");
+        assert_eq!(config.get_password(), Some(&b"two  spaces"[..]));
         assert!(parse("host=h sslcert=/c.pem").expect_err("no key").to_string().contains("sslkey"));
         assert!(parse("http://h").is_err());
         // On a socket there is nothing to encrypt; an address is a name.
