@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use hapax_core::{clock::Clock, limits::Limits};
-use hapax_store::{Look, Store};
+use hapax_store::{Cursor, Look, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -124,13 +124,14 @@ impl Idle {
         let mark = self.asleep.is_some_and(|asleep| asleep.mark.is_none());
         let began = clock.boottime();
         let lanes: Vec<_> = lanes.into_iter().map(|lane| (lane, cursors.start_of(lane, began))).collect();
+        let whole = all && lanes.iter().all(|(_, from)| *from == Cursor::START);
         let seen = store.look(&lanes, waiting, mark).await?;
         cursors.reached(&lanes, &seen.reached, began, clock.boottime());
         if waiting {
             self.waiting_at = now + WAITING_INTERVAL;
         }
         pulse.beat();
-        self.seen(&seen, all);
+        self.seen(&seen, whole);
         if seen.waiting > 0 {
             self.not_before = now + self.penalty;
             self.penalty = (self.penalty * 2).min(PENALTY_MAX);
@@ -144,8 +145,9 @@ impl Idle {
         Ok((seen.due, true))
     }
 
-    fn seen(&mut self, seen: &Look, all: bool) {
-        (self.quiet, self.next_in) = (all && seen.due.is_empty(), seen.next_in);
+    /// Quiet is what was seen whole: a lane that was read from behind its start may hold what committed late.
+    fn seen(&mut self, seen: &Look, whole: bool) {
+        (self.quiet, self.next_in) = (whole && seen.due.is_empty(), seen.next_in);
         if let Some(asleep) = &mut self.asleep {
             asleep.mark = asleep.mark.or(seen.mark);
             asleep.assured = asleep.assured || asleep.mark.is_some_and(|mark| seen.oldest > mark);

@@ -106,9 +106,37 @@ async fn a_sleeping_relay_is_woken_by_the_commit_long_before_it_would_look() {
     stage.server.with_ledger(|ledger| ledger.assert_none_accepted_twice());
 }
 
+/// A look takes so long that lanes are read from behind their starts for a while.
+async fn slow_looks(stage: &Stage) {
+    stage
+        .sql
+        .batch_execute(
+            "ALTER FUNCTION outbox.look_onward(smallint[], timestamptz[], boolean, boolean) RENAME TO looks;
+             CREATE FUNCTION outbox.look_onward(smallint[], timestamptz[], boolean, boolean)
+             RETURNS TABLE (due smallint[], next_in_s float8, oldest bigint, mark bigint, waiting bigint, reached timestamptz[])
+             LANGUAGE plpgsql AS $$ BEGIN
+               PERFORM pg_sleep(0.05);
+               RETURN QUERY SELECT * FROM outbox.looks($1, $2, $3, $4);
+             END $$;
+             GRANT EXECUTE ON FUNCTION outbox.look_onward(smallint[], timestamptz[], boolean, boolean) TO outbox_relay",
+        )
+        .await
+        .expect("slows them down");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_before_it_fell_asleep_is_found_where_lanes_are_read_from_behind_their_starts() {
+    let stage = Stage::set().await;
+    slow_looks(&stage).await;
+    found_without_a_wake_up(&stage).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_written_before_it_fell_asleep_and_committed_afterwards_is_found_without_a_wake_up() {
-    let stage = Stage::set().await;
+    found_without_a_wake_up(&Stage::set().await).await;
+}
+
+async fn found_without_a_wake_up(stage: &Stage) {
     let (client, mut heard) = eavesdrop(&stage.cluster).await;
     // It has asked whether anybody sleeps, nobody did, and its commit takes a while.
     client
@@ -117,7 +145,7 @@ async fn what_was_written_before_it_fell_asleep_and_committed_afterwards_is_foun
         )
         .await
         .expect("enqueues");
-    let relay = stage.relay(sleepy(&stage)).await;
+    let relay = stage.relay(sleepy(stage)).await;
     eventually(DEADLINE, async || {
         let asked = stage.count("SELECT count(*) FROM outbox.sleeper").await;
         (asked == 1).then_some(()).ok_or(asked)
@@ -127,7 +155,7 @@ async fn what_was_written_before_it_fell_asleep_and_committed_afterwards_is_foun
     client.batch_execute("COMMIT").await.expect("commits");
     stage.until_done(1).await;
     assert!(began.elapsed() < SOON, "polled within {:?}", began.elapsed());
-    let said = said_until(&stage, &mut heard, "mark").await;
+    let said = said_until(stage, &mut heard, "mark").await;
     assert!(said.iter().all(|word| !word.is_empty()), "no producer has woken it: {said:?}");
     relay.stop().await;
 }
