@@ -11,7 +11,7 @@ use crate::cases::Facts;
 const SENT: i64 = 2_000;
 
 /// Of each statement, whatever there is: what sessions read of the catalogues when they execute it for the first time.
-const SESSIONS: i64 = 1_000;
+const SESSIONS: i64 = 1_500;
 
 /// Statements of the relay: buffers for each call, and for each row it answers.
 const RELAY: &[(&str, i64, i64)] = &[

@@ -2,6 +2,8 @@
 //!
 //! Invariant: what the user may not see is a note that says who may, never an error.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use hapax_store::{
     ConnectOptions, Error,
@@ -22,6 +24,15 @@ use crate::{
 /// Examinations at once: a user's own connections may be few.
 const CONNECTIONS_AT_ONCE: usize = 4;
 
+/// How often a connection is asked for that there is no room for, and the pause in between.
+const CONNECT_TRIES_MAX: u32 = 10;
+const CONNECT_PAUSE: Duration = Duration::from_millis(200);
+
+/// There are as many connections as there may be (too_many_connections).
+fn is_full(error: &Error) -> bool {
+    error.sqlstate().is_some_and(|state| state.code() == "53300")
+}
+
 /// What every examination of the database is given.
 pub(super) struct Patient<'a> {
     pub(super) settings: &'a Settings,
@@ -37,7 +48,17 @@ impl Patient<'_> {
     /// # Errors
     /// One finding.
     pub(super) async fn console(&self, name: &str) -> Result<Console, Vec<Finding>> {
-        Console::connect(&self.options).await.map_err(|error| vec![self.failed(name, &error)])
+        let mut tries = 1;
+        loop {
+            match Console::connect(&self.options).await {
+                // Where a user may have few the server still counts those of ours that have just ended.
+                Err(error) if is_full(&error) && tries < CONNECT_TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(CONNECT_PAUSE).await;
+                }
+                answer => return answer.map_err(|error| vec![self.failed(name, &error)]),
+            }
+        }
     }
 
     /// What an error of a question is: a note where it is about privileges.
