@@ -122,10 +122,27 @@ pub fn parse_url(url: &str) -> Result<(), Error> {
     parse(url).map(|_| ())
 }
 
+/// Whether it is a URL; libpq's `keyword=value` otherwise, whatever is in a password there.
+#[must_use]
+pub fn is_url(text: &str) -> bool {
+    text.starts_with("postgres://") || text.starts_with("postgresql://")
+}
+
+/// Several hosts may stand in one parameter of a URL, as in libpq; tokio-postgres takes one from each.
+fn one_by_one(pair: &str) -> Vec<String> {
+    match pair.split_once('=') {
+        Some(("host", hosts)) => {
+            let hosts = hosts.replace("%2C", ",").replace("%2c", ",");
+            hosts.split(',').map(|host| format!("host={host}")).collect()
+        }
+        _ => vec![pair.to_owned()],
+    }
+}
+
 fn parse(url: &str) -> Result<(Config, Encryption), Error> {
     let (mut mode, mut root, mut certificate, mut key) = (None, None, None, None);
     let file = |value: &str| Some(PathBuf::from(value.replace("%2F", "/").replace("%2f", "/")));
-    let separator = if url.contains("://") { '&' } else { ' ' };
+    let separator = if is_url(url) { '&' } else { ' ' };
     let (head, query) = match url.split_once('?') {
         Some((head, query)) if separator == '&' => (Some(head), query),
         _ if separator == '&' => (Some(url), ""),
@@ -157,7 +174,10 @@ fn parse(url: &str) -> Result<(Config, Encryption), Error> {
         .collect();
     let rest = match head {
         Some(head) if kept.is_empty() => head.to_owned(),
-        Some(head) => format!("{head}?{}", kept.join("&")),
+        Some(head) => {
+            let kept: Vec<String> = kept.into_iter().flat_map(one_by_one).collect();
+            format!("{head}?{}", kept.join("&"))
+        }
         None => kept.join(" "),
     };
     let mut config: Config = rest.parse().map_err(|error: tokio_postgres::Error| Error::Config {
@@ -188,6 +208,16 @@ fn parse(url: &str) -> Result<(Config, Encryption), Error> {
         let hint =
             "postgres://user@host/database, or by a socket postgres:///database?host=/var/run/postgresql&user=name";
         return Err(Error::Config { reason: format!("it names no host (hint: {hint})") });
+    }
+    let (hosts, ports, addresses) = (config.get_hosts().len(), config.get_ports().len(), config.get_hostaddrs().len());
+    if ports > 1 && ports != hosts || addresses > 0 && addresses != hosts {
+        return Err(Error::Config {
+            reason: format!(
+                "it names {hosts} hosts, {ports} ports and {addresses} addresses (hint: one port for all or one for each, \
+                 an address for none or for each; in a URL the port stands behind its host, or hosts and ports both \
+                 behind the ?)"
+            ),
+        });
     }
     let sockets = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
     // As in libpq: nothing is encrypted on a Unix-domain socket, whatever is asked.
@@ -408,6 +438,16 @@ mod tests {
             let (config, encryption) = parse(url).expect("parses");
             assert_eq!((config.get_ssl_mode(), encryption.verify), (SslMode::Disable, Verify::Disabled), "{url}");
         }
+        // Several: in one parameter, or one by one.
+        for url in ["postgres:///d?host=/a,/b&port=1,2", "postgres:///d?host=/a%2C/b&port=1,2", "host=/a,/b port=1,2"] {
+            let (config, _) = parse(url).expect("parses");
+            assert_eq!(config.get_hosts(), [Host::Unix("/a".into()), Host::Unix("/b".into())], "{url}");
+            assert_eq!(config.get_ports(), [1, 2], "{url}");
+        }
+        for url in ["postgres://u@%2Frun/d?port=5599", "host=a,b,c port=1,2", "host=a,b hostaddr=192.0.2.1"] {
+            assert!(parse(url).expect_err("too many").to_string().contains("hosts, "), "{url}");
+        }
+        assert!(parse("host=h password=p://x?y").is_ok());
         assert!(parse("postgres:///d").expect_err("where?").to_string().contains("names no host (hint: "));
         let (config, _) = parse("hostaddr=192.0.2.1 sslmode=require").expect("parses");
         assert_eq!(

@@ -40,7 +40,7 @@ pub use arming::{ArmedState, Arming};
 pub use canary::{Canary, CanarySeen};
 pub use claim::Wanted;
 pub use collect::{Collecting, Gathered};
-pub use connect::{ConnectOptions, parse_url};
+pub use connect::{ConnectOptions, is_url, parse_url};
 use deadpool_postgres::{Object, Pool};
 pub use error::Error;
 pub use guard::{Address, Attempted, Batch, Reasserted, Situation, Unqueued};

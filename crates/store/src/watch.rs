@@ -164,7 +164,8 @@ impl Store {
             // Where it was met before this statement.
             match row.get::<_, &str>("met_at") {
                 "" => tracing::info!(
-                    "the address of this database is recorded, so that a copy of it elsewhere can be told apart"
+                    "the address of this database is recorded, so that a copy of it elsewhere can be told apart (by a socket or \
+                     loopback only its port)"
                 ),
                 others => tracing::info!(
                     database.known_at = others,

@@ -128,7 +128,9 @@ fn database(reader: &mut Reader, root: &mut Map<String, Value>, credentials: Opt
                 let (message, hint) = crate::failure::split_hints(&error.to_string());
                 let message = message.strip_prefix("database.url: ").unwrap_or(&message).to_owned();
                 // The parser may quote a part of the string, and with keywords that part may be a password.
-                let message = if given.text.contains("://") { message } else { "not a connection string".to_owned() };
+                let plain = "not a connection string";
+                let whole = hapax_store::is_url(&given.text) || !message.starts_with(plain);
+                let message = if whole { message } else { plain.to_owned() };
                 section.refuse("url", &given, message);
                 if let Some(problem) = section.reader.problems.last_mut() {
                     problem.hint = hint.into_iter().next();

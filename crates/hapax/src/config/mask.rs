@@ -8,11 +8,18 @@ const SECRET_WORDS: [&str; 5] = ["pass", "pasw", "pwd", "token", "secret"];
 /// The text with every password hidden: in the user part of a URL, in its query, in a `keyword = value` string. Works
 /// on texts that are not well-formed, too: those are the ones that end up in error messages.
 pub(crate) fn mask(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return mask_words(&mask_user(text));
-    };
-    // A password may hold / ? # that somebody forgot to escape: the last @ ends it, not the first slash.
-    format!("{scheme}://{}", mask_words(&mask_user(rest)))
+    match text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) {
+        // A password may hold / ? # that somebody forgot to escape: the last @ ends it, not the first slash.
+        Some((scheme, rest)) => format!("{scheme}://{}", mask_query(&mask_user(rest))),
+        // Neither does a ? in it begin a query, nor a :// before it end a scheme.
+        None => mask_keywords(&mask_user(text)),
+    }
+}
+
+/// RFC 3986 3.1.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.chars().all(|one| one.is_ascii_alphanumeric() || "+.-".contains(one))
 }
 
 /// Hides what stands between the first colon and the last `@`, or between a colon and the path where no port stands.
@@ -33,15 +40,20 @@ fn mask_user(rest: &str) -> String {
     }
 }
 
-/// Hides secret parameters of a query; without a query, everything behind the first secret keyword.
-fn mask_words(text: &str) -> String {
-    if let Some((head, query)) = text.split_once('?') {
-        let pairs = query.split('&').map(|pair| match pair.split_once('=') {
-            Some((name, _)) if is_secret(name) => format!("{name}={STARS}"),
-            _ => pair.to_owned(),
-        });
-        return format!("{head}?{}", pairs.collect::<Vec<_>>().join("&"));
-    }
+/// Hides secret parameters of a query. Where there is none, or a secret keyword before it: as without one.
+fn mask_query(text: &str) -> String {
+    let Some((head, query)) = text.split_once('?').filter(|(head, _)| !(head.contains('=') && is_secret(head))) else {
+        return mask_keywords(text);
+    };
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if is_secret(name) => format!("{name}={STARS}"),
+        _ => pair.to_owned(),
+    });
+    format!("{head}?{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
+/// Hides everything behind the first secret keyword.
+fn mask_keywords(text: &str) -> String {
     match text.split_once('=') {
         Some(_) if is_secret(text) => {
             let lower = text.to_ascii_lowercase();
@@ -77,6 +89,10 @@ mod tests {
             ("smtp:user:CANARY@host", "smtp:***@host"),
             ("host=db user=u password=CANARY dbname=x", "host=db user=u password=***"),
             ("host=db PASSWORD = 'CANARY CANARY'", "host=db PASSWORD =***"),
+            ("host=db password=a?CANARY dbname=x", "host=db password=***"),
+            ("host=db password='?a=1&CANARY' dbname=x", "host=db password=***"),
+            ("host=db password=p://CANARY dbname=x", "host=db password=***"),
+            ("postgres://db password=a?CANARY", "postgres://db password=***"),
             ("smtp://[::1]:25", "smtp://[::1]:25"),
             ("capture:", "capture:"),
         ];

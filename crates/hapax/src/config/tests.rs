@@ -91,8 +91,16 @@ fn bad_urls_and_senders_are_refused_without_their_passwords() {
             postgres,
             "mysql://u:CANARY@db",
             "database.url = \"mysql://u:***@db\"",
-            "not a connection string: unexpected EOF".to_owned(),
+            "not a connection string".to_owned(),
             keyword,
+        ),
+        (
+            postgres,
+            "host=a,b port=1,2,3 password=CANARY",
+            "database.url = \"host=a,b port=1,2,3 password=***\"",
+            "it names 2 hosts, 3 ports and 0 addresses".to_owned(),
+            "one port for all or one for each, an address for none or for each; in a URL the port stands behind its host, \
+             or hosts and ports both behind the ?",
         ),
         (
             postgres,
