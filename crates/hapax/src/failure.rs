@@ -115,7 +115,7 @@ pub(crate) fn line(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
 
-/// [`line`], written as `eprintln!` is, which would panic where stderr cannot be written.
+/// [`line()`], written as `eprintln!` is, which would panic where stderr cannot be written.
 macro_rules! tell {
     ($($part:tt)*) => { $crate::failure::line(&format!($($part)*)) };
 }
